@@ -1,0 +1,22 @@
+package hypervisor
+
+import (
+	"context"
+	"iter"
+)
+
+// NetworkInfo is a network that adapters can connect to: a libvirt network or
+// bridge, a vSphere network or port group, a XAPI network, a Hyper-V switch.
+type NetworkInfo struct {
+	ID    NetworkID `json:"id"`
+	Name  string    `json:"name"`
+	Type  string    `json:"type,omitempty"` // the platform's
+	Hosts []HostID  `json:"hosts,omitempty"`
+	VLAN  int       `json:"vlan,omitempty"` // 0 if none
+	SRIOV Fact      `json:"sriov,omitempty"`
+}
+
+// Networks lists the networks.
+func (c *Client) Networks(ctx context.Context) iter.Seq2[NetworkInfo, error] {
+	return list(ctx, c, "network.list", "network.list", func(ctx context.Context, d NetworkLister) ([]NetworkInfo, error) { return d.Networks(ctx) })
+}
