@@ -1,0 +1,12 @@
+//go:build !windows
+
+package com
+
+import (
+	"context"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+)
+
+// Open fails: this system has no COM.
+func Open(context.Context, Config) (cim.Session, error) { return nil, ErrNotWindows }

@@ -1,0 +1,318 @@
+package wsman
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+)
+
+// Auth is a way of logging in.
+type Auth string
+
+const (
+	// NTLM seals messages on HTTP and binds to the TLS channel on HTTPS.
+	NTLM Auth = "ntlm"
+	// Kerberos works over HTTPS only: the Kerberos library has no sealing.
+	Kerberos Auth = "kerberos"
+	// Basic works over HTTPS only.
+	Basic Auth = "basic"
+	// Certificate is a TLS client certificate that Windows maps to a user.
+	Certificate Auth = "certificate"
+)
+
+// Config says how to reach the WinRM service of one host.
+type Config struct {
+	Host string
+	Port int // 0: 5985 for HTTP, 5986 for HTTPS
+	// PlainHTTP uses HTTP, which is allowed with NTLM alone, whose messages
+	// are sealed.
+	PlainHTTP bool
+	Auth      Auth
+	User      string // "name", `DOMAIN\name` or "name@domain"
+	Password  string
+	// TLS configures HTTPS; nil verifies against the system's roots.
+	TLS *tls.Config
+	// Krb says where Kerberos finds its configuration and credentials.
+	Krb KerberosConfig
+	// MaxEnvelope is the largest reply to ask for in bytes; 0 means 512000,
+	// the default limit of WinRM.
+	MaxEnvelope int
+	// Timeout is how long one request may take on the server; 0 means 60 s.
+	Timeout time.Duration
+	// Connections is how many requests run at once; 0 means 4.
+	Connections int
+	// Dial replaces the dialer, for tests.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// pageSize is the number of rows to ask for at once. WinRM's default limit
+// (MaxBatchItems) is 32000; the envelope size is reached long before.
+const pageSize = 32000
+
+// ErrUnsealed refuses a login that would send messages in the clear.
+var ErrUnsealed = errors.New("wsman: this way of logging in does not seal messages, so it needs HTTPS")
+
+// poster sends one sealed or TLS-protected request and returns the reply's
+// body, which the caller closes.
+type poster interface {
+	post(ctx context.Context, body string) (status int, reply io.ReadCloser, err error)
+	close()
+}
+
+// Client is a session with one host. It implements cim.Session.
+type Client struct {
+	host        string
+	url         string
+	maxEnvelope int
+	timeout     time.Duration
+	p           poster
+	calls       atomic.Int64
+	closed      context.Context
+	stop        context.CancelFunc
+}
+
+var _ cim.Session = (*Client)(nil)
+
+// New makes a session. Nothing is sent before the first call.
+func New(cfg Config) (*Client, error) {
+	if cfg.Host == "" {
+		return nil, errors.New("wsman: no host")
+	}
+	if cfg.Auth == "" {
+		cfg.Auth = NTLM
+	}
+	if cfg.PlainHTTP && cfg.Auth != NTLM {
+		return nil, fmt.Errorf("%w: %s", ErrUnsealed, cfg.Auth)
+	}
+	scheme, port := "https", 5986
+	if cfg.PlainHTTP {
+		scheme, port = "http", 5985
+	}
+	if cfg.Port != 0 {
+		port = cfg.Port
+	}
+	if cfg.MaxEnvelope == 0 {
+		cfg.MaxEnvelope = 512000
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = time.Minute
+	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 4
+	}
+	c := &Client{
+		host: cfg.Host, maxEnvelope: cfg.MaxEnvelope, timeout: cfg.Timeout,
+		url: scheme + "://" + net.JoinHostPort(cfg.Host, strconv.Itoa(port)) + "/wsman",
+	}
+	var err error
+	switch cfg.Auth {
+	case NTLM:
+		c.p = newNTLM(c.url, cfg)
+	case Basic, Certificate:
+		c.p = newTLS(c.url, cfg, nil)
+	case Kerberos:
+		c.p, err = newKerberos(c.url, cfg)
+	default:
+		err = fmt.Errorf("wsman: unknown way of logging in %q", cfg.Auth)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.closed, c.stop = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// Host implements cim.Session.
+func (c *Client) Host() string { return c.host }
+
+// Calls implements cim.Session.
+func (c *Client) Calls() int64 { return c.calls.Load() }
+
+// Close implements cim.Session.
+func (c *Client) Close() error {
+	c.stop()
+	c.p.close()
+	return nil
+}
+
+// errClosed is the error of a call on a closed session.
+var errClosed = errors.New("wsman: session is closed")
+
+// ConnectionError is a failure below WS-Management: no connection, a TLS
+// failure, or a reply that broke off. Sent tells whether the request had
+// reached the connection, so that the server may have acted.
+type ConnectionError struct {
+	Host string
+	Sent bool
+	Err  error
+}
+
+func (e *ConnectionError) Error() string { return "wsman: " + e.Host + ": " + e.Err.Error() }
+func (e *ConnectionError) Unwrap() error { return e.Err }
+
+// LoginError is a refused login.
+type LoginError struct {
+	Host, User string
+	Err        error
+}
+
+func (e *LoginError) Error() string {
+	s := "wsman: " + e.Host + " refused the login of " + e.User
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+func (e *LoginError) Unwrap() error { return e.Err }
+
+func (c *Client) do(ctx context.Context, m message) (*reply, error) {
+	if c.closed.Err() != nil {
+		return nil, errClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.closed, cancel)()
+	c.calls.Add(1)
+	status, body, err := c.p.post(ctx, c.envelope(m))
+	if err != nil {
+		return nil, c.failed(ctx, err)
+	}
+	defer body.Close()
+	rep, err := decodeReply(body)
+	var ce *cim.Error
+	switch {
+	case errors.As(err, &ce):
+		ce.Op = c.host
+		return nil, err
+	case err != nil && status/100 == 2:
+		return nil, c.failed(ctx, &ConnectionError{Host: c.host, Sent: true, Err: err})
+	case status/100 != 2:
+		return nil, &ConnectionError{Host: c.host, Sent: true, Err: fmt.Errorf("HTTP status %d without a WS-Management fault", status)}
+	}
+	return rep, nil
+}
+
+// failed names the reason that a reader can act on: the end of the context or
+// of the session comes before what it did to the connection.
+func (c *Client) failed(ctx context.Context, err error) error {
+	if c.closed.Err() != nil {
+		return errClosed
+	}
+	if cause := ctx.Err(); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// Query implements cim.Session. The first page comes with the enumeration's
+// own reply; a loop that ends early releases the enumeration on the server.
+func (c *Client) Query(ctx context.Context, ns, wql string) iter.Seq2[*cim.Instance, error] {
+	return func(yield func(*cim.Instance, error) bool) {
+		uri := cim.WMIPrefix + ns + "/*"
+		rep, err := c.do(ctx, message{resource: uri, action: actEnumerate, body: enumerateBody(wql, pageSize)})
+		for {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, i := range rep.items {
+				if !yield(i, nil) {
+					if !rep.end && rep.context != "" {
+						c.release(ctx, uri, rep.context)
+					}
+					return
+				}
+			}
+			if rep.end {
+				return
+			}
+			if rep.context == "" {
+				yield(nil, errors.New("wsman: page without a context and without an end"))
+				return
+			}
+			rep, err = c.do(ctx, message{resource: uri, action: actPull, body: pullBody(rep.context, pageSize)})
+			if err == nil && !rep.isEnum {
+				err = errors.New("wsman: reply to Pull is no PullResponse")
+			}
+		}
+	}
+}
+
+// release tells the server to forget an enumeration. A failure costs the
+// server memory until its time-out and concerns nobody here.
+func (c *Client) release(ctx context.Context, uri, context string) {
+	_, _ = c.do(ctx, message{resource: uri, action: actRelease, body: releaseBody(context)})
+}
+
+// Get implements cim.Session.
+func (c *Client) Get(ctx context.Context, ref cim.Ref) (*cim.Instance, error) {
+	return c.one(ctx, message{resource: ref.ResourceURI(), action: actGet, selectors: ref.Selectors()})
+}
+
+func (c *Client) one(ctx context.Context, m message) (*cim.Instance, error) {
+	rep, err := c.do(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	if len(rep.items) != 1 {
+		return nil, fmt.Errorf("wsman: %d objects in the reply to %s", len(rep.items), m.action)
+	}
+	return rep.items[0], nil
+}
+
+// Invoke implements cim.Session.
+func (c *Client) Invoke(ctx context.Context, ref cim.Ref, method string, args ...cim.Arg) (*cim.Result, error) {
+	uri := ref.ResourceURI()
+	out, err := c.one(ctx, message{resource: uri, action: uri + "/" + method, selectors: ref.Selectors(), body: invokeBody(uri, method, args)})
+	if err != nil {
+		return nil, err
+	}
+	return &cim.Result{Method: method, Return: uint32(out.Uint("ReturnValue")), Out: *out}, nil
+}
+
+// Put implements cim.Session. WinRM takes an instance with only the
+// properties that change.
+func (c *Client) Put(ctx context.Context, ref cim.Ref, props ...cim.Prop) error {
+	uri := ref.ResourceURI()
+	_, err := c.do(ctx, message{resource: uri, action: actPut, selectors: ref.Selectors(), body: putBody(uri, ref.Class, props)})
+	return err
+}
+
+// Subscribe implements cim.Session: it always yields cim.ErrNoSubscribe.
+// WinRM has event subscriptions for WMI, but delivers them in batches with a
+// delay that polling beats.
+func (c *Client) Subscribe(context.Context, string, string) iter.Seq2[*cim.Instance, error] {
+	return func(yield func(*cim.Instance, error) bool) { yield(nil, cim.ErrNoSubscribe) }
+}
+
+const contentType = "application/soap+xml;charset=UTF-8"
+
+// newTransport makes the HTTP transport that all logins share.
+func newTransport(cfg Config, conns int) *http.Transport {
+	dial := cfg.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 15 * time.Second}).DialContext
+	}
+	tc := &tls.Config{MinVersion: tls.VersionTLS12}
+	if cfg.TLS != nil {
+		tc = cfg.TLS.Clone()
+	}
+	return &http.Transport{
+		DialContext: dial, TLSClientConfig: tc, MaxConnsPerHost: conns, MaxIdleConnsPerHost: conns, IdleConnTimeout: 90 * time.Second,
+		TLSHandshakeTimeout: 15 * time.Second,
+		// WinRM speaks HTTP/1.1 only, and NTLM authenticates a connection.
+		ForceAttemptHTTP2: false,
+		// Replies are large and repetitive, but WinRM does not compress.
+		DisableCompression: true,
+	}
+}

@@ -1,0 +1,413 @@
+package wsman
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+)
+
+// reply is a decoded response body.
+type reply struct {
+	// items are the instances of an enumeration, or the one object of a Get
+	// or a method call.
+	items   []*cim.Instance
+	context string
+	end     bool
+	isEnum  bool
+}
+
+// decoder reads an envelope token by token. Prefixes are not resolved: the
+// local names that matter are distinct, and resolving costs half the time of
+// reading a page.
+type decoder struct {
+	x     *xml.Decoder
+	names map[string]string // one string per property name of a page
+}
+
+func decodeReply(r io.Reader) (*reply, error) {
+	d := &decoder{x: xml.NewDecoder(r), names: map[string]string{}}
+	if err := d.enter("Envelope"); err != nil {
+		return nil, err
+	}
+	if err := d.enter("Body"); err != nil {
+		return nil, err
+	}
+	rep := &reply{}
+	for {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		switch e := t.(type) {
+		case xml.EndElement: // of Body
+			return rep, nil
+		case xml.StartElement:
+			switch e.Name.Local {
+			case "Fault":
+				n, err := d.node(e)
+				if err != nil {
+					return nil, err
+				}
+				return nil, faultError(n)
+			case "EnumerateResponse", "PullResponse":
+				rep.isEnum = true
+				if err := d.enumeration(rep); err != nil {
+					return nil, err
+				}
+			default:
+				i, err := d.instance(e)
+				if err != nil {
+					return nil, err
+				}
+				rep.items = append(rep.items, i)
+			}
+		}
+	}
+}
+
+func unexpected(err error) error {
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("wsman: reply: %w", err)
+}
+
+// enter skips to the start of the named element at the current depth.
+func (d *decoder) enter(name string) error {
+	for {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return unexpected(err)
+		}
+		switch e := t.(type) {
+		case xml.StartElement:
+			if e.Name.Local == name {
+				return nil
+			}
+			if err := d.skip(); err != nil {
+				return err
+			}
+		case xml.EndElement:
+			return errors.New("wsman: reply has no " + name)
+		}
+	}
+}
+
+// skip reads to the end of the current element.
+func (d *decoder) skip() error {
+	for depth := 1; depth > 0; {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return unexpected(err)
+		}
+		switch t.(type) {
+		case xml.StartElement:
+			depth++
+		case xml.EndElement:
+			depth--
+		}
+	}
+	return nil
+}
+
+func (d *decoder) enumeration(rep *reply) error {
+	for {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return unexpected(err)
+		}
+		switch e := t.(type) {
+		case xml.EndElement:
+			return nil
+		case xml.StartElement:
+			switch e.Name.Local {
+			case "EnumerationContext":
+				n, err := d.node(e)
+				if err != nil {
+					return err
+				}
+				rep.context = strings.TrimSpace(n.text)
+			case "EndOfSequence":
+				rep.end = true
+				if err := d.skip(); err != nil {
+					return err
+				}
+			case "Items":
+				if err := d.items(rep); err != nil {
+					return err
+				}
+			default:
+				if err := d.skip(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func (d *decoder) items(rep *reply) error {
+	for {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return unexpected(err)
+		}
+		switch e := t.(type) {
+		case xml.EndElement:
+			return nil
+		case xml.StartElement:
+			i, err := d.instance(e)
+			if err != nil {
+				return err
+			}
+			rep.items = append(rep.items, i)
+		}
+	}
+}
+
+func (d *decoder) intern(s string) string {
+	if n, ok := d.names[s]; ok {
+		return n
+	}
+	s = strings.Clone(s)
+	d.names[s] = s
+	return s
+}
+
+func isNil(e xml.StartElement) bool {
+	for _, a := range e.Attr {
+		if a.Name.Local == "nil" {
+			return a.Value == "true" || a.Value == "1"
+		}
+	}
+	return false
+}
+
+// instance reads an element whose children are properties. A query for single
+// properties is answered with XmlFragment elements, without the class's name.
+func (d *decoder) instance(start xml.StartElement) (*cim.Instance, error) {
+	i := &cim.Instance{Class: d.intern(start.Name.Local), Props: make([]cim.Prop, 0, 12)}
+	if i.Class == "XmlFragment" {
+		i.Class = ""
+	}
+	for {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		switch e := t.(type) {
+		case xml.EndElement:
+			return i, nil
+		case xml.StartElement:
+			name, null := d.intern(e.Name.Local), isNil(e)
+			v, err := d.value(e)
+			if err != nil {
+				return nil, err
+			}
+			if null {
+				v = cim.Value{}
+			}
+			i.Add(name, v)
+		}
+	}
+}
+
+// value reads the content of a property element: text, an endpoint reference,
+// a date in a wrapper element, or an embedded instance.
+func (d *decoder) value(start xml.StartElement) (cim.Value, error) {
+	text, n := "", (*node)(nil)
+	for {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return cim.Value{}, unexpected(err)
+		}
+		switch e := t.(type) {
+		case xml.CharData:
+			if text == "" {
+				text = string(e)
+			} else {
+				text += string(e)
+			}
+		case xml.StartElement:
+			kid, err := d.node(e)
+			if err != nil {
+				return cim.Value{}, err
+			}
+			if n == nil {
+				n = &node{name: start.Name.Local, attr: start.Copy().Attr}
+			}
+			n.kids = append(n.kids, kid)
+		case xml.EndElement:
+			if n == nil {
+				return cim.TextValue(text), nil
+			}
+			return n.value(), nil
+		}
+	}
+}
+
+// node is a small tree, used where a stream is not worth the trouble.
+type node struct {
+	name string
+	attr []xml.Attr
+	text string
+	kids []*node
+}
+
+func (d *decoder) node(start xml.StartElement) (*node, error) {
+	n := &node{name: start.Name.Local, attr: start.Copy().Attr}
+	for {
+		t, err := d.x.RawToken()
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		switch e := t.(type) {
+		case xml.CharData:
+			n.text += string(e)
+		case xml.EndElement:
+			return n, nil
+		case xml.StartElement:
+			k, err := d.node(e)
+			if err != nil {
+				return nil, err
+			}
+			n.kids = append(n.kids, k)
+		}
+	}
+}
+
+// find goes down by local names; nil if there is no such path.
+func (n *node) find(path ...string) *node {
+	for _, p := range path {
+		if n == nil {
+			return nil
+		}
+		var next *node
+		for _, k := range n.kids {
+			if k.name == p {
+				next = k
+				break
+			}
+		}
+		n = next
+	}
+	return n
+}
+
+func (n *node) str() string {
+	if n == nil {
+		return ""
+	}
+	return strings.TrimSpace(n.text)
+}
+
+func (n *node) get(name string) string {
+	if n == nil {
+		return ""
+	}
+	for _, a := range n.attr {
+		if a.Name.Local == name {
+			return a.Value
+		}
+	}
+	return ""
+}
+
+func (n *node) value() cim.Value {
+	if rp := n.find("ReferenceParameters"); rp != nil {
+		var keys []cim.Key
+		if set := rp.find("SelectorSet"); set != nil {
+			for _, s := range set.kids {
+				keys = append(keys, cim.Key{Name: s.get("Name"), Value: s.text})
+			}
+		}
+		r, ok := cim.RefFromURI(rp.find("ResourceURI").str(), keys)
+		if !ok {
+			return cim.Value{}
+		}
+		return cim.RefValue(r)
+	}
+	if len(n.kids) == 1 {
+		switch n.kids[0].name {
+		case "Datetime", "Date", "Time", "Interval", "CIM_DateTime":
+			return cim.TextValue(n.kids[0].str())
+		}
+	}
+	class := n.get("type")
+	if i := strings.IndexByte(class, ':'); i >= 0 {
+		class = class[i+1:]
+	}
+	inst := &cim.Instance{Class: strings.TrimSuffix(class, "_Type")}
+	for _, k := range n.kids {
+		switch {
+		case k.get("nil") == "true":
+			inst.Add(k.name, cim.Value{})
+		case len(k.kids) > 0:
+			inst.Add(k.name, k.value())
+		default:
+			inst.Add(k.name, cim.TextValue(k.text))
+		}
+	}
+	return cim.InstanceValue(inst)
+}
+
+// faultError makes a *cim.Error of a fault. WMI's own error code stands in
+// three places, depending on the provider: as the code of a MSFT_WmiError, as
+// __ExtendedStatus.StatusCode, or as the WSManFault's code.
+func faultError(f *node) error {
+	sub := f.find("Code", "Subcode", "Value").str()
+	if i := strings.LastIndexByte(sub, ':'); i >= 0 {
+		sub = sub[i+1:]
+	}
+	e := &cim.Error{Op: "wsman", Fault: sub, Detail: f.find("Reason", "Text").str()}
+	detail := f.find("Detail")
+	if detail == nil {
+		return e
+	}
+	visit(detail, func(n *node) {
+		switch n.name {
+		case "WSManFault":
+			setHResult(e, n.get("Code"))
+		case "StatusCode", "error_Code", "HRESULT":
+			setHResult(e, n.str())
+		case "ProviderFault":
+			setHResult(e, n.get("Code"))
+		case "Description", "Message":
+			if s := n.str(); s != "" && !strings.Contains(e.Detail, s) {
+				e.Detail = strings.TrimSpace(e.Detail + " " + s)
+			}
+		}
+	})
+	return e
+}
+
+func visit(n *node, f func(*node)) {
+	f(n)
+	for _, k := range n.kids {
+		visit(k, f)
+	}
+}
+
+// setHResult keeps a code that is a WMI or a Windows error; WinRM's own codes
+// (0x8033xxxx) say no more than the fault's subcode does.
+func setHResult(e *cim.Error, s string) {
+	n, err := strconv.ParseUint(s, 0, 64)
+	if err != nil {
+		// Some providers print the code as a signed number.
+		i, err := strconv.ParseInt(s, 0, 32)
+		if err != nil {
+			return
+		}
+		n = uint64(uint32(i))
+	}
+	switch h := uint32(n); {
+	case h == 5:
+		e.HResult = 0x80070005
+	case h>>16 == 0x8004 || h>>16 == 0x8007:
+		e.HResult = h
+	}
+}
