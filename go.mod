@@ -26,6 +26,7 @@ require (
 	github.com/masterzen/simplexml v0.0.0-20190410153822-31eea3082786 // indirect
 	github.com/masterzen/winrm v0.0.0-20250927112105-5f8e6c707321 // indirect
 	github.com/microsoft/wmi v0.43.0 // indirect
+	github.com/pkg/errors v0.9.1 // indirect
 	github.com/tidwall/transform v0.0.0-20201103190739-32f242e2dbde // indirect
 	github.com/vmware/govmomi v0.18.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
