@@ -9,7 +9,7 @@ type Capability string
 const (
 	VMCreate      Capability = "vm.create"
 	VMDelete      Capability = "vm.delete"
-	DirectBoot    Capability = "vm.direct-boot" // kernel and initrd given from outside
+	BootDirect    Capability = "vm.direct-boot" // kernel and initrd given from outside
 	Labels        Capability = "vm.labels"
 	Reconfigure   Capability = "vm.reconfigure" // CPUs, memory, name of a machine that is off
 	CPUHotAdd     Capability = "cpu.hot-add"
@@ -73,7 +73,7 @@ const (
 // of the tables in the documentation.
 func Capabilities() []Capability {
 	return []Capability{
-		VMCreate, VMDelete, DirectBoot, Labels, Reconfigure, CPUHotAdd, MemoryHotAdd, MemoryDynamic,
+		VMCreate, VMDelete, BootDirect, Labels, Reconfigure, CPUHotAdd, MemoryHotAdd, MemoryDynamic,
 		DiskAttach, DiskHotplug, DiskGrow, DiskGrowLive, NICAttach, NICHotplug,
 		PowerShutdown, PowerReset, PowerPause, PowerSuspend,
 		SnapshotDisk, SnapshotMemory, SnapshotQuiesce,
@@ -156,12 +156,12 @@ type Support struct {
 // Ref), a host, a machine or a device. It changes nothing. The answer for a
 // machine takes its state and configuration into account.
 func (c *Client) Supports(ctx context.Context, k Capability, scope Ref) (Support, error) {
-	ctx, end, err := c.begin(ctx, "supports", scope)
+	ctx, sp, err := c.begin(ctx, "supports", scope)
 	if err != nil {
 		return Support{}, err
 	}
 	s, err := retryRead(ctx, c, func() (Support, error) { return c.d.Supports(ctx, k, scope) })
-	return s, end(c.wrap("supports", scope, err))
+	return s, sp.end(c.wrap("supports", scope, err))
 }
 
 // unsupported is the error for an ability whose interface the driver lacks;

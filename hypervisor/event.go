@@ -45,7 +45,7 @@ const PollInterval = 5 * time.Second
 // tells the differences.
 func (c *Client) Watch(ctx context.Context, token string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		ctx, end, err := c.begin(ctx, "watch", Ref{})
+		ctx, sp, err := c.begin(ctx, "watch", Ref{})
 		if err != nil {
 			yield(Event{}, err)
 			return
@@ -56,7 +56,7 @@ func (c *Client) Watch(ctx context.Context, token string) iter.Seq2[Event, error
 			if err != nil && ctx.Err() == nil {
 				yield(Event{}, c.wrap("watch", Ref{}, err))
 			}
-			_ = end(nil)
+			_ = sp.end(nil)
 			return
 		}
 		for e, err := range w.Watch(ctx, token) {
@@ -64,14 +64,14 @@ func (c *Client) Watch(ctx context.Context, token string) iter.Seq2[Event, error
 				break
 			}
 			if err != nil {
-				yield(Event{}, end(c.wrap("watch", Ref{}, err)))
+				yield(Event{}, sp.end(c.wrap("watch", Ref{}, err)))
 				return
 			}
 			if !yield(e, nil) {
 				break
 			}
 		}
-		_ = end(nil)
+		_ = sp.end(nil)
 	}
 }
 

@@ -138,7 +138,9 @@ func (m *VM) CreateSnapshot(ctx context.Context, name string, o *SnapshotOptions
 	}
 	return start(ctx, m.c, op, m.ref(), k, bad, func(ctx context.Context, d Snapshotter) (DriverTask, error) {
 		return d.CreateSnapshot(ctx, m.id, r)
-	}, func(_ context.Context, s TaskState) (*Snapshot, error) { return m.Snapshot(SnapshotID(s.Result.ID)), nil })
+	}, func(_ context.Context, s TaskState) (*Snapshot, error) {
+		return m.Snapshot(SnapshotID(s.Result.ID)), nil
+	})
 }
 
 // Revert takes the machine back to the snapshot: it runs on if the snapshot

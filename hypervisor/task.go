@@ -43,7 +43,7 @@ type Task[T any] struct {
 	on  Ref
 	get func(context.Context, TaskState) (T, error)
 	err error
-	end func(error) error // tells the Observer, once
+	sp  span
 
 	turn chan struct{} // a token: who holds it may call t.Next
 	mu   sync.Mutex
@@ -52,16 +52,18 @@ type Task[T any] struct {
 }
 
 // newTask is called once per started work; err is an error of the start.
-func newTask[T any](c *Client, op string, on Ref, t DriverTask, err error, end func(error) error,
+func newTask[T any](c *Client, op string, on Ref, t DriverTask, err error, sp span,
 	get func(context.Context, TaskState) (T, error)) *Task[T] {
 	if err != nil {
-		return &Task[T]{op: op, on: on, err: end(c.wrap(op, on, err))}
+		return &Task[T]{op: op, on: on, err: sp.end(c.wrap(op, on, err))}
 	}
-	k := &Task[T]{c: c, t: t, op: op, on: on, get: get, end: end, turn: make(chan struct{}, 1)}
+	k := &Task[T]{c: c, t: t, op: op, on: on, get: get, sp: sp, turn: make(chan struct{}, 1)}
 	k.turn <- struct{}{}
+	sp.later(t.ID())
 	return k
 }
 
+func taskResult(_ context.Context, s TaskState) (Ref, error)   { return s.Result, nil }
 func noResult(context.Context, TaskState) (None, error) { return None{}, nil }
 
 // ID is worth storing: Client.Task finds the work again after a restart. It
@@ -106,7 +108,7 @@ func (t *Task[T]) next(ctx context.Context, seen int) (TaskState, int, error) {
 	n := t.seq
 	t.mu.Unlock()
 	if s.Done {
-		t.end(t.failure(s))
+		t.sp.end(t.failure(s))
 	}
 	return s, n, nil
 }
@@ -212,17 +214,19 @@ func (t *Task[T]) Notes() []string {
 // Task finds work that was started earlier, perhaps by another process.
 // ErrNotFound when the platform has forgotten it.
 func (c *Client) Task(ctx context.Context, id TaskID) (*Task[Ref], error) {
-	ctx, end, err := c.begin(ctx, "task", id.Ref())
+	ctx, sp, err := c.begin(ctx, "task", id.Ref())
 	if err != nil {
 		return nil, err
 	}
 	if id == "" {
-		return nil, end(invalid("task", id.Ref(), "the task ID is empty"))
+		return nil, sp.end(invalid("task", id.Ref(), "the task ID is empty"))
+	}
+	if t, ok := c.group.Find(id); ok {
+		return newTask(c, "task", id.Ref(), t, nil, sp, taskResult), nil
 	}
 	t, err := retryRead(ctx, c, func() (DriverTask, error) { return c.d.Task(ctx, id) })
 	if err != nil {
-		return nil, end(c.wrap("task", id.Ref(), err))
+		return nil, sp.end(c.wrap("task", id.Ref(), err))
 	}
-	return newTask(c, "task", id.Ref(), t, nil, end,
-		func(_ context.Context, s TaskState) (Ref, error) { return s.Result, nil }), nil
+	return newTask(c, "task", id.Ref(), t, nil, sp, taskResult), nil
 }

@@ -57,7 +57,7 @@ func (c *Client) FindTemplate(ctx context.Context, name string) (*Template, erro
 
 // Info reads the template. A machine that is no template is ErrNotFound.
 func (t *Template) Info(ctx context.Context) (TemplateInfo, error) {
-	ctx, end, err := t.c.begin(ctx, "template.info", t.id.Ref())
+	ctx, sp, err := t.c.begin(ctx, "template.info", t.id.Ref())
 	if err != nil {
 		return TemplateInfo{}, err
 	}
@@ -65,7 +65,7 @@ func (t *Template) Info(ctx context.Context) (TemplateInfo, error) {
 	if err == nil && !v.Template {
 		err = Errorf(KindNotFound, t.id.Ref(), "this is a machine, not a template")
 	}
-	return templateInfo(v), end(t.c.wrap("template.info", t.id.Ref(), err))
+	return templateInfo(v), sp.end(t.c.wrap("template.info", t.id.Ref(), err))
 }
 
 // Deploy makes a machine from the template; CloneOptions.From must be empty.
@@ -87,7 +87,9 @@ func (t *Template) Deploy(ctx context.Context, name string, o *CloneOptions) *Ta
 func (m *VM) MarkTemplate(ctx context.Context) *Task[*Template] {
 	return start(ctx, m.c, "template.mark", m.ref(), Templates, nil, func(ctx context.Context, d Templater) (DriverTask, error) {
 		return d.MarkTemplate(ctx, m.id)
-	}, func(_ context.Context, s TaskState) (*Template, error) { return m.c.Template(TemplateID(s.Result.ID)), nil })
+	}, func(_ context.Context, s TaskState) (*Template, error) {
+		return m.c.Template(TemplateID(s.Result.ID)), nil
+	})
 }
 
 // MarkVM turns the template back into a machine that can be started. ErrBusy

@@ -181,29 +181,29 @@ func (c *Client) VMs(ctx context.Context, o *ListOptions) iter.Seq2[VMInfo, erro
 }
 
 func (c *Client) list(ctx context.Context, op string, q VMQuery, labels map[string]string, yield func(VMInfo, error) bool) {
-	ctx, end, err := c.begin(ctx, op, Ref{})
+	ctx, sp, err := c.begin(ctx, op, Ref{})
 	if err != nil {
 		yield(VMInfo{}, err)
 		return
 	}
 	if q.PageSize < 0 {
-		yield(VMInfo{}, end(invalid(op, Ref{}, "PageSize %d is negative", q.PageSize)))
+		yield(VMInfo{}, sp.end(invalid(op, Ref{}, "PageSize %d is negative", q.PageSize)))
 		return
 	}
 	for {
 		p, err := retryRead(ctx, c, func() (VMPage, error) { return c.d.ListVMs(ctx, q) })
 		if err != nil {
-			yield(VMInfo{}, end(c.wrap(op, Ref{}, err)))
+			yield(VMInfo{}, sp.end(c.wrap(op, Ref{}, err)))
 			return
 		}
 		for i := range p.VMs {
 			if hasLabels(p.VMs[i].Labels, labels) && !yield(p.VMs[i], nil) {
-				_ = end(nil)
+				_ = sp.end(nil)
 				return
 			}
 		}
 		if p.Next == "" {
-			_ = end(nil)
+			_ = sp.end(nil)
 			return
 		}
 		q.Page = p.Next
@@ -259,15 +259,15 @@ func (c *Client) find(ctx context.Context, op string, kind ObjectKind, q VMQuery
 
 // Info reads the machine in full.
 func (m *VM) Info(ctx context.Context) (VMInfo, error) {
-	ctx, end, err := m.c.begin(ctx, "vm.info", m.ref())
+	ctx, sp, err := m.c.begin(ctx, "vm.info", m.ref())
 	if err != nil {
 		return VMInfo{}, err
 	}
 	if m.id == "" {
-		return VMInfo{}, end(invalid("vm.info", m.ref(), "the machine's ID is empty"))
+		return VMInfo{}, sp.end(invalid("vm.info", m.ref(), "the machine's ID is empty"))
 	}
 	v, err := retryRead(ctx, m.c, func() (VMInfo, error) { return m.c.d.GetVM(ctx, m.id) })
-	return v, end(m.c.wrap("vm.info", m.ref(), err))
+	return v, sp.end(m.c.wrap("vm.info", m.ref(), err))
 }
 
 // CreateVM makes a machine, off unless Start is set. When it fails, what was
@@ -280,7 +280,9 @@ func (c *Client) CreateVM(ctx context.Context, s VMSpec) *Task[*VM] {
 	}, c.vmResult)
 }
 
-func (c *Client) vmResult(_ context.Context, s TaskState) (*VM, error) { return c.VM(VMID(s.Result.ID)), nil }
+func (c *Client) vmResult(_ context.Context, s TaskState) (*VM, error) {
+	return c.VM(VMID(s.Result.ID)), nil
+}
 
 // Delete removes the machine with its snapshots, and its disks or not. A
 // machine that is not off is refused unless Force is set; a disk that another
