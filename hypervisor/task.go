@@ -63,8 +63,8 @@ func newTask[T any](c *Client, op string, on Ref, t DriverTask, err error, sp sp
 	return k
 }
 
-func taskResult(_ context.Context, s TaskState) (Ref, error)   { return s.Result, nil }
-func noResult(context.Context, TaskState) (None, error) { return None{}, nil }
+func taskResult(_ context.Context, s TaskState) (Ref, error) { return s.Result, nil }
+func noResult(context.Context, TaskState) (None, error)      { return None{}, nil }
 
 // ID is worth storing: Client.Task finds the work again after a restart. It
 // is empty when the call failed before work began.
