@@ -1,0 +1,115 @@
+package kvmlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/anyvisor/anyvisor/internal/lab"
+)
+
+// Packages are the Debian packages that the lab and programs using libvirt through cgo need.
+var Packages = []string{
+	"libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "libvirt-dev", "pkg-config", "gcc", "libc6-dev",
+	"qemu-system-x86", "qemu-utils", "busybox-static", "iproute2", "e2fsprogs", "kmod", "xz-utils",
+}
+
+// Config says what to start. The zero value is one host.
+type Config struct {
+	Hosts int // 1 or 2; 0 means 1
+}
+
+// Lab is a running set of hosts.
+type Lab struct {
+	Hosts   []*Host
+	Kernel  string // kernel for direct boot (ELF with PVH entry): starts in about 8 s under TCG
+	BzImage string // the same kernel as a bzImage: slower, but boot loaders take it
+	Initrd  string // counting guest, see lab.CountingInitrd
+	Shared  string // folder that all hosts see under this path; pool "shared"
+	Dir     string // the lab's own folder
+
+	wire *wire
+}
+
+// Start installs what is missing and starts the hosts. The first run on a machine downloads
+// packages and a kernel (some ten seconds on a fast line); later ones take about 1 s. ctx bounds the start only.
+// The error wraps lab.ErrUnavailable where no lab can run.
+func Start(ctx context.Context, cfg Config) (*Lab, error) {
+	if cfg.Hosts == 0 {
+		cfg.Hosts = 1
+	}
+	if cfg.Hosts < 1 || cfg.Hosts > 2 {
+		return nil, fmt.Errorf("kvmlab: %d hosts asked for, 1 or 2 are possible", cfg.Hosts)
+	}
+	if err := lab.Install(ctx, Packages...); err != nil {
+		return nil, err
+	}
+	kernel, err := lab.FetchKernel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	initrd, err := lab.CountingInitrd(ctx, kernel)
+	if err != nil {
+		return nil, err
+	}
+	// Short, because the sockets below it have to fit into 107 bytes.
+	dir, err := os.MkdirTemp("", "avlab")
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{Kernel: kernel.ELF, BzImage: kernel.Image, Initrd: initrd, Dir: dir, Shared: filepath.Join(dir, "shared")}
+	if err := l.start(ctx, cfg.Hosts); err != nil {
+		return nil, errors.Join(err, l.Stop())
+	}
+	return l, nil
+}
+
+func (l *Lab) start(ctx context.Context, hosts int) (err error) {
+	for _, d := range []string{l.Dir, l.Shared} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if l.wire, err = newWire(ctx); err != nil {
+		return err
+	}
+	for i := range hosts {
+		h := newHost(l, i)
+		l.Hosts = append(l.Hosts, h)
+		if err := h.boot(ctx); err != nil {
+			return fmt.Errorf("kvmlab: host %s: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// WriteXML puts text into a new file below the lab's folder and returns its path, for virsh
+// commands that take a file.
+func (l *Lab) WriteXML(text string) string {
+	f, err := os.CreateTemp(l.Dir, "*.xml")
+	if err != nil {
+		panic(err) // the lab's own folder is gone: no test can go on
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		panic(err)
+	}
+	return f.Name()
+}
+
+// Stop ends every process of the lab, guests included, and removes its namespaces, network and
+// files. It may be called again.
+func (l *Lab) Stop() error {
+	var errs []error
+	for _, h := range l.Hosts {
+		errs = append(errs, h.halt())
+	}
+	l.Hosts = nil
+	if l.wire != nil {
+		errs = append(errs, l.wire.remove())
+		l.wire = nil
+	}
+	return errors.Join(append(errs, os.RemoveAll(l.Dir))...)
+}

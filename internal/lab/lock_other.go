@@ -1,0 +1,5 @@
+//go:build !unix
+
+package lab
+
+func lockFile(string) (func(), error) { return nil, ErrUnavailable }
