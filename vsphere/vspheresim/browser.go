@@ -1,0 +1,3 @@
+package vspheresim
+
+func (s *Sim) furnishBrowsers() {}

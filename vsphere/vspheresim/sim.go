@@ -1,0 +1,162 @@
+package vspheresim
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/simulator/vpx"
+	"github.com/vmware/govmomi/vim25/types"
+
+	// The REST endpoints (tags), the lookup and token services, and storage policies of a vCenter.
+	_ "github.com/vmware/govmomi/lookup/simulator"
+	_ "github.com/vmware/govmomi/pbm/simulator"
+	_ "github.com/vmware/govmomi/ssoadmin/simulator"
+	_ "github.com/vmware/govmomi/sts/simulator"
+	_ "github.com/vmware/govmomi/vapi/simulator"
+)
+
+// Sim is a running simulator. Its methods may be used from many goroutines.
+type Sim struct {
+	cfg    Config
+	model  *simulator.Model
+	server *simulator.Server
+	front  *front
+
+	// mu makes every change of the simulated world one step. Code that holds it may take the lock of
+	// an object, and never the other way round.
+	mu      sync.Mutex
+	busy    map[types.ManagedObjectReference]*jobSet
+	cancels map[types.ManagedObjectReference]context.CancelFunc
+	vms     map[types.ManagedObjectReference]*vmState
+	hosts   map[types.ManagedObjectReference]*hostState
+	fronts  map[string]methodSet
+	nextMAC uint32
+	chain   int32 // event chains, atomic
+
+	setMu      sync.Mutex
+	taskDelays map[string]time.Duration
+
+	waiter  *taskWaiter
+	ctx     context.Context
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	closing sync.Once
+}
+
+// Start starts a simulator on a free port of the loopback interface. Close ends it.
+func Start(cfg Config) (*Sim, error) {
+	cfg = cfg.withDefaults()
+	var m *simulator.Model
+	switch cfg.Model {
+	case VCenter:
+		m = simulator.VPX()
+		m.Datacenter, m.Cluster, m.ClusterHost = cfg.Datacenters, cfg.Clusters, cfg.HostsPerCluster
+		m.Host, m.Pool = cfg.StandaloneHosts, cfg.PoolsPerCluster
+		m.ServiceContent = vpx.ServiceContent
+		setAbout(&m.ServiceContent.About, "VMware vCenter Server")
+	case ESXi:
+		m = simulator.ESX()
+		setAbout(&m.ServiceContent.About, "VMware ESXi")
+	default:
+		return nil, fmt.Errorf("vspheresim: unknown model %d", cfg.Model)
+	}
+	if _, ok := editionFeatures[cfg.Edition]; !ok {
+		return nil, fmt.Errorf("vspheresim: unknown edition %q", cfg.Edition)
+	}
+	m.Datastore, m.Machine = cfg.Datastores, 0
+	if err := m.Create(); err != nil {
+		return nil, fmt.Errorf("vspheresim: create the inventory: %w", err)
+	}
+
+	s := &Sim{
+		cfg: cfg, model: m,
+		busy:       map[types.ManagedObjectReference]*jobSet{},
+		cancels:    map[types.ManagedObjectReference]context.CancelFunc{},
+		vms:        map[types.ManagedObjectReference]*vmState{},
+		hosts:      map[types.ManagedObjectReference]*hostState{},
+		taskDelays: map[string]time.Duration{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.waiter = newTaskWaiter(s)
+	if err := s.furnish(); err != nil {
+		m.Remove()
+		return nil, err
+	}
+	s.installFronts()
+
+	if cfg.TLS {
+		m.Service.TLS = new(tls.Config)
+	}
+	m.Service.RegisterEndpoints = true
+	m.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword(cfg.User, cfg.Password)}
+	s.server = m.Service.NewServer()
+	s.front = newFront(s, s.server.Config.Handler)
+	s.server.Config.Handler = s.front
+	return s, nil
+}
+
+func setAbout(a *types.AboutInfo, name string) {
+	a.Name = name
+	a.Version, a.Build, a.ApiVersion = "8.0.3", "24322831", "8.0.3.0"
+	a.FullName = fmt.Sprintf("%s %s build-%s", name, a.Version, a.Build)
+	a.LicenseProductVersion = "8.0"
+}
+
+// URL is the address of the SDK endpoint with user and password. The caller may change the returned value.
+func (s *Sim) URL() *url.URL {
+	u := *s.server.URL
+	return &u
+}
+
+// Client is Sim.URL's thumbprint in SHA-1 when Config.TLS is set, and empty when it is not.
+func (s *Sim) Thumbprint() string {
+	if !s.cfg.TLS {
+		return ""
+	}
+	return s.server.CertificateInfo().ThumbprintSHA1
+}
+
+// CertificateFile writes the certificate of the server to a temporary file, which Close removes.
+// It fails when Config.TLS is not set.
+func (s *Sim) CertificateFile() (string, error) {
+	if !s.cfg.TLS {
+		return "", fmt.Errorf("vspheresim: the server has no certificate: Config.TLS is not set")
+	}
+	return s.server.CertificateFile()
+}
+
+// Close cuts what is still connected, ends every task, stops the server and removes its files.
+func (s *Sim) Close() {
+	s.closing.Do(func() {
+		s.cancel()
+		s.front.shutdown()
+		s.server.CloseClientConnections()
+		s.server.Close()
+		s.tasks.Wait()
+		s.model.Remove()
+	})
+}
+
+// Registry is govmomi's registry of the simulated objects, for tests that must seed or look at something
+// that no method here offers. Take the lock of an object (Registry.WithLock) to change it.
+func (s *Sim) Registry() *simulator.Registry { return s.model.Service.Context.Map }
+
+func (s *Sim) registry() *simulator.Registry { return s.model.Service.Context.Map }
+
+// newContext makes the identity under which locks are held; every concurrent piece of work needs its own.
+func (s *Sim) newContext() *simulator.Context {
+	c := *s.model.Service.Context
+	return &c
+}
+
+// fork copies the context of a request for work that goes on after the request.
+func (s *Sim) fork(ctx *simulator.Context) *simulator.Context {
+	c := *ctx
+	c.Context = s.ctx
+	return &c
+}

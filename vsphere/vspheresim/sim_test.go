@@ -1,0 +1,24 @@
+package vspheresim_test
+
+import (
+	"testing"
+
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
+)
+
+func TestStartAndCount(t *testing.T) {
+	w := start(t, vspheresim.Config{VMs: 2})
+	w.sim.ResetCalls()
+	vm := w.vm("DC0_C0_RP0_VM0")
+	w.done(vm.PowerOff(w.ctx))
+	task, err := vm.PowerOff(w.ctx)
+	refused[*types.InvalidPowerState](w, task, err)
+	if n := w.sim.Calls()["PowerOffVM_Task"]; n != 2 {
+		t.Errorf("%d calls of PowerOffVM_Task, want 2", n)
+	}
+	if p := w.props(vm); p.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff || p.Summary.Runtime.PowerState != p.Runtime.PowerState {
+		t.Errorf("power %s, summary %s", p.Runtime.PowerState, p.Summary.Runtime.PowerState)
+	}
+}
