@@ -16,12 +16,12 @@ import (
 
 // job is one task: what it works on, what it must have for itself, and the work.
 type job struct {
-	method string                        // the SOAP method, "CloneVM_Task"
-	id     string                        // TaskInfo.descriptionId, "VirtualMachine.clone"
-	entity types.ManagedObjectReference  // what TaskInfo.entity shows
+	method string                         // the SOAP method, "CloneVM_Task"
+	id     string                         // TaskInfo.descriptionId, "VirtualMachine.clone"
+	entity types.ManagedObjectReference   // what TaskInfo.entity shows
 	owns   []types.ManagedObjectReference // machines that no other task may work on meanwhile
 	shares []types.ManagedObjectReference // machines that other sharing tasks may work on meanwhile
-	cancel bool                          // whether CancelTask works
+	cancel bool                           // whether CancelTask works
 
 	// check runs when the task starts, and work when its time is over. Both run as one step of the world.
 	check func() types.BaseMethodFault
@@ -298,7 +298,7 @@ func newTaskWaiter(s *Sim) *taskWaiter {
 	return w
 }
 
-func (w *taskWaiter) PutObject(*simulator.Context, mo.Reference)                          {}
+func (w *taskWaiter) PutObject(*simulator.Context, mo.Reference)                    {}
 func (w *taskWaiter) RemoveObject(*simulator.Context, types.ManagedObjectReference) {}
 
 func (w *taskWaiter) UpdateObject(_ *simulator.Context, obj mo.Reference, changes []types.PropertyChange) {
