@@ -259,6 +259,7 @@ type StorageLister interface {
 // StorageManager handles disk images apart from machines.
 type StorageManager interface {
 	StorageLister
+	// Volumes lists the images of a datastore, of all for the empty ID.
 	Volumes(ctx context.Context, ds DatastoreID) ([]VolumeInfo, error)
 	// CreateVolume makes an image; TaskState.Result is its VolumeID's Ref.
 	CreateVolume(ctx context.Context, s VolumeSpec) (DriverTask, error)

@@ -59,7 +59,7 @@ func (c *Client) Datastores(ctx context.Context) iter.Seq2[DatastoreInfo, error]
 	return list(ctx, c, "datastore.list", "datastore.list", func(ctx context.Context, d StorageLister) ([]DatastoreInfo, error) { return d.Datastores(ctx) })
 }
 
-// Volumes lists the disk images of a datastore.
+// Volumes lists the disk images of a datastore, of all for the empty ID.
 func (c *Client) Volumes(ctx context.Context, ds DatastoreID) iter.Seq2[VolumeInfo, error] {
 	return list(ctx, c, "volume.list", VolumeManage, func(ctx context.Context, d StorageManager) ([]VolumeInfo, error) { return d.Volumes(ctx, ds) })
 }

@@ -1,0 +1,382 @@
+package hypervisortest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// labels: set, replaced, listed, carried exactly.
+func labels(e *env) {
+	vm := e.create("vm", func(s *hypervisor.VMSpec) {
+		if e.has(hypervisor.Labels) {
+			s.Labels = map[string]string{"made": "with"}
+		}
+	})
+	if !e.has(hypervisor.Labels) {
+		return
+	}
+	same := func(want map[string]string, after string) {
+		e.Helper()
+		got := e.info(vm).Labels
+		if len(got) != len(want) || !hasAll(got, want) {
+			e.Errorf("after %s the labels are %q, want %q", after, got, want)
+		}
+	}
+	same(map[string]string{"made": "with"}, "CreateVM")
+	want := map[string]string{"app.example/tier": "web", "quote": `' " <&> ]]> %2f`, "ünï-value": "", "empty": "", "uni": "☃ 日本"}
+	delete(want, "ünï-value") // keys are ASCII
+	for range e.s.h.Repeat {
+		e.ok(vm.SetLabels(e.ctx, want), "SetLabels")
+	}
+	same(want, "SetLabels")
+	found := 0
+	for v, err := range e.c.VMs(e.ctx, &hypervisor.ListOptions{Labels: map[string]string{"app.example/tier": "web", "uni": "☃ 日本"}}) {
+		e.ok(err, "VMs by label")
+		if v.ID == vm.ID() {
+			found++
+		} else if v.Labels["app.example/tier"] != "web" {
+			e.Errorf("VMs by label yields %s with %v", v.ID, v.Labels)
+		}
+	}
+	if found != 1 {
+		e.Errorf("VMs by label yields the machine %d times", found)
+	}
+	e.ok(vm.SetLabels(e.ctx, nil), "SetLabels to none")
+	same(nil, "SetLabels to none")
+	e.kind(e.c.VM(e.AbsentVM).SetLabels(e.ctx, want), hypervisor.ErrNotFound, "SetLabels of an absent ID")
+	e.proved(hypervisor.Labels)
+}
+
+func hasAll(have, want map[string]string) bool {
+	for k, v := range want {
+		if h, ok := have[k]; !ok || h != v {
+			return false
+		}
+	}
+	return true
+}
+
+// slow makes long operations long where the backend can.
+func (e *env) slow(d time.Duration) {
+	if e.Slow != nil {
+		e.Slow(d)
+	}
+}
+
+// tasks: watching ends with the context, work doesn't; a second process finds
+// it; the end is told again and again.
+func tasks(e *env) {
+	src := e.create("src")
+	full := e.has(hypervisor.CloneFull)
+	resume := e.has(hypervisor.TaskResume)
+	if !full {
+		return
+	}
+	e.slow(300 * time.Millisecond)
+	name := e.name("detached")
+	t := src.Clone(e.ctx, name, nil)
+	e.ok(t.Err(), "Clone")
+	if t.ID() == "" {
+		e.Errorf("a started task has no ID")
+	}
+	short, stop := context.WithCancel(e.ctx)
+	stop()
+	_, err := t.Wait(short)
+	var d *hypervisor.DetachedError
+	switch {
+	case err == nil: // it was done already
+	case !errors.As(err, &d):
+		e.Errorf("Wait with an ended context: %v, want a *DetachedError", err)
+	case d.Task != t.ID() || !errors.Is(err, context.Canceled):
+		e.Errorf("the DetachedError is %v, want task %s and context.Canceled", err, t.ID())
+	}
+	if resume {
+		c := e.c
+		if e.Reopen != nil {
+			if c, err = e.Reopen(e.ctx); err != nil {
+				e.Fatalf("Reopen: %v", err)
+			}
+			defer func() {
+				if err := c.Close(); err != nil {
+					e.Errorf("Close of the second Client: %v", err)
+				}
+			}()
+		}
+		again, err := c.Task(e.ctx, t.ID())
+		e.ok(err, "Task(%s) from a second Client", t.ID())
+		ref, err := again.Wait(e.ctx)
+		e.ok(err, "Wait of the task found again")
+		if ref.ID == "" {
+			e.Errorf("the task found again has no result")
+		}
+		e.proved(hypervisor.TaskResume)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := t.Wait(e.ctx); err != nil {
+				e.Errorf("one of four concurrent Waits: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	vm, err := t.Wait(e.ctx)
+	e.ok(err, "Wait after a DetachedError")
+	e.keep(vm.ID())
+	if e.info(vm).Name != name {
+		e.Errorf("the clone's name is %q, want %q", e.info(vm).Name, name)
+	}
+	e.ok(t.Cancel(e.ctx), "Cancel of an ended task")
+	last := hypervisor.TaskState{}
+	for s, err := range t.Progress(e.ctx) {
+		e.ok(err, "Progress of an ended task")
+		last = s
+	}
+	if !last.Done || last.Err != nil {
+		e.Errorf("the last state of an ended task is %+v", last)
+	}
+	for _, id := range []hypervisor.TaskID{"no-such-task", hypervisor.TaskID("task-" + string(e.AbsentVM))} {
+		_, err = e.c.Task(e.ctx, id)
+		e.oneOf(err, "Task of an absent ID", hypervisor.ErrNotFound, hypervisor.ErrUnsupported)
+	}
+	_, err = e.c.Task(e.ctx, "")
+	e.kind(err, hypervisor.ErrInvalidArgument, "Task of an empty ID")
+
+	// A read ends with its context at once.
+	if _, err := src.Info(short); err == nil {
+		e.Errorf("Info with an ended context succeeded")
+	} else if !errors.Is(err, context.Canceled) {
+		e.Errorf("Info with an ended context: %v, want context.Canceled", err)
+	}
+}
+
+// cancel: in every phase the outcome is true, and nothing is left unnamed.
+func cancel(e *env) {
+	src := e.create("src")
+	if !e.has(hypervisor.TaskCancel) || !e.has(hypervisor.CloneFull) {
+		return
+	}
+	e.write(src, "safe")
+	e.slow(200 * time.Millisecond)
+	images := e.listImages()
+	canceled := 0
+	for phase := range 4 {
+		t := src.Clone(e.ctx, e.name("phase"), nil)
+		e.ok(t.Err(), "Clone")
+		n := 0
+		for s, err := range t.Progress(e.ctx) {
+			e.ok(err, "Progress")
+			if n == phase && !s.Done {
+				if err := t.Cancel(e.ctx); err != nil {
+					e.oneOf(err, "Cancel", hypervisor.ErrUnsupported)
+				}
+			}
+			n++
+		}
+		vm, err := t.Wait(e.ctx)
+		if err == nil { // the work won the race
+			e.keep(vm.ID())
+			e.content(vm, "safe", "a clone that won the race against Cancel")
+			_, err = vm.Delete(e.ctx, hypervisor.DeleteDisks, nil).Wait(e.ctx)
+			e.ok(err, "Delete of that clone")
+		} else {
+			canceled++
+			e.kind(err, hypervisor.ErrCanceled, "Clone cancelled in phase %d", phase)
+			e.swept(err, images, "a cancelled clone")
+		}
+		if a := e.added(images); len(a) > 0 && err == nil {
+			e.Errorf("after phase %d the images %v are left", phase, a)
+		}
+	}
+	// Run undoes what its context gave up, or returns what won.
+	ctx, stop := context.WithTimeout(e.ctx, 20*time.Millisecond)
+	defer stop()
+	vm, err := src.Clone(ctx, e.name("run"), nil).Run(ctx, time.Minute)
+	switch {
+	case err == nil && vm == nil:
+		e.Errorf("Run returned nil and no error")
+	case err == nil:
+		e.keep(vm.ID())
+	case ctx.Err() == nil:
+		e.Errorf("Run: %v before its context ended", err)
+	case errors.Is(err, hypervisor.ErrCanceled):
+		canceled++
+		e.swept(err, images, "Run of a clone")
+	case errors.Is(err, context.DeadlineExceeded): // the start itself was given up
+	default:
+		e.Errorf("Run: %v, want ErrCanceled or the machine", err)
+	}
+	e.state(src, hypervisor.Off, "cancelled clones")
+	e.content(src, "safe", "cancelled clones")
+	if canceled == 0 && e.Slow != nil {
+		e.Errorf("the backend is slow and no cancel came through")
+	}
+	if canceled > 0 {
+		e.proved(hypervisor.TaskCancel)
+	}
+
+	if e.has(hypervisor.MigrateLive) {
+		e.slow(0)
+		e.start(src)
+		e.slow(400 * time.Millisecond)
+		i := e.info(src)
+		up := e.uptime(src)
+		for _, h := range e.hostIDs() {
+			if h == i.Host {
+				continue
+			}
+			t := src.Migrate(e.ctx, hypervisor.MigrateOptions{Host: h, Mode: hypervisor.Live})
+			e.ok(t.Err(), "Migrate")
+			cerr := t.Cancel(e.ctx)
+			_, err := t.Wait(e.ctx)
+			want := h
+			if err != nil {
+				want = i.Host
+				e.kind(err, hypervisor.ErrCanceled, "Migrate cancelled (Cancel: %v)", cerr)
+				e.proved(hypervisor.TaskCancel)
+			}
+			if n := e.info(src); n.Host != want || n.State != hypervisor.Running {
+				e.Errorf("after Migrate ended with %v the machine is %s on %s, want running on %s", err, n.State, n.Host, want)
+			}
+			e.sameBoot(src, up, "a cancelled Migrate")
+			break
+		}
+	}
+}
+
+// swept demands that what a failed call left is named in Leftover.
+func (e *env) swept(err error, before []string, what string) {
+	e.Helper()
+	var he *hypervisor.Error
+	if !errors.As(err, &he) {
+		return
+	}
+	named := map[string]bool{}
+	for _, l := range he.Leftover {
+		named[l.ID] = true
+		if l.Kind == hypervisor.KindOfVM {
+			e.keep(hypervisor.VMID(l.ID))
+		}
+	}
+	for _, a := range e.added(before) {
+		if !named[a] && len(he.Leftover) == 0 {
+			e.Errorf("%s left the image %s and doesn't name it: %v", what, a, err)
+		}
+	}
+}
+
+// concurrency: many calls at once on one Client and on one machine.
+func concurrency(e *env) {
+	const n = 4
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var vms []*hypervisor.VM
+	for range n {
+		s := e.Spec(e.name("many"))
+		wg.Go(func() {
+			vm, err := e.c.CreateVM(e.ctx, s).Wait(e.ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				e.Errorf("concurrent CreateVM: %v", err)
+				return
+			}
+			e.keep(vm.ID())
+			vms = append(vms, vm)
+		})
+	}
+	wg.Wait()
+	if len(vms) != n {
+		return
+	}
+	ids := map[hypervisor.VMID]bool{}
+	for _, vm := range vms {
+		ids[vm.ID()] = true
+	}
+	if len(ids) != n {
+		e.Errorf("%d concurrent CreateVM made %d machines", n, len(ids))
+	}
+	// One machine, several operations: each is done or says that it is busy.
+	vm := vms[0]
+	e.slow(50 * time.Millisecond)
+	for k := range 3 {
+		name := e.name("busy")
+		wg.Go(func() {
+			var err error
+			if k == 0 && e.has(hypervisor.SnapshotDisk) {
+				_, err = vm.CreateSnapshot(e.ctx, name, nil).Wait(e.ctx)
+			} else {
+				_, err = vm.Reconfigure(e.ctx, hypervisor.Changes{MemoryBytes: 128 * hypervisor.MiB}).Wait(e.ctx)
+			}
+			if err != nil && !errors.Is(err, hypervisor.ErrBusy) && !errors.Is(err, hypervisor.ErrUnsupported) {
+				mu.Lock()
+				defer mu.Unlock()
+				e.Errorf("concurrent operations on one machine: %v, want success or ErrBusy", err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := vm.Info(e.ctx); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				e.Errorf("Info while the machine is worked on: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	e.slow(0)
+	// One machine, many deletes: one does it, the others say that it is gone or busy.
+	done := 0
+	for range n {
+		wg.Go(func() {
+			_, err := vms[1].Delete(e.ctx, hypervisor.DeleteDisks, nil).Wait(e.ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				done++
+			} else if !errors.Is(err, hypervisor.ErrNotFound) && !errors.Is(err, hypervisor.ErrBusy) {
+				e.Errorf("concurrent Delete: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if done == 0 || e.exists(vms[1].ID()) {
+		e.Errorf("of %d concurrent deletes %d succeeded and the machine exists: %v", n, done, e.exists(vms[1].ID()))
+	}
+}
+
+// closing: a closed Client says so, and a second Close does nothing.
+func closing(e *env) {
+	vm := e.create("vm")
+	watch := make(chan error, 1)
+	go func() {
+		var last error
+		for _, err := range e.c.Watch(e.ctx, "") {
+			last = err
+		}
+		watch <- last
+	}()
+	time.Sleep(20 * time.Millisecond)
+	e.ok(e.c.Close(), "Close")
+	e.ok(e.c.Close(), "second Close")
+	e.closed = true
+	select {
+	case err := <-watch:
+		if err != nil {
+			e.oneOf(err, "Watch of a Client that was closed", hypervisor.ErrClosed, hypervisor.ErrUnavailable, hypervisor.ErrUnauthenticated, hypervisor.ErrUnsupported)
+		}
+	case <-time.After(15 * time.Second):
+		e.Errorf("Watch goes on 15 s after Close")
+	}
+	_, err := vm.Info(e.ctx)
+	e.kind(err, hypervisor.ErrClosed, "Info after Close")
+	_, err = vm.Start(e.ctx).Wait(e.ctx)
+	e.kind(err, hypervisor.ErrClosed, "Start after Close")
+	_, err = hypervisor.Collect(e.c.VMs(e.ctx, nil))
+	e.kind(err, hypervisor.ErrClosed, "VMs after Close")
+	_, err = e.c.CreateVM(e.ctx, e.Spec(e.name("late"))).Wait(e.ctx)
+	e.kind(err, hypervisor.ErrClosed, "CreateVM after Close")
+}
