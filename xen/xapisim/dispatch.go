@@ -1,0 +1,263 @@
+package xapisim
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/anyvisor/anyvisor/xen/internal/xapidata"
+)
+
+// handler does one message. It runs with s.mu held, which only work, event.from and faults let go of.
+type handler func(c *call) (any, error)
+
+// call is one message being done.
+type call struct {
+	*Sim
+	ctx      context.Context
+	node     int
+	msg      *xapidata.Message
+	name     string // class.message
+	session  *object
+	args     []any
+	task     *object
+	async    bool
+	step     int
+	progress float64
+	stop     chan struct{} // closed by task.cancel
+	stopped  bool
+	lostTask bool // the pool forgot the task (master change)
+}
+
+func (c *call) str(i int) string {
+	if i < len(c.args) {
+		v, _ := c.args[i].(string)
+		return v
+	}
+	return ""
+}
+
+func (c *call) num(i int) int64 {
+	if i < len(c.args) {
+		v, _ := c.args[i].(int64)
+		return v
+	}
+	return 0
+}
+
+func (c *call) is(i int) bool {
+	if i < len(c.args) {
+		v, _ := c.args[i].(bool)
+		return v
+	}
+	return false
+}
+
+func (c *call) dict(i int) map[string]any {
+	if i < len(c.args) {
+		v, _ := c.args[i].(map[string]any)
+		return v
+	}
+	return nil
+}
+
+func (c *call) strs(i int) []string {
+	var out []string
+	if i < len(c.args) {
+		v, _ := c.args[i].([]any)
+		for _, x := range v {
+			t, _ := x.(string)
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+var errDrop = errors.New("connection dropped")
+
+// dispatch does one call in the order of xapi's generated dispatcher (xen-api ocaml/idl/ocaml_backend/gen_server.ml): name,
+// arity, types, session, async support, then the work. answer is called with the lock held.
+func (s *Sim) dispatch(ctx context.Context, node int, full string, params []any, answer func(any, *xapidata.Type, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls[full]++
+	name, async := strings.CutPrefix(full, "Async.")
+	if !async {
+		name, async = strings.CutPrefix(full, "InternalAsync.")
+	}
+	msg := s.model.Message(name)
+	if msg == nil {
+		if name == "system.listMethods" {
+			answer(anys(s.methods()), nil, nil)
+			return nil
+		}
+		answer(nil, nil, fail("MESSAGE_METHOD_UNKNOWN", name))
+		return nil
+	}
+	c := &call{Sim: s, ctx: ctx, node: node, msg: msg, name: name, async: async, stop: make(chan struct{})}
+	if err := c.prepare(params); err != nil {
+		answer(nil, nil, err)
+		return nil
+	}
+	if async {
+		if err := c.inject(full); err != nil {
+			if errors.Is(err, errDrop) {
+				return err
+			}
+			answer(nil, nil, err)
+			return nil
+		}
+		ref := c.startTask()
+		after := c.dropAfter(full)
+		c.ctx = s.ctx
+		s.wg.Go(c.runAsync)
+		if after {
+			return errDrop
+		}
+		answer(ref, nil, nil)
+		return nil
+	}
+	v, err := c.run()
+	if errors.Is(err, errDrop) || c.dropAfter(name) {
+		return errDrop
+	}
+	answer(v, msg.Result, err)
+	return nil
+}
+
+// methods lists what system.listMethods lists.
+func (s *Sim) methods() []string {
+	var out []string
+	for _, c := range s.model.Classes {
+		for _, m := range c.Messages {
+			out = append(out, c.Name+"."+m.Name)
+		}
+	}
+	return out
+}
+
+// prepare checks arity, types and the session.
+func (c *call) prepare(params []any) error {
+	need := c.msg.Required()
+	got := len(params)
+	if c.msg.Session {
+		got--
+	}
+	// A message that has parameters with defaults takes any number of further ones; the others take exactly theirs.
+	if got < need || (got > need && need == len(c.msg.Params)) {
+		return fail("MESSAGE_PARAMETER_COUNT_MISMATCH", c.name, strconv.Itoa(need), strconv.Itoa(got))
+	}
+	args := params
+	session := ""
+	if c.msg.Session {
+		v, ok := params[0].(string)
+		if !ok {
+			return typeError("string", params[0])
+		}
+		session, args = v, params[1:]
+	}
+	if !c.msg.Removed {
+		for i, p := range c.msg.Params {
+			if i >= len(args) {
+				break
+			}
+			v, err := c.convert(p.Type, args[i])
+			if err != nil {
+				return err
+			}
+			c.args = append(c.args, v)
+		}
+	}
+	if c.msg.Session {
+		if err := c.checkSession(session); err != nil {
+			return err
+		}
+	}
+	if c.async && !c.msg.Async {
+		return fail("Fault", "No async mode for this operation (rpc: "+c.name+")")
+	}
+	if c.msg.Removed {
+		return fail("MESSAGE_REMOVED")
+	}
+	return nil
+}
+
+// checkSession follows xen-api's ocaml/xapi/session_check.ml.
+func (c *call) checkSession(ref string) error {
+	if c.node != c.master {
+		if c.localLogins[ref] {
+			return nil
+		}
+		return fail("HOST_IS_SLAVE", c.nodes[c.master].addr)
+	}
+	o := c.look("session", ref)
+	if o == nil {
+		return fail("SESSION_INVALID", ref)
+	}
+	c.session = o
+	return nil
+}
+
+// run does the message's work and takes away the task of a call that was not asynchronous.
+func (c *call) run() (any, error) {
+	if err := c.inject(c.name); err != nil {
+		return nil, err
+	}
+	h := c.handlers[c.name]
+	if h == nil {
+		h = generic(c.msg)
+	}
+	if h == nil {
+		return nil, fail("NOT_IMPLEMENTED", c.name)
+	}
+	v, err := h(c)
+	if c.task != nil && !c.async {
+		delete(c.running, c.task.ref)
+		c.remove(c.task)
+	}
+	if v == nil && err == nil {
+		v = ""
+	}
+	return v, err
+}
+
+// Serves tells whether the simulator does a message ("VM.start"). Messages of the data model that it does not do are checked for
+// arity, types and session, and then refused as NOT_IMPLEMENTED.
+func (s *Sim) Serves(method string) bool {
+	m := s.model.Message(strings.TrimPrefix(method, "Async."))
+	return m != nil && (s.handlers[m.Class+"."+m.Name] != nil || generic(m) != nil)
+}
+
+// Served lists the messages that the simulator does.
+func (s *Sim) Served() []string {
+	return slices.DeleteFunc(s.methods(), func(m string) bool { return !s.Serves(m) })
+}
+
+// Calls counts the calls so far by method, "VM.start" and "Async.VM.start" apart.
+func (s *Sim) Calls() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]int, len(s.calls))
+	for k, v := range s.calls {
+		out[k] = v
+	}
+	return out
+}
+
+// TotalCalls counts all calls so far.
+func (s *Sim) TotalCalls() int {
+	n := 0
+	for _, v := range s.Calls() {
+		n += v
+	}
+	return n
+}
+
+// ResetCalls starts the counts anew.
+func (s *Sim) ResetCalls() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.calls)
+}

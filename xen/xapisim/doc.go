@@ -1,0 +1,11 @@
+// Package xapisim is a simulated XenServer or XCP-ng pool: it speaks XAPI's JSON-RPC and XML-RPC over HTTPS and behaves as the
+// published data model and the xen-api sources say, down to allowed_operations, the order of checks and the parameters of errors.
+// Nothing runs behind it: no Xen, no disks; but a disk's content and a machine's memory have an identity, so that a test can
+// see that a revert brought back what was there.
+//
+//	sim, err := xapisim.Start(xapisim.Config{Hosts: 2})
+//	defer sim.Close()
+//	// connect to sim.URL() as sim.User() with sim.Password(), trusting sim.Fingerprint() or sim.CertPool()
+//
+// Each behaviour names its source in a comment beside it; what no source said is marked as believed.
+package xapisim

@@ -1,0 +1,129 @@
+package xapisim
+
+import (
+	"path"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Fault makes calls go wrong. Method is a name such as "VM.start", "VM.*" or "*". For an asynchronous call the plain name works
+// inside its task, "Async.VM.start" on the call that makes the task.
+type Fault struct {
+	Method string
+	Skip   int           // let so many calls pass first
+	Count  int           // then do it so many times; 0 means once, negative without end
+	Delay  time.Duration // wait so long before anything else
+	Err    *Failure      // answer with this and do nothing
+	Drop   bool          // close the connection and do nothing
+	// DropAfter does the call and closes the connection instead of answering: the client can't know what happened.
+	DropAfter bool
+}
+
+type faultState struct {
+	Fault
+	left, seen int
+	hits       int
+}
+
+// Fault adds a fault; the function takes it away and says how often it struck.
+func (s *Sim) Fault(f Fault) (remove func() int) {
+	st := &faultState{Fault: f, left: max(f.Count, 1)}
+	if f.Count < 0 {
+		st.left = -1
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = append(s.faults, st)
+	return func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.faults = slices.DeleteFunc(s.faults, func(x *faultState) bool { return x == st })
+		return st.hits
+	}
+}
+
+func (f *faultState) strikes(method string) bool {
+	if ok, err := path.Match(f.Method, method); err != nil || !ok || f.left == 0 {
+		return false
+	}
+	f.seen++
+	if f.seen <= f.Skip {
+		return false
+	}
+	if f.left > 0 {
+		f.left--
+	}
+	f.hits++
+	return true
+}
+
+// inject applies the faults that come before the work.
+func (c *call) inject(method string) error {
+	for _, f := range slices.Clone(c.faults) {
+		if f.DropAfter || !f.strikes(method) {
+			continue
+		}
+		if f.Delay > 0 {
+			t := time.NewTimer(f.Delay)
+			err := c.pause(nil, t.C)
+			t.Stop()
+			if err != nil {
+				return err
+			}
+		}
+		if f.Drop {
+			return errDrop
+		}
+		if f.Err != nil {
+			return fail(f.Err.Code, f.Err.Params...)
+		}
+	}
+	return nil
+}
+
+func (c *call) dropAfter(method string) bool {
+	for _, f := range c.faults {
+		if f.DropAfter && f.strikes(method) {
+			return true
+		}
+	}
+	return false
+}
+
+// Hold stops a call at one of its steps until it is released, for tests of what happens in between.
+type Hold struct {
+	method            string
+	step              int
+	reached, released chan struct{}
+	once              sync.Once
+	used              bool
+}
+
+// Hold stops the next call of the method when it comes to the given step (from 1): every message that does real work has at least
+// one, VM.migrate_send one for each disk and one for the memory.
+func (s *Sim) Hold(method string, step int) *Hold {
+	h := &Hold{method: method, step: step, reached: make(chan struct{}), released: make(chan struct{})}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds = append(s.holds, h)
+	return h
+}
+
+// Reached is closed when a call stands at the step.
+func (h *Hold) Reached() <-chan struct{} { return h.reached }
+
+// Release lets the call go on, also one that comes later.
+func (h *Hold) Release() { h.once.Do(func() { close(h.released) }) }
+
+func (h *Hold) reach() { close(h.reached) }
+
+func (c *call) findHold() *Hold {
+	for _, h := range c.holds {
+		if h.method == c.name && h.step == c.step && !h.used {
+			h.used = true
+			return h
+		}
+	}
+	return nil
+}

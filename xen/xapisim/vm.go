@@ -1,0 +1,340 @@
+package xapisim
+
+import (
+	"slices"
+	"strings"
+)
+
+// VM records: creation, destruction and the setters with rules of their own (xen-api ocaml/xapi/xapi_vm.ml).
+
+var vmHandlers = map[string]handler{
+	"VM.create": func(c *call) (any, error) {
+		f := c.dict(0)
+		if f["power_state"] == "Suspended" && (f["suspend_VDI"] == nullRef || f["last_booted_record"] == "") {
+			return nil, fail("VM_BAD_POWER_STATE", newRef(), "halted", "suspended")
+		}
+		return c.createVM(f).ref, nil
+	},
+	"VM.destroy": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		return c.withOp(vm, "destroy", func() (any, error) {
+			if err := c.work(1); err != nil {
+				return nil, err
+			}
+			c.destroyVM(vm)
+			return nil, nil
+		})
+	},
+	"VM.set_is_a_template": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		if c.is(1) { // the forwarding layer checks make_into_template one way only
+			if err := c.checkOp(vm, "make_into_template"); err != nil {
+				return nil, err
+			}
+			if c.pool.is("ha_enabled") && vm.is("ha_always_run") {
+				return nil, fail("VM_IS_PROTECTED", vm.ref)
+			}
+			c.set(vm, "ha_always_run", false)
+			c.set(vm, "groups", emptySet)
+			if m := c.look("VM_metrics", vm.str("metrics")); m != nil {
+				c.remove(m)
+			}
+			c.set(vm, "metrics", nullRef)
+		} else if c.look("VM_metrics", vm.str("metrics")) == nil {
+			c.set(vm, "metrics", c.newObject("VM_metrics", map[string]any{"install_time": c.now()}).ref)
+		}
+		c.set(vm, "is_a_template", c.is(1))
+		c.refresh(vm)
+		return nil, nil
+	},
+	"VM.provision": provision,
+	"VM.get_allowed_VBD_devices": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		return anys(c.freeDevices(vm, "VBDs", "VBD", 255)), nil
+	},
+	"VM.get_allowed_VIF_devices": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		return anys(c.freeDevices(vm, "VIFs", "VIF", 7)), nil
+	},
+	"VM.update_allowed_operations": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err == nil {
+			c.refresh(vm)
+		}
+		return nil, err
+	},
+	"VM.assert_operation_valid": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		return nil, c.checkOp(vm, c.str(1))
+	},
+	"VM.set_blocked_operations":         withRefresh(setter("VM", "blocked_operations")),
+	"VM.add_to_blocked_operations":      withRefresh(adder("VM", "blocked_operations")),
+	"VM.remove_from_blocked_operations": withRefresh(remover("VM", "blocked_operations")),
+	"VM.set_other_config":               setter("VM", "other_config"),
+	"VM.add_to_other_config":            adder("VM", "other_config"),
+	"VM.remove_from_other_config":       remover("VM", "other_config"),
+	"VM.set_platform":                   withRefresh(setter("VM", "platform")),
+	"VM.add_to_platform":                withRefresh(adder("VM", "platform")),
+	"VM.remove_from_platform":           withRefresh(remover("VM", "platform")),
+	"VM.set_actions_after_crash":        setter("VM", "actions_after_crash"),
+	"VM.set_has_vendor_device":          setter("VM", "has_vendor_device"),
+	"VM.set_order":                      setter("VM", "order"),
+	"VM.set_start_delay":                setter("VM", "start_delay"),
+	"VM.set_shutdown_delay":             setter("VM", "shutdown_delay"),
+	"VM.set_appliance":                  withRefresh(setter("VM", "appliance")),
+	"VM.set_NVRAM":                      whenOp("changing_NVRAM", setter("VM", "NVRAM")),
+	"VM.add_to_NVRAM":                   whenOp("changing_NVRAM", adder("VM", "NVRAM")),
+	"VM.remove_from_NVRAM":              whenOp("changing_NVRAM", remover("VM", "NVRAM")),
+	"VM.set_ha_always_run":              setter("VM", "ha_always_run"),
+	"VM.set_ha_restart_priority": func(c *call) (any, error) {
+		if !slices.Contains([]string{"", "restart", "best-effort"}, c.str(1)) {
+			return nil, fail("INVALID_VALUE", "ha_restart_priority", c.str(1))
+		}
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		if c.str(1) == "restart" && c.pool.is("ha_enabled") {
+			if err := c.agile(vm); err != nil {
+				return nil, err
+			}
+		}
+		c.set(vm, "ha_restart_priority", c.str(1))
+		if vm.str("power_state") == "Running" {
+			c.set(vm, "ha_always_run", c.str(1) == "restart")
+		}
+		return nil, nil
+	},
+	"VM.set_domain_type": func(c *call) (any, error) {
+		vm, err := c.halted("changing_static_range")
+		if err != nil {
+			return nil, err
+		}
+		c.set(vm, "domain_type", c.str(1))
+		c.set(vm, "HVM_boot_policy", map[bool]string{true: "BIOS order", false: ""}[c.str(1) == "hvm"])
+		return nil, nil
+	},
+	"VM.set_HVM_boot_policy": func(c *call) (any, error) {
+		vm, err := c.halted("changing_static_range")
+		if err != nil {
+			return nil, err
+		}
+		c.set(vm, "HVM_boot_policy", c.str(1))
+		c.set(vm, "domain_type", map[bool]string{true: "pv", false: "hvm"}[c.str(1) == ""])
+		return nil, nil
+	},
+	"VM.set_suspend_VDI": setter("VM", "suspend_VDI"),
+	"VM.set_groups": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		if len(c.strs(1)) > 1 {
+			return nil, fail("TOO_MANY_GROUPS")
+		}
+		c.set(vm, "groups", c.args[1])
+		for _, g := range c.all("VM_group") {
+			var members []any
+			for _, v := range c.all("VM") {
+				if slices.Contains(v.refs("groups"), g.ref) {
+					members = append(members, v.ref)
+				}
+			}
+			c.set(g, "VMs", append([]any{}, members...))
+		}
+		return nil, nil
+	},
+}
+
+// halted gets the VM of the first argument when the operation may be done to it.
+func (c *call) halted(op string) (*object, error) {
+	vm, err := c.get("VM", c.str(0))
+	if err != nil {
+		return nil, err
+	}
+	return vm, c.checkOp(vm, op)
+}
+
+func whenOp(op string, h handler) handler {
+	return func(c *call) (any, error) {
+		if _, err := c.halted(op); err != nil {
+			return nil, err
+		}
+		return h(c)
+	}
+}
+
+// withRefresh brings allowed_operations up to date after a change that bears on them.
+func withRefresh(h handler) handler {
+	return func(c *call) (any, error) {
+		v, err := h(c)
+		if vm := c.look("VM", c.str(0)); vm != nil && err == nil {
+			c.refresh(vm)
+		}
+		return v, err
+	}
+}
+
+// createVM makes a halted VM. It checks next to nothing, as xapi does: parameters are looked at when the VM starts.
+func (s *Sim) createVM(f map[string]any) *object {
+	if m, _ := f["other_config"].(map[string]any); m == nil || m["mac_seed"] == nil {
+		with := map[string]any{"mac_seed": randomUUID()}
+		for k, v := range m {
+			with[k] = v
+		}
+		f["other_config"] = with
+	}
+	if f["domain_type"] == nil || f["domain_type"] == "unspecified" {
+		f["domain_type"] = "hvm"
+		if p, _ := f["HVM_boot_policy"].(string); p == "" {
+			f["domain_type"] = "pv"
+		}
+	}
+	f["metrics"] = s.newObject("VM_metrics", nil).ref
+	f["power_state"] = "Halted"
+	f["is_a_snapshot"] = false
+	f["domid"] = int64(-1)
+	vm := s.newObject("VM", f)
+	s.set(vm, "memory_overhead", overhead(vm))
+	s.refresh(vm)
+	return vm
+}
+
+// destroyVM takes away the record and its devices. Disks stay: that is the caller's to do.
+func (s *Sim) destroyVM(vm *object) {
+	for _, kid := range vm.refs("children") {
+		s.set(s.look("VM", kid), "parent", vm.str("parent"))
+	}
+	for _, x := range []struct{ field, class string }{
+		{"VBDs", "VBD"}, {"VIFs", "VIF"}, {"VGPUs", "VGPU"}, {"VTPMs", "VTPM"}, {"VUSBs", "VUSB"}, {"consoles", "console"},
+	} {
+		for _, r := range vm.refs(x.field) {
+			if o := s.look(x.class, r); o != nil {
+				vdi := o.str("VDI")
+				s.remove(o)
+				if v := s.look("VDI", vdi); v != nil {
+					s.refreshVDI(v)
+				}
+			}
+		}
+	}
+	for _, x := range []struct{ field, class string }{{"metrics", "VM_metrics"}, {"guest_metrics", "VM_guest_metrics"}} {
+		if o := s.look(x.class, vm.str(x.field)); o != nil {
+			s.remove(o)
+		}
+	}
+	delete(s.memory, vm.ref)
+	s.remove(vm)
+	for _, snap := range s.all("VM") { // snapshots outlive the VM; their link then points nowhere
+		if snap.str("snapshot_of") == vm.ref {
+			s.touch(snap)
+		}
+	}
+}
+
+func (s *Sim) freeDevices(vm *object, field, class string, n int) []string {
+	used := map[string]bool{}
+	for _, r := range vm.refs(field) {
+		o := s.look(class, r)
+		used[o.str("device")], used[o.str("userdevice")] = true, true
+	}
+	var out []string
+	for i := range n {
+		if d := itoa(int64(i)); !used[d] {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// provision makes the disks that a template's other_config asks for, and turns the template into a VM (xapi_templates.ml).
+func provision(c *call) (any, error) {
+	vm, err := c.get("VM", c.str(0))
+	if err != nil {
+		return nil, err
+	}
+	return c.withOp(vm, "provision", func() (any, error) {
+		if err := c.work(0.1); err != nil {
+			return nil, err
+		}
+		var made []*object
+		undo := func(err error) (any, error) {
+			for _, v := range made {
+				c.destroyVDI(v)
+			}
+			return nil, err
+		}
+		disks := parseDisks(vm.entry("other_config", "disks"))
+		for i, d := range disks {
+			sr := c.tables["SR"].byUUID[d.sr]
+			if d.sr == "" {
+				sr = c.look("SR", c.pool.str("default_SR"))
+			}
+			if sr == nil {
+				return undo(fail("UUID_INVALID", "SR", d.sr))
+			}
+			vdi, err := c.newVDI(sr, map[string]any{"name_label": vm.str("name_label") + " " + d.device, "type": "system", "virtual_size": d.size})
+			if err != nil {
+				return undo(err)
+			}
+			made = append(made, vdi)
+			vbd := c.newObject("VBD", map[string]any{
+				"VM": vm.ref, "VDI": vdi.ref, "userdevice": d.device, "device": "", "bootable": d.bootable, "mode": "RW", "type": "Disk",
+				"unpluggable": true, "empty": false,
+			})
+			c.refreshVBD(vbd)
+			if err := c.work(0.1 + 0.9*float64(i+1)/float64(len(disks))); err != nil {
+				c.remove(vbd)
+				return undo(err)
+			}
+		}
+		c.drop(vm, "other_config", "disks")
+		if c.look("VM_metrics", vm.str("metrics")) == nil {
+			c.set(vm, "metrics", c.newObject("VM_metrics", nil).ref)
+		}
+		c.set(c.look("VM_metrics", vm.str("metrics")), "install_time", c.now())
+		c.set(vm, "is_a_template", false)
+		return nil, nil
+	})
+}
+
+type diskWish struct {
+	device, sr string
+	size       int64
+	bootable   bool
+}
+
+// parseDisks reads <provision><disk device="0" size="…" sr="" bootable="true" type="system"/></provision>.
+func parseDisks(text string) []diskWish {
+	var out []diskWish
+	for part := range strings.SplitSeq(text, "<disk ") {
+		if !strings.Contains(part, "device=") {
+			continue
+		}
+		attr := func(name string) string {
+			_, rest, ok := strings.Cut(part, name+`="`)
+			if !ok {
+				return ""
+			}
+			v, _, _ := strings.Cut(rest, `"`)
+			return v
+		}
+		out = append(out, diskWish{attr("device"), attr("sr"), atoi(attr("size")), attr("bootable") == "true"})
+	}
+	return out
+}
