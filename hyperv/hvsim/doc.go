@@ -1,0 +1,14 @@
+// Package hvsim simulates Hyper-V hosts for tests: the WMI classes of root\virtualization\v2 (with what is needed of
+// root\cimv2 and root\MSCluster), their rules, jobs, checkpoints, disks, migration and devices, served over
+// WS-Management as a real host's WinRM does. On Windows (and Wine) package comfacade serves the same hosts over COM.
+//
+//	sim, err := hvsim.Start(hvsim.Config{})
+//	defer sim.Close()
+//	url := sim.Host(0).URL() // https://127.0.0.1:…/wsman, user Administrator
+//
+// It refuses what Hyper-V refuses: unknown classes, properties, methods and parameters, wrong types, wrong states.
+//
+// Sources. Comments name where a behaviour comes from: [D] Microsoft's reference pages (page or class named),
+// [G] the classes generated from real hosts in github.com/microsoft/wmi, [O] OpenStack os-win, [L] libvirt's Hyper-V
+// driver, [X] txwinrm's recorded replies. "believed" marks what no source at hand states.
+package hvsim

@@ -1,0 +1,90 @@
+package hvsim
+
+import (
+	"path"
+	"slices"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wbem"
+)
+
+// Fault makes a call go wrong. Exactly one of the outcome fields is set.
+type Fault struct {
+	Host   string // computer name; empty means any host
+	Op     string // Query, Get, Invoke, Put, Class, Pull, HTTP or Job; empty means any but Job
+	Target string // class; Class.Method for Invoke; method name for Job; a path.Match pattern; empty means any
+	Skip   int    // calls to let pass first
+	Times  int    // how often it strikes; 0 means once, negative for ever
+
+	HRESULT uint32 // WBEM error: 0x80041003 access denied, 0x800706BA RPC server unavailable, …
+	Return  uint32 // Invoke: return value, nothing is done
+	Drop    bool   // HTTP or Pull: the connection is closed in the middle of the reply
+	Status  int    // HTTP: answer with this status, such as 401 or 503
+	// Job outcomes: Op is Job, Target the name of the method that started it, or Merge.
+	JobError string // the job ends in state Exception with this text; JobCode is its ErrorCode, 0 means 32768
+	JobCode  uint16
+	Forget   bool // the job object is gone once it has done its work, as after the retention time
+	Stall    bool // the job runs until it is cancelled
+}
+
+// Inject adds a fault; the returned function takes it away.
+func (s *Sim) Inject(f Fault) (remove func()) {
+	p := &f
+	s.mu.Lock()
+	s.faults = append(s.faults, p)
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		s.faults = slices.DeleteFunc(s.faults, func(x *Fault) bool { return x == p })
+		s.mu.Unlock()
+	}
+}
+
+// strike finds a fault for a call and uses it up. s.mu is held.
+func (s *Sim) strike(h *Host, op, what string, fits func(*Fault) bool) *Fault {
+	for n, f := range s.faults {
+		if f.Host != "" && f.Host != h.cfg.Name || f.Op != "" && f.Op != op || f.Op == "" && op == "Job" || !fits(f) {
+			continue
+		}
+		if f.Target != "" {
+			if hit, err := path.Match(f.Target, what); err != nil || !hit {
+				continue
+			}
+		}
+		if f.Skip > 0 {
+			f.Skip--
+			continue
+		}
+		switch f.Times {
+		case 0, 1:
+			s.faults = slices.Delete(s.faults, n, n+1)
+		default:
+			if f.Times > 0 {
+				f.Times--
+			}
+		}
+		return f
+	}
+	return nil
+}
+
+func (s *Sim) fault(h *Host, op, what string) error {
+	if f := s.strike(h, op, what, func(f *Fault) bool { return f.HRESULT != 0 }); f != nil {
+		return wbem.Errorf(f.HRESULT, "")
+	}
+	return nil
+}
+
+func (s *Sim) faultReturn(h *Host, what string) (uint32, bool) {
+	if f := s.strike(h, "Invoke", what, func(f *Fault) bool { return f.Return != 0 }); f != nil {
+		return f.Return, true
+	}
+	return 0, false
+}
+
+// faultJob is asked when a job ends.
+func (s *Sim) faultJob(j *job) *fail {
+	if f := s.strike(j.h, "Job", j.name, func(f *Fault) bool { return f.JobError != "" }); f != nil {
+		return &fail{f.JobCode, f.JobError}
+	}
+	return nil
+}

@@ -1,0 +1,330 @@
+package wsmand
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wbem"
+	"github.com/google/uuid"
+)
+
+func messageID() string { return strings.ToUpper(uuid.NewString()) }
+
+// Hooks let the simulation count operations and make them fail.
+type Hooks struct {
+	// Operation is called for each request after authentication; status other than 0 is the HTTP answer, drop closes
+	// the connection in the middle of the reply.
+	Operation func(op string) (status int, drop bool)
+}
+
+// Server is the /wsman resource of one host. It is an http.Handler for authenticated requests.
+type Server struct {
+	wmi   wbem.Server
+	hooks Hooks
+	limit int // bytes of an envelope
+	mu    sync.Mutex
+	open  map[string]*enumeration
+	order []string
+}
+
+// maxOpen is how many enumerations may be open at once; the oldest goes [believed; WinRM limits operations per user].
+const maxOpen = 1500
+
+// New makes a server; limit is WinRM's MaxEnvelopeSizekb.
+func New(wmi wbem.Server, limitKB int, hooks Hooks) *Server {
+	return &Server{wmi: wmi, hooks: hooks, limit: limitKB * 1024, open: map[string]*enumeration{}}
+}
+
+// maxRequest bounds what is read of a request; WinRM refuses more than its envelope limit.
+const maxRequest = 16 << 20
+
+// ServeHTTP answers one SOAP request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", "POST")
+		http.Error(w, "", http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxRequest))
+	if err != nil {
+		return
+	}
+	if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/soap+xml") {
+		http.Error(w, "", http.StatusUnsupportedMediaType)
+		return
+	}
+	status, reply, drop := s.Answer(body)
+	if reply == "" {
+		http.Error(w, "", status)
+		return
+	}
+	Write(w, "application/soap+xml;charset=UTF-8", status, []byte(reply), drop)
+}
+
+// Write sends a reply; with drop it sends half of it and closes the connection.
+func Write(w http.ResponseWriter, contentType string, status int, reply []byte, drop bool) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(reply)))
+	w.WriteHeader(status)
+	if drop {
+		_, _ = w.Write(reply[:len(reply)/2])
+		panic(http.ErrAbortHandler)
+	}
+	_, _ = w.Write(reply)
+}
+
+// Answer does a request and gives the HTTP status and the reply.
+func (s *Server) Answer(body []byte) (status int, reply string, drop bool) {
+	n, err := parse(bytes.NewReader(body))
+	if err != nil || n.name.Local != "Envelope" || n.name.Space != nsSOAP {
+		return http.StatusBadRequest, (&fault{sub: "w:SchemaValidationError", code: codeSchema, reason: "The SOAP XML in the message does not match the corresponding XML schema definition."}).xml("", s.wmi.Host()), false
+	}
+	bd := n.kid(nsSOAP, "Body")
+	if bd.kid(nsIdent, "Identify") != nil {
+		return http.StatusOK, `<s:Envelope xmlns:s="` + nsSOAP + `"><s:Header/><s:Body><wsmid:IdentifyResponse xmlns:wsmid="` + nsIdent + `"><wsmid:ProtocolVersion>` + nsWSMan +
+			`</wsmid:ProtocolVersion><wsmid:ProductVendor>Microsoft Corporation</wsmid:ProductVendor><wsmid:ProductVersion>OS: 10.0.20348 SP: 0.0 Stack: 3.0</wsmid:ProductVersion></wsmid:IdentifyResponse></s:Body></s:Envelope>`, false
+	}
+	h := n.kid(nsSOAP, "Header")
+	q := &request{
+		srv: s, body: bd, action: h.kid(nsAddr, "Action").str(), id: h.kid(nsAddr, "MessageID").str(),
+		uri: h.kid(nsWSMan, "ResourceURI").str(), max: s.limit,
+	}
+	q.keys, q.keyNS = selectors(h.kid(nsWSMan, "SelectorSet"), s.wmi.Host())
+	if m, err := strconv.Atoi(h.kid(nsWSMan, "MaxEnvelopeSize").str()); err == nil && m > 0 {
+		if m < 8192 { // [D: DSP0226 R13.1: below 8192 a service faults]
+			f := &fault{sub: "w:EncodingLimit", code: codeEnvelope, reason: "The MaxEnvelopeSize is too small."}
+			return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host()), false
+		}
+		q.max = min(m, s.limit)
+	}
+	for _, k := range h.kids {
+		if mu := k.attr("mustUnderstand"); (mu == "true" || mu == "1") && !understood[k.name.Local] {
+			f := &fault{sub: "s:MustUnderstand", code: codeUnknownHeaders, reason: "The WS-Management service cannot process the header " + k.name.Local + "."}
+			return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host()), false
+		}
+	}
+	op, do := q.operation()
+	st, drop := 0, false
+	if s.hooks.Operation != nil {
+		st, drop = s.hooks.Operation(op)
+	}
+	if st != 0 {
+		return st, "", false
+	}
+	var out string
+	if do == nil {
+		err = &fault{sub: "a:ActionNotSupported", code: codeAction, reason: "The action is not supported by the service."}
+	} else if len(body) > s.limit {
+		err = &fault{sub: "w:EncodingLimit", code: codeEnvelope, reason: "The WS-Management service cannot process the request. The request is larger than MaxEnvelopeSize."}
+	} else {
+		out, err = do()
+	}
+	if err != nil {
+		var f *fault
+		var we *wbem.Error
+		switch {
+		case errors.As(err, &f):
+		case errors.As(err, &we):
+			f = fromWBEM(we.Code, we.Text)
+		default:
+			f = &fault{sub: "w:InternalError", code: 0x80338000, reason: err.Error()}
+		}
+		return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host()), drop
+	}
+	return http.StatusOK, out, drop
+}
+
+// understood are the headers of WS-Management and WS-Addressing.
+var understood = map[string]bool{"To": true, "ResourceURI": true, "ReplyTo": true, "Action": true, "MaxEnvelopeSize": true, "MessageID": true,
+	"Locale": true, "DataLocale": true, "SessionId": true, "OperationID": true, "SequenceId": true, "OperationTimeout": true, "SelectorSet": true,
+	"OptionSet": true, "RequestEPR": true, "FragmentTransfer": false}
+
+type request struct {
+	srv    *Server
+	body   *node
+	action string
+	id     string
+	uri    string
+	keys   []cimx.KeyValue
+	keyNS  string
+	max    int
+}
+
+// operation names the request and gives what does it; nil for an unknown action.
+func (q *request) operation() (string, func() (string, error)) {
+	switch q.action {
+	case nsEnum + "/Enumerate":
+		return "Enumerate", q.enumerate
+	case nsEnum + "/Pull":
+		return "Pull", q.pull
+	case nsEnum + "/Release":
+		return "Release", q.release
+	case nsXfer + "/Get":
+		return "Get", q.get
+	case nsXfer + "/Put":
+		return "Put", q.put
+	}
+	if m, ok := strings.CutPrefix(q.action, q.uri+"/"); ok && q.uri != "" && !strings.Contains(m, "/") {
+		return "Invoke", func() (string, error) { return q.invoke(m) }
+	}
+	return "Unknown", nil
+}
+
+// resource gives the namespace and class of the request.
+func (q *request) resource() (ns, class string, err error) {
+	ns, class, ok := splitURI(q.uri)
+	if !ok {
+		return "", "", &fault{sub: "a:DestinationUnreachable", code: codeInvalidURI, reason: "The WS-Management service cannot process the request. The resource URI is not valid.", detail: "http://schemas.dmtf.org/wbem/wsman/1/wsman/faultDetail/InvalidResourceURI"}
+	}
+	if q.keyNS != "" {
+		ns = q.keyNS
+	}
+	return ns, class, nil
+}
+
+func (q *request) reply(body string) (string, error) {
+	out := envelope(q.id, q.action+"Response", body)
+	if len(out) > q.max {
+		return "", &fault{sub: "w:EncodingLimit", code: codeEnvelope, reason: "The response that the WS-Management service computed exceeds the maximum envelope size in the request."}
+	}
+	return out, nil
+}
+
+func (q *request) ref() (cimx.Ref, string, error) {
+	ns, class, err := q.resource()
+	return cimx.Ref{Class: class, Keys: q.keys}, ns, err
+}
+
+func (q *request) get() (string, error) {
+	r, ns, err := q.ref()
+	if err != nil {
+		return "", err
+	}
+	i, err := q.srv.wmi.Get(ns, r)
+	if err != nil {
+		return "", err
+	}
+	var w writer
+	w.instance(i)
+	return q.reply(w.String())
+}
+
+func (q *request) put() (string, error) {
+	r, ns, err := q.ref()
+	if err != nil {
+		return "", err
+	}
+	if len(q.body.kids) != 1 || q.body.kids[0].name.Local != r.Class {
+		return "", &fault{sub: "w:SchemaValidationError", code: codeSchema, reason: "The body is not an instance of the class."}
+	}
+	c, err := q.srv.wmi.Class(ns, r.Class)
+	if err != nil {
+		return "", err
+	}
+	props := map[string]any{}
+	for _, k := range q.body.kids[0].kids {
+		n := c.Prop(k.name.Local)
+		if n < 0 {
+			return "", &fault{sub: "w:SchemaValidationError", code: codeSchema, reason: "The property " + k.name.Local + " is not part of the class."}
+		}
+		if v := argument(k, q.srv.wmi.Host()); v != nil {
+			if c.Props[n].Type.Array {
+				l, _ := props[k.name.Local].([]any)
+				v = append(l, v)
+			}
+			props[k.name.Local] = v
+		}
+	}
+	if err := q.srv.wmi.Put(ns, r, props); err != nil {
+		return "", err
+	}
+	return q.get()
+}
+
+// invoke calls a method: <p:Method_INPUT> with parameters in the class's namespace, arrays as repeated elements [L; MS-WSMV].
+func (q *request) invoke(method string) (string, error) {
+	r, ns, err := q.ref()
+	if err != nil {
+		return "", err
+	}
+	bad := func(why string) (string, error) {
+		return "", &fault{sub: "w:SchemaValidationError", code: codeSchema, reason: "The SOAP XML in the message does not match the corresponding XML schema definition: " + why}
+	}
+	args := map[string]any{}
+	if len(q.body.kids) > 0 {
+		in := q.body.kids[0]
+		if in.name.Local != method+"_INPUT" || in.name.Space != q.uri {
+			return bad("element " + in.name.Local)
+		}
+		c, err := q.srv.wmi.Class(ns, r.Class)
+		if err != nil {
+			return "", err
+		}
+		m := c.Method(method)
+		if m == nil {
+			return "", wbem.Errorf(wbem.InvalidMethod, "")
+		}
+		for _, k := range in.kids {
+			p := m.Param(k.name.Local)
+			if p == nil || !p.In || p.Name != k.name.Local || k.name.Space != q.uri {
+				return bad("parameter " + k.name.Local)
+			}
+			v := argument(k, q.srv.wmi.Host())
+			if p.Type.Array && v != nil {
+				l, _ := args[p.Name].([]any)
+				args[p.Name] = append(l, v)
+				continue
+			}
+			if _, twice := args[p.Name]; twice {
+				return bad("parameter " + p.Name + " is repeated")
+			}
+			args[p.Name] = v
+		}
+	}
+	out, err := q.srv.wmi.Invoke(ns, r, method, args)
+	if err != nil {
+		return "", err
+	}
+	var w writer
+	w.WriteString(`<p:` + out.Method.Name + `_OUTPUT xmlns:p="` + q.uri + `">`)
+	for _, p := range out.Method.Params {
+		if p.Out {
+			w.value("p:"+p.Name, p.Type, out.Values[p.Name], "cim:")
+		}
+	}
+	w.WriteString(`<p:ReturnValue>` + itoa(out.Return) + `</p:ReturnValue></p:` + out.Method.Name + `_OUTPUT>`)
+	return q.reply(w.String())
+}
+
+// remember keeps an enumeration open.
+func (s *Server) remember(e *enumeration) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := "uuid:" + messageID()
+	s.open[id] = e
+	s.order = append(s.order, id)
+	if len(s.order) > maxOpen {
+		delete(s.open, s.order[0])
+		s.order = s.order[1:]
+	}
+	return id
+}
+
+// take gives an enumeration back and closes it; whoever goes on remembers it anew.
+func (s *Server) take(id string) *enumeration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.open[id]
+	if e != nil {
+		delete(s.open, id)
+		s.order = slices.DeleteFunc(s.order, func(x string) bool { return x == id })
+	}
+	return e
+}

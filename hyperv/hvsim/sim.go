@@ -1,0 +1,120 @@
+package hvsim
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Sim is a running simulation. Its methods may be called from any goroutine.
+type Sim struct {
+	cfg Config
+
+	mu      sync.Mutex // guards everything below and all hosts
+	hosts   []*Host
+	skew    time.Duration
+	pending []*job // unfinished, by time of end
+	seq     uint64
+	shared  *disks // what every host sees: cluster volumes and UNC paths
+	cluster *cluster
+	faults  []*Fault
+	calls   map[string]int
+	closed  bool
+}
+
+// Start builds the hosts and starts a WS-Management server for each on loopback addresses.
+func Start(cfg Config) (*Sim, error) {
+	cfg.fill()
+	s := &Sim{cfg: cfg, shared: newDisks(), calls: map[string]int{}}
+	names := map[string]bool{}
+	for n, hc := range cfg.Hosts {
+		hc.fill(n)
+		if names[strings.ToLower(hc.Name)] {
+			return nil, fmt.Errorf("hvsim: two hosts are named %s", hc.Name)
+		}
+		names[strings.ToLower(hc.Name)] = true
+		h := newHost(s, n, hc)
+		s.hosts = append(s.hosts, h)
+	}
+	if cfg.Cluster != nil {
+		s.cluster = newCluster(s, *cfg.Cluster)
+	}
+	for _, h := range s.hosts {
+		if err := h.listen(); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
+}
+
+// Close stops the servers. The state can still be read.
+func (s *Sim) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	hosts := s.hosts
+	s.mu.Unlock()
+	var errs []error
+	for _, h := range hosts {
+		errs = append(errs, h.unlisten())
+	}
+	return errors.Join(errs...)
+}
+
+// Host gives the n-th host.
+func (s *Sim) Host(n int) *Host { return s.hosts[n] }
+
+// Hosts gives all hosts.
+func (s *Sim) Hosts() []*Host { return append([]*Host(nil), s.hosts...) }
+
+// hostByName finds a host by its name, domain suffix or not; nil if there is none. s.mu is held.
+func (s *Sim) hostByName(name string) *Host {
+	short, _, _ := strings.Cut(name, ".")
+	for _, h := range s.hosts {
+		if strings.EqualFold(h.cfg.Name, name) || strings.EqualFold(h.cfg.Name, short) || h.cfg.MigrationAddr == name {
+			return h
+		}
+	}
+	return nil
+}
+
+// Advance moves the simulation's clock forward: jobs end, finished jobs are forgotten.
+func (s *Sim) Advance(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.skew += d
+	s.tick()
+}
+
+// now is the simulated time. s.mu is held.
+func (s *Sim) now() time.Time { return s.cfg.Clock().Add(s.skew) }
+
+// newID makes a GUID in the form that Hyper-V prints.
+func (s *Sim) newID() string { return strings.ToUpper(uuid.NewString()) }
+
+// count notes one call. s.mu is held.
+func (s *Sim) count(op, what string) { s.calls[op+" "+what]++ }
+
+// Calls gives how often each operation was asked for since the start or the last ResetCalls: "Query Msvm_ComputerSystem",
+// "Get Msvm_ConcreteJob", "Invoke Msvm_ComputerSystem.RequestStateChange", and for the wire "HTTP Enumerate",
+// "HTTP Pull", "HTTP Get", "HTTP Invoke".
+func (s *Sim) Calls() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.calls)
+}
+
+// ResetCalls sets all counts to zero.
+func (s *Sim) ResetCalls() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.calls)
+}
