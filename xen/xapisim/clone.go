@@ -63,24 +63,42 @@ func (c *call) replicate(vm *object, op string, sr *object, ignore []string) (*o
 	}
 	out := c.copyRecord(vm, op)
 	for _, d := range disks {
-		row := map[string]any{}
-		for _, k := range []string{"userdevice", "bootable", "mode", "type", "unpluggable", "empty", "other_config", "qos_algorithm_type", "qos_algorithm_params"} {
-			row[k] = d.vbd.val(k)
-		}
-		row["VM"], row["VDI"] = out.ref, nullRef
-		if d.vdi != nil {
-			row["VDI"] = d.vdi.ref
-		}
-		row["currently_attached"] = op == "checkpoint" // a checkpoint's devices count as attached, like those of any suspended VM
-		vbd := c.newObject("VBD", row)
-		c.refreshVBD(vbd)
-		if d.vdi != nil {
-			c.refreshVDI(d.vdi)
-		}
+		c.copyVBD(out, d)
 	}
 	c.copyDevices(vm, out, snapshot)
+	// A clone of a suspended machine is suspended too, with an image of its own; one of a snapshot with RAM is shut down at once.
+	if image := c.look("VDI", vm.str("suspend_VDI")); image != nil && (op == "clone" || op == "copy") && !vm.is("is_a_snapshot") {
+		ram, err := c.branch(image, nil)
+		if err != nil {
+			c.undoDisks(disks)
+			c.destroyVM(out)
+			return nil, err
+		}
+		c.set(out, "suspend_VDI", ram.ref)
+		c.set(out, "power_state", "Suspended")
+	}
 	c.refresh(out)
 	return out, nil
+}
+
+// copyVBD gives a VM the device for a disk that was made for it. Such a disk belongs to the copy, which other_config:owner says.
+func (c *call) copyVBD(out *object, d madeDisk) {
+	row := map[string]any{}
+	for _, k := range []string{"userdevice", "bootable", "mode", "type", "unpluggable", "empty", "qos_algorithm_type", "qos_algorithm_params"} {
+		row[k] = d.vbd.val(k)
+	}
+	oc := maps.Clone(d.vbd.dict("other_config"))
+	if d.vbd.str("type") == "Disk" {
+		oc["owner"] = ""
+	}
+	row["other_config"], row["VM"], row["VDI"] = oc, out.ref, nullRef
+	if d.vdi != nil {
+		row["VDI"] = d.vdi.ref
+	}
+	c.refreshVBD(c.newObject("VBD", row))
+	if d.vdi != nil {
+		c.refreshVDI(d.vdi)
+	}
 }
 
 func (c *call) undoDisks(disks []madeDisk) {
@@ -170,10 +188,12 @@ func (c *call) copyRecord(vm *object, op string) *object {
 	}
 	if snapshot {
 		row["snapshot_of"], row["snapshot_time"], row["parent"] = vm.ref, c.now(), vm.str("parent")
+		row["snapshot_metadata"] = "(('uuid' '" + vm.str("uuid") + "'))" // the real one holds every field
 		row["snapshot_info"] = dictOf("power-state-at-snapshot", vm.str("power_state"), "disk-snapshot-type", "crash_consistent")
 	}
 	out := c.newObject("VM", row)
 	if snapshot {
+		c.metadata[out.ref] = slices.Clone(vm.v)
 		c.set(vm, "parent", out.ref)
 	}
 	return out
@@ -210,167 +230,4 @@ func (c *call) copyDevices(vm, out *object, keepMAC bool) {
 			"VM": out.ref, "GPU_group": v.val("GPU_group"), "device": v.val("device"), "type": v.val("type"), "other_config": v.val("other_config"),
 		})
 	}
-}
-
-// checkpoint suspends a running machine, snapshots it with its RAM and resumes it.
-func checkpoint(c *call) (any, error) {
-	vm, err := c.get("VM", c.str(0))
-	if err != nil {
-		return nil, err
-	}
-	return c.withOp(vm, "checkpoint", func() (any, error) {
-		if c.restricted("checkpoint") {
-			return nil, fail("LICENCE_RESTRICTION", "checkpoint")
-		}
-		state := vm.str("power_state")
-		var ram *object
-		if state == "Suspended" {
-			image := c.look("VDI", vm.str("suspend_VDI"))
-			if image == nil {
-				return nil, fail("SUSPEND_IMAGE_NOT_ACCESSIBLE", vm.str("suspend_VDI"))
-			}
-			if ram, err = c.branch(image, map[string]any{"is_a_snapshot": true, "snapshot_of": image.ref}); err != nil {
-				return nil, err
-			}
-		} else if ram, err = c.saveMemory(vm); err != nil {
-			return nil, err
-		}
-		snap, err := c.replicate(vm, "checkpoint", nil, nil)
-		if err != nil {
-			c.destroyVDI(ram)
-			return nil, err
-		}
-		c.set(snap, "suspend_VDI", ram.ref)
-		c.set(snap, "power_state", "Suspended")
-		c.refresh(snap)
-		return snap.ref, nil
-	})
-}
-
-// revertKeeps are the fields that a revert leaves alone (do_not_copy and its extension).
-var revertKeeps = strings.Fields(`uuid suspend_VDI power_state parent current_operations allowed_operations metrics guest_metrics
-resident_on domid protection_policy snapshot_schedule scheduled_to_be_resident_on snapshots tags affinity groups consoles VBDs VIFs
-VGPUs VUSBs VTPMs attached_PCIs is_snapshot_from_vmpp name_label is_a_snapshot is_a_template is_default_template snapshot_of
-snapshot_time transportable_snapshot_id children snapshot_info snapshot_metadata blocked_operations crash_dumps appliance`)
-
-// revert brings a VM back to one of its snapshots: the disks are clones of the snapshot's, the machine is Halted, or Suspended when
-// the snapshot has RAM. A running machine is stopped.
-func revert(c *call) (any, error) {
-	snap, err := c.get("VM", c.str(0))
-	if err != nil {
-		return nil, err
-	}
-	if err := c.checkOp(snap, "revert"); err != nil {
-		return nil, err
-	}
-	vm := c.look("VM", snap.str("snapshot_of"))
-	if vm == nil { // the machine is gone: xapi makes a new one out of the snapshot's metadata; here it is refused
-		return nil, fail("HANDLE_INVALID", "VM", snap.str("snapshot_of"))
-	}
-	if err := c.checkCurrent(vm, "reverting"); err != nil {
-		return nil, err
-	}
-	task := c.taskRef()
-	c.put(vm, "current_operations", task, "reverting")
-	c.put(snap, "current_operations", task, "revert")
-	c.refresh(vm)
-	c.refresh(snap)
-	defer func() {
-		for _, o := range []*object{vm, snap} {
-			if !o.gone {
-				c.drop(o, "current_operations", task)
-				c.refresh(o)
-			}
-		}
-	}()
-	if err := c.work(0.2); err != nil {
-		return nil, err
-	}
-	if s := vm.str("power_state"); s != "Halted" {
-		c.halt(vm)
-	}
-	disks, err := c.duplicateDisks(snap, "clone", nil, nil)
-	if err == nil {
-		err = c.work(0.6)
-	}
-	if err != nil {
-		c.undoDisks(disks)
-		return nil, err
-	}
-	c.replaceDisks(vm, snap, disks)
-	for _, x := range []struct{ field, class string }{{"VIFs", "VIF"}, {"VGPUs", "VGPU"}} {
-		for _, r := range vm.refs(x.field) {
-			c.remove(c.look(x.class, r))
-		}
-	}
-	c.copyDevices(snap, vm, true)
-	for i := range vm.class.Fields {
-		f := vm.class.Fields[i].Name
-		if _, rel := c.relation["VM"][i]; rel || slices.Contains(revertKeeps, f) {
-			continue
-		}
-		if _, set := vm.v[i].(*refSet); set {
-			continue
-		}
-		c.set(vm, f, snap.v[i])
-	}
-	c.set(vm, "parent", snap.ref)
-	if image := c.look("VDI", snap.str("suspend_VDI")); image != nil && snap.str("power_state") == "Suspended" {
-		ram, err := c.branch(image, map[string]any{"is_a_snapshot": false, "snapshot_of": nullRef})
-		if err != nil {
-			return nil, err
-		}
-		c.set(vm, "suspend_VDI", ram.ref)
-		c.set(vm, "power_state", "Suspended")
-	}
-	if err := c.work(0.95); err != nil {
-		return nil, err
-	}
-	c.refreshDevices(vm)
-	return nil, nil
-}
-
-// replaceDisks destroys the disks that the snapshot knows and puts the new ones in their place. Disks that came after the snapshot are
-// detached and stay, as orphans. All snapshots of a replaced disk become snapshots of the new one.
-func (c *call) replaceDisks(vm, snap *object, disks []madeDisk) {
-	old := map[string]bool{}
-	for _, d := range disks {
-		if d.fresh {
-			old[c.look("VDI", d.vbd.str("VDI")).str("snapshot_of")] = true
-		}
-	}
-	for _, r := range vm.refs("VBDs") {
-		vbd := c.look("VBD", r)
-		vdi := c.look("VDI", vbd.str("VDI"))
-		c.remove(vbd)
-		if vdi != nil && old[vdi.ref] {
-			var kin []*object
-			for _, k := range vdi.refs("snapshots") {
-				kin = append(kin, c.look("VDI", k))
-			}
-			for _, d := range disks {
-				if d.fresh && c.look("VDI", d.vbd.str("VDI")).str("snapshot_of") == vdi.ref {
-					for _, k := range kin {
-						c.set(k, "snapshot_of", d.vdi.ref)
-					}
-					break
-				}
-			}
-			c.destroyVDI(vdi)
-		} else if vdi != nil {
-			c.refreshVDI(vdi)
-		}
-	}
-	for _, d := range disks {
-		row := map[string]any{}
-		for _, k := range []string{"userdevice", "bootable", "mode", "type", "unpluggable", "empty", "other_config", "qos_algorithm_type", "qos_algorithm_params"} {
-			row[k] = d.vbd.val(k)
-		}
-		row["VM"], row["VDI"] = vm.ref, nullRef
-		if d.vdi != nil {
-			row["VDI"] = d.vdi.ref
-		}
-		c.refreshVBD(c.newObject("VBD", row))
-	}
-	_ = snap
 }

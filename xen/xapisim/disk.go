@@ -43,7 +43,11 @@ func readOnlySR(sr *object) bool { return sr.str("type") == "iso" || sr.str("typ
 
 const vhdStep = 2 << 20 // VHDs grow in blocks of 2 MiB
 
-// newVDI makes a disk in an SR, if it fits: SR_FULL [requested, maximum] else.
+// srFull is what storage drivers say when there is no room: the code that xapi looks for after a failed revert
+// (xapi_vm_snapshot.ml). SR_FULL, which the data model names too, can be had by a Fault.
+const srFull = "SR_BACKEND_FAILURE_44"
+
+// newVDI makes a disk in an SR, if it fits.
 func (s *Sim) newVDI(sr *object, f map[string]any) (*object, error) {
 	if readOnlySR(sr) {
 		return nil, fail("SR_OPERATION_NOT_SUPPORTED", sr.ref)
@@ -78,10 +82,7 @@ func (s *Sim) newVDI(sr *object, f map[string]any) (*object, error) {
 func (s *Sim) fits(sr *object, need int64) error {
 	free := sr.num("physical_size") - sr.num("physical_utilisation")
 	if s.full[sr.ref] || need > free {
-		if s.full[sr.ref] {
-			free = 0
-		}
-		return fail("SR_FULL", itoa(max(need, vhdStep)), itoa(max(free, 0)))
+		return fail(srFull, "", "There is insufficient space", "")
 	}
 	return nil
 }

@@ -16,19 +16,20 @@ type handler func(c *call) (any, error)
 // call is one message being done.
 type call struct {
 	*Sim
-	ctx      context.Context
-	node     int
-	msg      *xapidata.Message
-	name     string // class.message
-	session  *object
-	args     []any
-	task     *object
-	async    bool
-	step     int
-	progress float64
-	stop     chan struct{} // closed by task.cancel
-	stopped  bool
-	lostTask bool // the pool forgot the task (master change)
+	ctx           context.Context
+	node          int
+	msg           *xapidata.Message
+	name          string // class.message
+	session       *object
+	args          []any
+	task          *object
+	async         bool
+	step          int
+	progress      float64
+	stop          chan struct{} // closed by task.cancel
+	stopped       bool
+	uncancellable bool
+	lostTask      bool // the pool forgot the task (master change)
 }
 
 func (c *call) str(i int) string {

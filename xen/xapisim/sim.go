@@ -50,6 +50,7 @@ type Sim struct {
 	full        map[string]bool   // SRs without room
 	blocked     map[string]int64  // room taken in an SR by nothing that shows
 	bulk        bool
+	metadata    map[string][]any // a VM's record when its snapshot was taken, by snapshot
 }
 
 // node is one host's web server.
@@ -66,7 +67,7 @@ func Start(cfg Config) (*Sim, error) {
 		cfg: cfg, model: xapidata.Load(), blank: map[string][]any{}, relation: map[string]map[int]relationEnd{},
 		tables: map[string]*table{}, calls: map[string]int{}, durations: maps.Clone(cfg.Durations), running: map[string]*call{},
 		disks: map[string]*layer{}, memory: map[string]string{}, handlers: map[string]handler{}, reserved: map[string]string{},
-		full: map[string]bool{}, blocked: map[string]int64{}, localLogins: map[string]bool{},
+		full: map[string]bool{}, metadata: map[string][]any{}, blocked: map[string]int64{}, localLogins: map[string]bool{},
 	}
 	if s.durations == nil {
 		s.durations = map[string]time.Duration{}

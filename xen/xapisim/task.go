@@ -35,7 +35,7 @@ var taskHandlers = map[string]handler{
 			return nil, err
 		}
 		c.set(o, "current_operations", dictOf(newRef(), "cancel")) // the wish is noted, whatever the task's state (xapi_task.ml)
-		if run := c.running[o.ref]; run != nil && !run.stopped {
+		if run := c.running[o.ref]; run != nil && !run.stopped && !run.uncancellable {
 			run.stopped = true
 			close(run.stop)
 		}
@@ -125,7 +125,11 @@ func (c *call) work(to float64) error {
 		return c.cancelled()
 	}
 	c.taskRef()
-	c.set(c.task, "allowed_operations", []any{"cancel"})
+	if c.uncancellable {
+		c.set(c.task, "allowed_operations", emptySet)
+	} else {
+		c.set(c.task, "allowed_operations", []any{"cancel"})
+	}
 	if hold != nil {
 		hold.reach()
 		if err := c.pause(func() <-chan struct{} { return hold.released }, nil); err != nil {

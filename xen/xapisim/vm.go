@@ -239,6 +239,7 @@ func (s *Sim) destroyVM(vm *object) {
 		}
 	}
 	delete(s.memory, vm.ref)
+	delete(s.metadata, vm.ref)
 	s.remove(vm)
 	for _, snap := range s.all("VM") { // snapshots outlive the VM; their link then points nowhere
 		if snap.str("snapshot_of") == vm.ref {
