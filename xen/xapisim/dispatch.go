@@ -29,7 +29,7 @@ type call struct {
 	stop          chan struct{} // closed by task.cancel
 	stopped       bool
 	uncancellable bool
-	lostTask      bool // the pool forgot the task (master change)
+	aborted       bool
 }
 
 func (c *call) str(i int) string {

@@ -11,3 +11,4 @@ func (s *Sim) unbindGPUs(vm *object)                {}
 func (s *Sim) movableVGPU(ref string) bool          { return false }
 func (s *Sim) sriovPCI(vm *object, ref string) bool { return false }
 func (s *Sim) canHaveGPUs(vm, host *object) error   { return nil }
+func (s *Sim) applyDom0Access(h *object)            {}

@@ -40,6 +40,9 @@ var memoryHandlers = map[string]handler{
 			return nil, err
 		}
 		return c.withOp(vm, "changing_VCPUs_live", func() (any, error) {
+			if err := c.licensed("set_vcpus_number_live"); err != nil {
+				return nil, err
+			}
 			n := c.num(1)
 			if n < 1 {
 				return nil, fail("INVALID_VALUE", "nvcpu", itoa(n))

@@ -39,8 +39,8 @@ var placementHandlers = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
-		if c.restricted("wlb") {
-			return nil, fail("LICENCE_RESTRICTION", "WLB")
+		if err := c.licensed("wlb"); err != nil {
+			return nil, err
 		}
 		if !c.pool.is("wlb_enabled") {
 			return nil, fail("WLB_NOT_INITIALIZED")

@@ -47,6 +47,9 @@ func (c *call) start(op, host string, paused bool) (any, error) {
 			return nil, err
 		}
 	}
+	if err := c.licensed("vm_start"); err != nil {
+		return nil, err
+	}
 	return c.withOp(vm, op, func() (any, error) {
 		if err := c.validateStart(vm); err != nil {
 			return nil, err

@@ -25,32 +25,33 @@ type Sim struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	cert        certificate
-	mu          sync.Mutex
-	tables      map[string]*table
-	gen         uint64
-	deleted     []deletion
-	lost        uint64        // event tokens older than this are refused
-	changed     chan struct{} // closed at the next change; nil while nobody waits
-	pool        *object
-	nodes       []*node
-	master      int
-	calls       map[string]int
-	faults      []*faultState
-	holds       []*Hold
-	durations   map[string]time.Duration
-	running     map[string]*call // by task reference
-	disks       map[string]*layer
-	memory      map[string]string // what is in a VM's RAM, by VM or suspend VDI reference
-	layers      int
-	localLogins map[string]bool
-	closed      bool
-	domid       int64
-	reserved    map[string]string // host by VM, while it starts
-	full        map[string]bool   // SRs without room
-	blocked     map[string]int64  // room taken in an SR by nothing that shows
-	bulk        bool
-	metadata    map[string][]any // a VM's record when its snapshot was taken, by snapshot
+	cert              certificate
+	mu                sync.Mutex
+	tables            map[string]*table
+	gen               uint64
+	deleted           []deletion
+	lost              uint64        // event tokens older than this are refused
+	changed           chan struct{} // closed at the next change; nil while nobody waits
+	pool              *object
+	nodes             []*node
+	master            int
+	calls             map[string]int
+	faults            []*faultState
+	holds             []*Hold
+	durations         map[string]time.Duration
+	running           map[string]*call // by task reference
+	disks             map[string]*layer
+	memory            map[string]string // what is in a VM's RAM, by VM or suspend VDI reference
+	layers            int
+	localLogins       map[string]bool
+	closed            bool
+	domid             int64
+	reserved          map[string]string // host by VM, while it starts
+	full              map[string]bool   // SRs without room
+	blocked           map[string]int64  // room taken in an SR by nothing that shows
+	bulk              bool
+	storageMigrations int
+	metadata          map[string][]any // a VM's record when its snapshot was taken, by snapshot
 }
 
 // node is one host's web server.
@@ -116,6 +117,7 @@ func Start(cfg Config) (*Sim, error) {
 		s.Close()
 		return nil, err
 	}
+	register(s)
 	for _, n := range s.nodes {
 		s.wg.Go(func() { n.web.serve() })
 	}
@@ -128,6 +130,7 @@ func (s *Sim) Close() {
 	s.closed = true
 	nodes := s.nodes
 	s.mu.Unlock()
+	unregister(s)
 	s.cancel()
 	for _, n := range nodes {
 		n.web.close()

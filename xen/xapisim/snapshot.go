@@ -12,10 +12,10 @@ func checkpoint(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.restricted("checkpoint") {
-		return nil, fail("LICENCE_RESTRICTION", "checkpoint")
-	}
 	return c.withOp(vm, "checkpoint", func() (any, error) {
+		if err := c.licensed("checkpoint"); err != nil {
+			return nil, err
+		}
 		var ram *object
 		switch vm.str("power_state") {
 		case "Suspended":

@@ -173,11 +173,11 @@ func (c *call) pause(until func() <-chan struct{}, timer <-chan time.Time) error
 }
 
 func (c *call) cancelled() error {
+	if c.aborted {
+		return fail("HOST_OFFLINE", c.nodes[c.node].host)
+	}
 	if c.stopped {
 		return fail("TASK_CANCELLED", c.taskRef())
-	}
-	if c.lostTask {
-		return fail("HOST_STILL_BOOTING")
 	}
 	return nil
 }
