@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 )
@@ -49,4 +50,25 @@ func Cached(ctx context.Context, name, key string, build func(ctx context.Contex
 		return "", fmt.Errorf("lab: build %s: %w", name, err)
 	}
 	return dir, os.Rename(tmp, dir)
+}
+
+// CopyFile copies a file and makes the folders that to needs.
+func CopyFile(to, from string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
 }

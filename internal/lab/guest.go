@@ -13,16 +13,19 @@ import (
 //go:embed guest-init.sh
 var guestInit []byte
 
-// A guest needs these to see virtio and e1000 hardware, an ext4 disk and its power button.
+// A guest needs these to see virtio, e1000 and Xen hardware, an ext4 disk and its power button.
 var guestModules = []string{
 	"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "virtio_balloon", "virtio_console",
-	"e1000", "e1000e", "ext4", "button", "evdev",
+	"e1000", "e1000e", "ext4", "button", "evdev", "xen_blkfront", "xen_netfront",
 }
 
 // The scripts that the guest agent calls for shutting down and for setting the hardware clock.
 const (
 	guestShutdown = "#!/bin/sh\n(/bin/busybox sleep 0.5\ncase \" $* \" in *\" -r \"*) /bin/busybox reboot -f ;; *) /bin/busybox poweroff -f ;; esac) &\n"
 	guestHWClock  = "#!/bin/sh\nexec /bin/busybox hwclock \"$@\"\n"
+	// The kernel calls these when Xen asks a guest to end.
+	guestPoweroff = "#!/bin/sh\nexec /bin/busybox poweroff -f\n"
+	guestReboot   = "#!/bin/sh\nexec /bin/busybox reboot -f\n"
 )
 
 // CountingInitrd returns the initial RAM file system of a guest that counts on its console. It
@@ -33,7 +36,7 @@ func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
 	if err := Install(ctx, "busybox-static"); err != nil {
 		return "", err
 	}
-	key := strings.Join(append(guestModules, "1", k.Version, string(guestInit), guestShutdown, guestHWClock), "\x00")
+	key := strings.Join(append(guestModules, "1", k.Version, string(guestInit), guestShutdown, guestHWClock, guestPoweroff, guestReboot), "\x00")
 	dir, err := Cached(ctx, "guest", key, func(ctx context.Context, dir string) error {
 		agent, err := os.MkdirTemp("", "anyvisor-agent-")
 		if err != nil {
@@ -47,6 +50,8 @@ func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
 			"init":          {Content: guestInit},
 			"sbin/shutdown": {Content: []byte(guestShutdown)},
 			"sbin/hwclock":  {Content: []byte(guestHWClock)},
+			"sbin/poweroff": {Content: []byte(guestPoweroff)},
+			"sbin/reboot":   {Content: []byte(guestReboot)},
 		}
 		if err := i.AddBusybox(); err != nil {
 			return err

@@ -1,7 +1,8 @@
 // Lab installs what the test labs need, and runs one for use by hand.
 //
-//	lab install   installs the Debian packages of the KVM lab, libvirt's headers for cgo included
-//	lab kvm       starts two libvirt hosts, prints their URIs, and stops them at the end of input
+//	lab install   installs the Debian packages of all labs, libvirt's headers for cgo included
+//	lab kvm       starts two libvirt/QEMU hosts, prints their URIs, and stops them at the end of input
+//	lab xen       does the same with two Xen hosts
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
+	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
 )
 
 func main() {
@@ -26,15 +28,17 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("usage: lab install|kvm")
+		return fmt.Errorf("usage: lab install|kvm|xen")
 	}
 	switch args[0] {
 	case "install":
-		return lab.Install(ctx, kvmlab.Packages...)
+		return lab.Install(ctx, append(xenlab.Packages, kvmlab.Packages...)...)
 	case "kvm":
 		return runKVM(ctx)
+	case "xen":
+		return runXen(ctx)
 	}
-	return fmt.Errorf("unknown lab %q: there are install and kvm", args[0])
+	return fmt.Errorf("unknown lab %q: there are install, kvm and xen", args[0])
 }
 
 func runKVM(ctx context.Context) error {
@@ -46,10 +50,27 @@ func runKVM(ctx context.Context) error {
 		fmt.Printf("%s\t%s\t%s\n", h.Name, h.URI, h.TCPURI)
 	}
 	fmt.Printf("kernel\t%s\ninitrd\t%s\nshared\t%s\n", l.Kernel, l.Initrd, l.Shared)
+	await(ctx)
+	return l.Stop()
+}
+
+func runXen(ctx context.Context) error {
+	l, err := xenlab.Start(ctx, xenlab.Config{Hosts: 2})
+	if err != nil {
+		return err
+	}
+	for _, h := range l.Hosts {
+		fmt.Printf("%s\t%s\t%s\t%s\t%s\n", h.Name, h.URI, h.SSHURI, h.PeerURI, h.MigrateURI)
+	}
+	await(ctx)
+	return l.Stop()
+}
+
+// await returns at the end of standard input or of ctx.
+func await(ctx context.Context) {
 	go func() {
 		<-ctx.Done()
 		os.Stdin.Close()
 	}()
 	io.Copy(io.Discard, os.Stdin)
-	return l.Stop()
 }

@@ -1,0 +1,157 @@
+package xenlab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/anyvisor/anyvisor/internal/lab"
+	"github.com/anyvisor/anyvisor/internal/lab/qemu"
+)
+
+// Host is one Xen host of the lab.
+type Host struct {
+	Name       string // also its host name: xen1, xen2
+	URI        string // xen+tcp, for this machine
+	SSHURI     string // xen+ssh with the lab's key, for this machine; slow
+	PeerURI    string // xen+tcp as the other host sees it: the desturi of peer-to-peer migration
+	MigrateURI string // tcp://, where the other host sends a guest's memory
+	SSHPort    int    // on 127.0.0.1, user root
+
+	number  int
+	dir     string
+	key     string
+	machine *qemu.Machine
+}
+
+const (
+	hostMemory = 1280 // MiB
+	dom0Memory = 560
+	// Without la57 and smap because a PV dom0 dies of them under QEMU 7.2's emulation, without
+	// rdtscp because Xen can't emulate that for PVH guests.
+	cpu = "max,-la57,-smap,-rdtscp"
+)
+
+func (h *Host) powerOn(img *image) (err error) {
+	ports := make([]int, 2)
+	for i := range ports {
+		if ports[i], err = qemu.FreePort(); err != nil {
+			return err
+		}
+	}
+	h.SSHPort = ports[0]
+	h.URI = fmt.Sprintf("xen+tcp://127.0.0.1:%d/", ports[1])
+	h.SSHURI = fmt.Sprintf("xen+ssh://root@127.0.0.1:%d/system?keyfile=%s&no_verify=1", h.SSHPort, h.key)
+	h.PeerURI = fmt.Sprintf("xen+tcp://10.99.0.%d/", h.number)
+	h.MigrateURI = fmt.Sprintf("tcp://10.99.0.%d", h.number)
+	wire := func(host int) string { return filepath.Join(h.dir, fmt.Sprintf("wire%d", host)) }
+	h.machine, err = qemu.Start(h.Name, h.dir,
+		"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", cpu, "-smp", "1", "-m", strconv.Itoa(hostMemory),
+		"-uuid", fmt.Sprintf("5e000000-0000-4000-8000-%012d", h.number),
+		// Interrupt remapping is left out: Xen does not get along with QEMU's.
+		"-device", "intel-iommu,intremap=off",
+		"-kernel", img.xen,
+		"-append", fmt.Sprintf("console=com1 dom0_mem=%dM,max:%dM dom0_max_vcpus=1 iommu=no-intremap noreboot loglvl=warning", dom0Memory, dom0Memory),
+		"-initrd", fmt.Sprintf("%s console=hvc0 quiet mitigations=off nokaslr net.ifnames=0 cryptomgr.notests lab.host=%d,%s", img.kernel, h.number, img.initrd),
+		"-drive", "file="+img.disk+",format=raw,if=none,id=root,snapshot=on,cache=unsafe", "-device", "virtio-blk-pci,drive=root,addr=3",
+		"-netdev", fmt.Sprintf("user,id=n0,hostfwd=tcp:127.0.0.1:%d-:22,hostfwd=tcp:127.0.0.1:%d-:16509", ports[0], ports[1]),
+		"-device", "virtio-net-pci,netdev=n0,addr=4,romfile=",
+		"-netdev", fmt.Sprintf("dgram,id=n1,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", wire(h.number), wire(3-h.number)),
+		"-device", fmt.Sprintf("virtio-net-pci,netdev=n1,addr=5,romfile=,mac=52:54:00:99:00:%02x", h.number),
+		// Something to pass through: a function of its own IOMMU group that can reset itself.
+		"-device", "pcie-root-port,id=rp1,chassis=1,slot=1,addr=10", "-device", "virtio-rng-pci,bus=rp1,addr=0",
+	)
+	return err
+}
+
+func (h *Host) waitReady(ctx context.Context) error {
+	err := h.machine.Wait(ctx, "waiting for libvirtd", func(ctx context.Context) error {
+		if text, _ := os.ReadFile(h.machine.Console); bytes.Contains(text, []byte("Domain 0 crashed")) {
+			h.machine.Stop()
+		}
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		_, err := h.Virsh(ctx, "list")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("xenlab: %w", err)
+	}
+	for _, args := range [][]string{
+		{"pool-define-as", "default", "dir", "--target", ImageDir}, {"pool-start", "default"}, {"pool-autostart", "default"},
+	} {
+		if _, err := h.Virsh(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) stop() {
+	if h.machine == nil {
+		return
+	}
+	// The connection that ssh keeps open would outlive the host otherwise.
+	if _, err := os.Stat(h.file("ssh")); err == nil {
+		exec.Command("ssh", "-q", "-o", "ControlPath="+h.file("ssh"), "-O", "exit", "root@127.0.0.1").Run()
+	}
+	h.machine.Stop()
+}
+
+// Virsh runs this machine's virsh on the host and returns its standard output without trailing space.
+func (h *Host) Virsh(ctx context.Context, args ...string) (string, error) {
+	out, err := lab.Command(ctx, "virsh", append([]string{"-q", "-c", h.URI}, args...)...)
+	return strings.TrimRight(out, " \n"), err
+}
+
+// Run runs a shell command line as root in dom0 and returns its standard output.
+func (h *Host) Run(ctx context.Context, command string) (string, error) {
+	return lab.Command(ctx, "ssh", "-q", "-i", h.key, "-p", strconv.Itoa(h.SSHPort),
+		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=60",
+		"-o", "ControlMaster=auto", "-o", "ControlPersist=600", "-o", "ControlPath="+h.file("ssh"),
+		"root@127.0.0.1", command)
+}
+
+// ReadConsole returns what a guest printed on its console since it came to this host.
+func (h *Host) ReadConsole(ctx context.Context, name string) ([]byte, error) {
+	out, err := h.Run(ctx, "cat "+quote(consoleLog(name)))
+	return []byte(out), err
+}
+
+// ClearConsole empties a guest's console log, so that counts of an earlier boot don't satisfy WaitTick.
+func (h *Host) ClearConsole(ctx context.Context, name string) error {
+	log := quote(consoleLog(name))
+	_, err := h.Run(ctx, "test ! -e "+log+" || : >"+log)
+	return err
+}
+
+func consoleLog(name string) string { return path.Join("/var/log/xen/console", "guest-"+name+".log") }
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// WaitTick waits until the counting guest has counted to at least n on this host, and returns its
+// newest count.
+func (h *Host) WaitTick(ctx context.Context, name string, n int) (tick int, err error) {
+	err = h.machine.Wait(ctx, "waiting for guest "+name, func(ctx context.Context) error {
+		text, err := h.ReadConsole(ctx, name)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(text, []byte("Kernel panic")) {
+			return errors.New("guest panicked: " + string(text))
+		}
+		if tick, _ = lab.LastTick(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))); tick < max(n, 1) {
+			return fmt.Errorf("guest %s on %s has counted to %d, not %d; console: %q", name, h.Name, tick, n, text[max(0, len(text)-300):])
+		}
+		return nil
+	})
+	return tick, err
+}

@@ -1,0 +1,112 @@
+package xenlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Config says what to start. The zero value is one host.
+type Config struct {
+	Hosts int // 1 or 2; 0 means 1
+}
+
+// Lab is a running set of Xen hosts.
+type Lab struct {
+	Hosts []*Host
+	Dir   string // the lab's own folder, on this machine
+}
+
+// Paths inside every dom0.
+const (
+	GuestKernel = "/lab/vmlinux"            // for PV and PVH guests
+	GuestInitrd = "/lab/guest.cpio.gz"      // counting guest, see lab.CountingInitrd; console=hvc0
+	ImageDir    = "/var/lib/libvirt/images" // folder of the pool "default"
+	Bridge      = "xenbr0"                  // joins both hosts; no DHCP
+)
+
+// Start builds the dom0 image if it is not in the cache, and boots the hosts. ctx bounds the
+// start only. The error wraps lab.ErrUnavailable where no lab can run.
+func Start(ctx context.Context, cfg Config) (*Lab, error) {
+	if cfg.Hosts == 0 {
+		cfg.Hosts = 1
+	}
+	if cfg.Hosts < 1 || cfg.Hosts > 2 {
+		return nil, fmt.Errorf("xenlab: %d hosts asked for, 1 or 2 are possible", cfg.Hosts)
+	}
+	img, err := fetchImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "avxen")
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{Dir: dir}
+	if err := l.start(ctx, cfg.Hosts, img); err != nil {
+		return nil, errors.Join(err, l.Stop())
+	}
+	return l, nil
+}
+
+func (l *Lab) start(ctx context.Context, hosts int, img *image) error {
+	for i := range hosts {
+		h := &Host{Name: fmt.Sprintf("xen%d", i+1), number: i + 1, dir: l.Dir, key: img.key}
+		l.Hosts = append(l.Hosts, h)
+		if err := h.powerOn(img); err != nil {
+			return err
+		}
+	}
+	var g errgroup.Group
+	for _, h := range l.Hosts {
+		g.Go(func() error { return h.waitReady(ctx) })
+	}
+	return g.Wait()
+}
+
+// WriteXML puts text into a new file below the lab's folder and returns its path, for virsh
+// commands that take a file.
+func (l *Lab) WriteXML(text string) string {
+	f, err := os.CreateTemp(l.Dir, "*.xml")
+	if err != nil {
+		panic(err) // the lab's own folder is gone: no test can go on
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		panic(err)
+	}
+	return f.Name()
+}
+
+// Stop pulls the plug of every host and removes the lab's files. It may be called again.
+func (l *Lab) Stop() error {
+	for _, h := range l.Hosts {
+		h.stop()
+	}
+	l.Hosts = nil
+	return os.RemoveAll(l.Dir)
+}
+
+// GuestXML describes a counting guest of 160 MiB without disk or network. Kind is "pv" or "pvh".
+func GuestXML(kind, name, uuid string) string {
+	osType, machine, clock := "linux", "xenpv", ""
+	if kind == "pvh" {
+		// With an emulated TSC, Xen would have to decode RDTSCP, which this one fails to do under QEMU.
+		osType, machine, clock = "xenpvh", "xenpvh", "<clock offset='utc'><timer name='tsc' present='yes' mode='native'/></clock>"
+	}
+	return fmt.Sprintf(`<domain type='xen'>
+  <name>%s</name><uuid>%s</uuid>
+  <memory unit='MiB'>160</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='%s'>%s</type><kernel>%s</kernel><initrd>%s</initrd>
+    <cmdline>console=hvc0 quiet nokaslr mitigations=off</cmdline></os>
+  %s<on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
+  <devices><console type='pty'><target type='xen' port='0'/></console></devices>
+</domain>
+`, name, uuid, machine, osType, GuestKernel, GuestInitrd, clock)
+}
+
+func (h *Host) file(name string) string { return filepath.Join(h.dir, h.Name+"."+name) }
