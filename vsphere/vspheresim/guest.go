@@ -254,6 +254,3 @@ func (s *Sim) furnishGuestOperations() {
 
 // guestProcess is a program that guest operations started.
 type guestProcess struct{ info types.GuestProcessInfo }
-
-// applyCustomization does what a pending customization asks for, at the power-on after it.
-func (s *Sim) applyCustomization(*simulator.Context, *simulator.VirtualMachine) {}

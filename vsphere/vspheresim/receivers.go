@@ -14,6 +14,9 @@ func (s *Sim) receivers() map[string]interface {
 		mo.Reference
 		bind(*Sim, ref)
 	}{
+		"FileManager":            new(fileFront),
+		"Folder":                 new(folderFront),
+		"VirtualDiskManager":     new(diskFront),
 		"Task":                   new(taskFront),
 		"VirtualMachine":         new(vmFront),
 		"VirtualMachineSnapshot": new(snapshotFront),

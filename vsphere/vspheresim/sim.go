@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/simulator/vpx"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	// The REST endpoints (tags), the lookup and token services, and storage policies of a vCenter.
@@ -34,6 +35,8 @@ type Sim struct {
 	cancels map[types.ManagedObjectReference]context.CancelFunc
 	vms     map[types.ManagedObjectReference]*vmState
 	hosts   map[types.ManagedObjectReference]*hostState
+	loose   map[string]looseDisk          // disks that no machine has, by file
+	parked  map[string]*mo.VirtualMachine // machines that were unregistered, by the path of their vmx file
 	fronts  map[string]methodSet
 	nextMAC uint32
 	chain   int32 // event chains, atomic
@@ -79,6 +82,8 @@ func Start(cfg Config) (*Sim, error) {
 		cancels:    map[types.ManagedObjectReference]context.CancelFunc{},
 		vms:        map[types.ManagedObjectReference]*vmState{},
 		hosts:      map[types.ManagedObjectReference]*hostState{},
+		loose:      map[string]looseDisk{},
+		parked:     map[string]*mo.VirtualMachine{},
 		taskDelays: map[string]time.Duration{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

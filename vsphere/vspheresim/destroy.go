@@ -1,0 +1,203 @@
+package vspheresim
+
+import (
+	"os"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// DestroyTask: API reference ManagedEntity.Destroy_Task; InvalidPowerState for a machine that is not off. vSphere programming guide,
+// "Removing Snapshots and Deleting Linked Virtual Machines": the files of a disk that other machines share are kept.
+func (f *vmFront) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) soap.HasFault {
+	s := f.sim
+	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: s.start(ctx,
+		s.vmJob("Destroy_Task", "destroy", req.This, false,
+			func(vm *simulator.VirtualMachine) types.BaseMethodFault {
+				if vm.Runtime.PowerState == poweredOn {
+					return wrongPower(vm, poweredOff)
+				}
+				return nil
+			},
+			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+				s.destroy(ctx, vm)
+				return nil, nil
+			}))}}
+}
+
+// destroy deletes a machine and the files that nobody else needs.
+func (s *Sim) destroy(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	files := s.filesOf(vm)
+	kept := map[string]bool{}
+	for f := range files {
+		if held := s.holders(f, vm.Self); len(held) > 0 {
+			kept[f] = true
+		}
+	}
+	m := vm.VirtualMachine
+	s.takeSpace(ctx, s.placeOf(vm).datastore, -usedSpace(m.Config.Hardware.Device))
+	s.remove(ctx, vm)
+	for f := range files {
+		if !kept[f] {
+			s.deleteDiskFile(&m, f)
+			delete(s.loose, f)
+		}
+	}
+	for _, f := range m.LayoutEx.File {
+		if f.Type != "diskDescriptor" && f.Type != "diskExtent" {
+			if p := s.filePath(&m, f.Name); p != "" {
+				_ = os.Remove(p)
+			}
+		}
+	}
+	if len(kept) == 0 {
+		dir := vmDir(&m)
+		if p := s.filePath(&m, dir.String()); p != "" {
+			_ = os.RemoveAll(p)
+		}
+	}
+}
+
+// remove takes a machine and its snapshots out of the inventory.
+func (s *Sim) remove(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	reg := s.registry()
+	s.event(ctx, vm, func(e types.VmEvent) types.BaseEvent { return &types.VmRemovedEvent{VmEvent: e} })
+	for _, snap := range s.snapshotsOf(vm) {
+		reg.Remove(ctx, snap.Self)
+	}
+	if h := s.host(*vm.Runtime.Host); h != nil {
+		s.setList(ctx, h, "vm", without(h.Vm, vm.Self))
+	}
+	if vm.ResourcePool != nil {
+		if obj, list := s.poolVMs(*vm.ResourcePool); obj != nil {
+			s.setList(ctx, obj, "vm", without(*list, vm.Self))
+		}
+	}
+	for _, r := range vm.Datastore {
+		if d := s.datastore(r); d != nil {
+			s.setList(ctx, d, "vm", without(d.Vm, vm.Self))
+		}
+	}
+	if f := s.folder(*vm.Parent); f != nil {
+		s.setList(ctx, reg.Get(f.Self), "childEntity", without(f.ChildEntity, vm.Self))
+	}
+	reg.Remove(ctx, vm.Self)
+	delete(s.vms, vm.Self)
+}
+
+// UnregisterVM: API reference VirtualMachine.UnregisterVM; InvalidPowerState. The files stay, and RegisterVM_Task finds the machine again.
+func (f *vmFront) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) soap.HasFault {
+	s, body := f.sim, new(methods.UnregisterVMBody)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	vm, fault := s.live(req.This)
+	switch {
+	case fault != nil:
+	case vm.Runtime.PowerState == poweredOn:
+		fault = wrongPower(vm, poweredOff)
+	case s.busy[vm.Self] != nil:
+		fault = &types.TaskInProgress{Task: s.busy[vm.Self].task}
+	}
+	if fault != nil {
+		body.Fault_ = soapFault(fault)
+		return body
+	}
+	m := clone(vm.VirtualMachine)
+	s.parked[m.Config.Files.VmPathName] = &m
+	for _, d := range disksOf(m.Config.Hardware.Device) {
+		if b := fileBacking(d); b != nil {
+			s.loose[b.FileName] = looseDisk{backing: b, size: d.CapacityInBytes}
+		}
+	}
+	s.remove(s.fork(ctx), vm)
+	body.Res = new(types.UnregisterVMResponse)
+	return body
+}
+
+// RegisterVMTask: API reference Folder.RegisterVM_Task; AlreadyExists "if the virtual machine is already registered", DuplicateName,
+// NotFound "if the configuration file is not found", InvalidArgument for a template with a pool or a machine without.
+func (f *folderFront) RegisterVMTask(ctx *simulator.Context, req *types.RegisterVM_Task) soap.HasFault {
+	s := f.sim
+	var at place
+	var m *moVM
+	return &methods.RegisterVM_TaskBody{Res: &types.RegisterVM_TaskResponse{Returnval: s.start(ctx, job{
+		method: "RegisterVM_Task", id: "Folder.registerVm", entity: req.This,
+		check: func() (fault types.BaseMethodFault) {
+			m, at, fault = s.checkRegister(req)
+			return fault
+		},
+		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			n := clone(*m)
+			if req.Name != "" {
+				n.Config.Name = escapeName(req.Name)
+			}
+			n.Config.Template = req.AsTemplate
+			n.Snapshot, n.RootSnapshot = nil, nil
+			delete(s.parked, req.Path)
+			vm := s.insert(ctx, &n, at, true)
+			s.event(ctx, vm, func(e types.VmEvent) types.BaseEvent { return &types.VmRegisteredEvent{VmEvent: e} })
+			return vm.Self, nil
+		},
+	})}}
+}
+
+func (s *Sim) checkRegister(req *types.RegisterVM_Task) (*moVM, place, types.BaseMethodFault) {
+	switch {
+	case req.Path == "":
+		return nil, place{}, invalid("path")
+	case req.AsTemplate && req.Host == nil:
+		return nil, place{}, invalid("host")
+	case req.AsTemplate && req.Pool != nil:
+		return nil, place{}, invalid("pool")
+	case !req.AsTemplate && req.Pool == nil:
+		return nil, place{}, invalid("pool")
+	}
+	for _, vm := range s.allVMs() {
+		if vm.Config.Files.VmPathName == req.Path {
+			return nil, place{}, &types.AlreadyExists{Name: vm.Self.Value}
+		}
+	}
+	m := s.parked[req.Path]
+	if m == nil {
+		return nil, place{}, new(types.NotFound)
+	}
+	name := req.Name
+	if name == "" {
+		name = m.Config.Name
+	}
+	if fault := s.checkName(nil, name, req.This, ref{}); fault != nil {
+		return nil, place{}, fault
+	}
+	pool := req.Pool
+	if pool == nil {
+		if c := s.computeOfHost(s.host(*req.Host)); c != nil {
+			pool = c.ResourcePool
+		}
+	}
+	var datastore *ref
+	for _, e := range s.registry().All("Datastore") {
+		if d, ok := e.(*simulator.Datastore); ok && d.Name == dsPath(req.Path).Datastore && has(s.hostsOf(*pool)[0].Datastore, d.Self) {
+			datastore = &d.Self
+		}
+	}
+	if datastore == nil {
+		return nil, place{}, &types.InvalidDatastore{Name: dsPath(req.Path).Datastore}
+	}
+	at, fault := s.choose(place{}, &req.This, pool, req.Host, datastore, m.Config)
+	return m, at, fault
+}
+
+// hostsOf is the hosts of the cluster of a pool.
+func (s *Sim) hostsOf(pool ref) []*simulator.HostSystem {
+	var out []*simulator.HostSystem
+	if c := s.poolOwner(pool); c != nil {
+		for _, r := range c.Host {
+			if h := s.host(r); h != nil {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
