@@ -82,16 +82,22 @@ func (i Initrd) AddProgram(ctx context.Context, to, from string) error {
 	return nil
 }
 
-// WriteFile writes the archive as the kernel wants it: cpio "newc", gzipped, with owner root and
-// fixed times, so that equal content gives an equal file.
+// WriteFile writes the archive as the kernel wants it: cpio "newc", gzipped if the name ends in .gz,
+// with owner root and fixed times, so that equal content gives an equal file.
 func (i Initrd) WriteFile(name string) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	z, _ := gzip.NewWriterLevel(f, gzip.BestSpeed)
-	w := &cpioWriter{w: z}
+	w := &cpioWriter{w: f}
+	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(name, ".gz") {
+		w.w = z
+	}
 	dirs := map[string]bool{".": true}
 	for _, p := range slices.Sorted(i.paths()) {
 		for _, d := range parents(p) {
@@ -111,8 +117,10 @@ func (i Initrd) WriteFile(name string) error {
 	if w.err != nil {
 		return w.err
 	}
-	if err := z.Close(); err != nil {
-		return err
+	if w.w == z {
+		if err := z.Close(); err != nil {
+			return err
+		}
 	}
 	return f.Close()
 }

@@ -3,6 +3,7 @@
 //	lab install   installs the Debian packages of all labs, libvirt's headers for cgo included
 //	lab kvm       starts two libvirt/QEMU hosts, prints their URIs, and stops them at the end of input
 //	lab xen       does the same with two Xen hosts
+//	lab vfio      does the same with a nested host that has devices to pass through
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
+	"github.com/anyvisor/anyvisor/internal/lab/vfiolab"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
 )
 
@@ -28,7 +30,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("usage: lab install|kvm|xen")
+		return fmt.Errorf("usage: lab install|kvm|xen|vfio")
 	}
 	switch args[0] {
 	case "install":
@@ -37,8 +39,10 @@ func run(ctx context.Context, args []string) error {
 		return runKVM(ctx)
 	case "xen":
 		return runXen(ctx)
+	case "vfio":
+		return runVFIO(ctx)
 	}
-	return fmt.Errorf("unknown lab %q: there are install, kvm and xen", args[0])
+	return fmt.Errorf("unknown lab %q: there are install, kvm, xen and vfio", args[0])
 }
 
 func runKVM(ctx context.Context) error {
@@ -73,4 +77,14 @@ func await(ctx context.Context) {
 		os.Stdin.Close()
 	}()
 	io.Copy(io.Discard, os.Stdin)
+}
+
+func runVFIO(ctx context.Context) error {
+	l, err := vfiolab.Start(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("vfio1\t%s\nkernel\t%s\ninitrd\t%s\n", l.URI, l.Kernel, l.Initrd)
+	await(ctx)
+	return l.Stop()
 }

@@ -1,0 +1,17 @@
+// Package vfiolab starts a nested libvirt/QEMU host that has an IOMMU and PCI devices to pass
+// through, all emulated by QEMU, so that tests can use VFIO for real on a machine without either.
+//
+//	l, err := vfiolab.Start(ctx)
+//	if err != nil {
+//		lab.Skip(t, err) // skips where no lab can run, fails on CI
+//	}
+//	defer l.Stop()
+//	conn, err := libvirt.NewConnect(l.URI)
+//	_, err = l.Virsh(ctx, "create", l.WriteXML(l.GuestXML("vm", vfiolab.Display)), "--paused") // or running: takes minutes to boot
+//	out, err := l.Virsh(ctx, "qemu-monitor-command", "vm", "--hmp", "info pci") // shows 1234:1111, the display device
+//	text, err := l.WaitSerial(ctx, "vm", "READY")                                 // "PCI 0000:00:02.0 0x1234:0x1111 class=0x038000"
+//	_, err = l.Run(ctx, "echo 4 >/sys/bus/pci/devices/"+vfiolab.NVMe+"/sriov_numvfs")
+//
+// The nested host sees this machine's root read-only below a layer in memory, so it runs the same
+// libvirt and QEMU, and finds the same files under the same paths.
+package vfiolab
