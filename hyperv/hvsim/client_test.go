@@ -299,7 +299,23 @@ type arg struct {
 }
 
 func (c *client) call(r ref, method string, args ...arg) (*obj, error) {
-	uri := wmiNS + virtNS + "/" + r.Class
+	return c.callNS(virtNS, r, method, args...)
+}
+
+func (c *client) callNS(ns string, r ref, method string, args ...arg) (*obj, error) {
+	body, err := c.rawNS(ns, r, method, args...)
+	if err != nil {
+		return nil, err
+	}
+	return toObj(body.Kids[0]), nil
+}
+
+func (c *client) raw(r ref, method string, args ...arg) (*elem, error) {
+	return c.rawNS(virtNS, r, method, args...)
+}
+
+func (c *client) rawNS(ns string, r ref, method string, args ...arg) (*elem, error) {
+	uri := wmiNS + ns + "/" + r.Class
 	b := `<p:` + method + `_INPUT xmlns:p="` + uri + `">`
 	put := func(n string, v any) {
 		switch x := v.(type) {
@@ -323,11 +339,7 @@ func (c *client) call(r ref, method string, args ...arg) (*obj, error) {
 			put(a.name, a.val)
 		}
 	}
-	body, err := c.soap(uri, uri+"/"+method, r.selectors(), b+`</p:`+method+`_INPUT>`)
-	if err != nil {
-		return nil, err
-	}
-	return toObj(body.Kids[0]), nil
+	return c.soap(uri, uri+"/"+method, strings.ReplaceAll(r.selectors(), virtNS, ns), b+`</p:`+method+`_INPUT>`)
 }
 
 // do calls a method that must return 0, or 4096 and a job that ends well.

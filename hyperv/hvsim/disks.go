@@ -31,10 +31,11 @@ type file struct {
 
 // disk is the inside of a VHD or VHDX file. A cell stands for a region that a guest wrote.
 type disk struct {
-	id, parentID string
+	id           string // VirtualDiskId
+	write        string // changes with every writer that opens it; a child notes it (the data write GUID of MS-VHDX)
 	kind, format uint16
 	size         uint64
-	parent       string // path
+	parent, link string // parent path and its write GUID as the child noted it
 	cells        map[string]string
 }
 
@@ -90,7 +91,7 @@ func (h *Host) chain(p string) (paths []string, ok bool) {
 		if d.kind != diskDiff {
 			return paths, true
 		}
-		if up := h.disk(d.parent); up == nil || up.id != d.parentID {
+		if up := h.disk(d.parent); up == nil || up.write != d.link {
 			return paths, false
 		}
 		p = d.parent
@@ -125,7 +126,7 @@ func (h *Host) children(p string) []string {
 // newDiff makes a differencing disk on top of parent.
 func (h *Host) newDiff(p, parent string) *file {
 	up := h.disk(parent)
-	return h.put(&file{path: p, disk: &disk{id: h.sim.newID(), kind: diskDiff, format: up.format, size: up.size, parent: parent, parentID: up.id, cells: map[string]string{}}})
+	return h.put(&file{path: p, disk: &disk{id: h.sim.newID(), write: h.sim.newID(), kind: diskDiff, format: up.format, size: up.size, parent: parent, link: up.write, cells: map[string]string{}}})
 }
 
 // copyFile copies a file to another path, possibly on another host.
@@ -170,11 +171,15 @@ func join(d, name string) string { return strings.TrimRight(d, `\/`) + `\` + nam
 
 // absolute reports whether p is a path that the services take: a drive or UNC path without forbidden characters.
 func absolute(p string) bool {
-	drive := len(p) > 2 && p[1] == ':' && (p[2] == '\\' || p[2] == '/')
-	return (drive || strings.HasPrefix(p, `\\`)) && !strings.ContainsAny(strings.TrimPrefix(p[2:], ":"), `<>"|?*`) && !strings.Contains(p[2:], ":")
+	if len(p) < 3 {
+		return false
+	}
+	drive := p[1] == ':' && (p[2] == '\\' || p[2] == '/')
+	return (drive || strings.HasPrefix(p, `\\`)) && !strings.ContainsAny(p[2:], `<>"|?*`) && !strings.Contains(p[2:], ":")
 }
 
-// WriteDisk changes a region of a virtual disk file as a guest would, at the given path itself.
+// WriteDisk changes a region of a virtual disk file as a guest would, at the given path itself. As on a real host, a
+// write to a disk that others are based on breaks their chains.
 func (h *Host) WriteDisk(path, region, value string) error {
 	h.sim.mu.Lock()
 	defer h.sim.mu.Unlock()
@@ -183,6 +188,7 @@ func (h *Host) WriteDisk(path, region, value string) error {
 		return fmt.Errorf("hvsim: no virtual disk at %s on %s", path, h.cfg.Name)
 	}
 	d.cells[region] = value
+	d.write = h.sim.newID()
 	return nil
 }
 

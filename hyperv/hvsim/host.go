@@ -82,6 +82,7 @@ func newHost(s *Sim, n int, c HostConfig) *Host {
 		h.addDefinitions()
 		h.addNUMA()
 		h.virt.virtual[h.virt.ns.Class("Msvm_VirtualSystemExportSettingData")] = h.exportClass()
+		h.virt.virtual[h.virt.ns.Class("Msvm_SummaryInformation")] = h.summaryClass()
 	}
 	h.addDevices()
 	return h

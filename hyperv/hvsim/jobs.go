@@ -34,7 +34,7 @@ type job struct {
 	start, end time.Time
 	seq        uint64
 	done       bool
-	keep       bool         // Advance and the clock never end it: the test does, by a fault
+	keep       bool         // by a Stall fault it never ends by itself
 	finish     func() *fail // does the work; nil result is success
 	cancel     func()       // undoes what has been started; nil means that the job cannot be cancelled
 	affected   []*cimx.Instance
@@ -120,6 +120,7 @@ func (h *Host) prepareJob(spec jobSpec) *job {
 		Set("TimeBeforeRemoval", cimx.Interval(s.cfg.JobRetention)) // [D: Msvm_ConcreteJob]
 	j.inst = h.virt.add(i)
 	h.jobs[i] = j
+	j.keep = s.strike(h, "Job", j.name, func(f *Fault) bool { return f.Stall }) != nil
 	return j
 }
 
@@ -152,13 +153,11 @@ func (s *Sim) tick() {
 		s.pending = slices.Delete(s.pending, best, best+1)
 		j.complete()
 	}
-	for _, h := range s.hosts {
-		for i, j := range h.jobs {
-			if j.done && now.Sub(j.end) > s.cfg.JobRetention {
-				h.virt.remove(i)
-				delete(h.jobs, i)
-			}
-		}
+	for len(s.retired) > 0 && now.Sub(s.retired[0].end) > s.cfg.JobRetention {
+		j := s.retired[0]
+		s.retired = s.retired[1:]
+		j.h.virt.remove(j.inst)
+		delete(j.h.jobs, j.inst)
 	}
 }
 
@@ -175,6 +174,12 @@ func (j *job) complete() {
 		}
 	} else if j.finish != nil {
 		f = j.finish()
+	}
+	if j.h.sim.strike(j.h, "Job", j.name, func(f *Fault) bool { return f.Forget }) != nil {
+		j.done = true
+		j.h.virt.remove(j.inst)
+		delete(j.h.jobs, j.inst)
+		return
 	}
 	if f == nil {
 		j.settle(jobCompleted, "Job is completed")
@@ -201,6 +206,7 @@ func (j *job) fault(code uint16, text string) {
 func (j *job) settle(state int, text string) {
 	j.done = true
 	j.end = j.h.sim.now()
+	j.h.sim.retired = append(j.h.sim.retired, j)
 	j.inst.Set("JobState", state).Set("JobStatus", text).Set("ElapsedTime", cimx.Interval(j.end.Sub(j.start))).
 		Set("TimeOfLastStateChange", cimx.Datetime(j.end)).Set("Cancellable", false)
 }

@@ -47,7 +47,9 @@ type machine struct {
 	busy    *job             // the job that has it in a transitional state
 	guest   Guest
 	kvp     map[string]string // host → guest items
-	origin  string            // Automatic checkpoint rule: host decides by edition
+	merging bool
+	source  *definition     // what a planned machine was imported from
+	left    map[string]bool // automatic disks that the current state left behind
 }
 
 // config is a set of settings: those of a machine or of a checkpoint.
@@ -97,15 +99,17 @@ func (h *Host) newMachine(id string, planned bool, sd *cimx.Instance) *machine {
 		class = "Msvm_PlannedComputerSystem"
 	}
 	now := h.sim.now()
-	m := &machine{h: h, id: id, planned: planned, kvp: map[string]string{}}
+	m := &machine{h: h, id: id, planned: planned, kvp: map[string]string{}, left: map[string]bool{}}
 	m.cs = h.virt.new(class).Set("CreationClassName", class).Set("Name", id).Set("ElementName", sd.Str("ElementName")).
 		Set("Caption", map[bool]string{false: "Virtual Machine", true: "Planned Virtual Machine"}[planned]).
 		Set("Description", map[bool]string{false: "Microsoft Virtual Machine", true: "Microsoft Planned Virtual Machine"}[planned]). // display text, see [G]
 		Set("EnabledState", stOff).Set("RequestedState", 12).Set("HealthState", 5).Set("OperationalStatus", []any{2}).
 		Set("StatusDescriptions", []any{"Operating normally"}).Set("Status", "Operating normally").
 		Set("InstallDate", cimx.Datetime(now)).Set("TimeOfLastConfigurationChange", cimx.Datetime(now)).
-		Set("TimeOfLastStateChange", cimx.Datetime(now)).Set("EnabledDefault", 2).
-		Set("ReplicationState", 0).Set("ReplicationHealth", 0).Set("ReplicationMode", 0).Set("EnhancedSessionModeState", 3)
+		Set("TimeOfLastStateChange", cimx.Datetime(now)).Set("EnabledDefault", 2)
+	for _, p := range []string{"ReplicationState", "ReplicationHealth", "ReplicationMode"} {
+		setIf(m.cs, p, 0)
+	}
 	m.cfg = &config{h: h, vm: m, id: id, sd: sd}
 	kind := typeRealized
 	if planned {
@@ -133,8 +137,14 @@ func (h *Host) removeConfig(c *config) {
 func (m *machine) destroy() {
 	h := m.h
 	m.dropDevices()
-	for _, s := range m.snaps {
-		h.removeConfig(s.cfg)
+	for _, s := range slices.Clone(m.snaps) {
+		m.removeSnapshot(s, false) // [D: DestroySystem destroys the checkpoints too]
+	}
+	if !m.planned {
+		m.mergeable(false)
+	}
+	for _, r := range m.cfg.res {
+		m.cfg.release(r)
 	}
 	h.removeConfig(m.cfg)
 	h.virt.remove(m.cs)

@@ -141,6 +141,11 @@ func (m *machine) boot() {
 	m.booted = m.h.sim.now()
 	m.setState(stRunning)
 	m.cs.Set("RequestedState", 2).Set("ProcessID", 4000+len(m.h.order))
+	for _, d := range m.cfg.disks() {
+		if x := m.h.disk(hostResource(d)); x != nil {
+			x.write = m.h.sim.newID() // opened for writing
+		}
+	}
 	m.dropDevices()
 	m.plug()
 	if m.guest.BootTime > 0 {
@@ -161,6 +166,7 @@ func (m *machine) stop() {
 	m.memory = nil
 	m.cfg.sd.Set("IsSaved", false)
 	m.dropDevices()
+	m.dropAutomatic()
 }
 
 // canStart checks what the start of a machine needs; texts are in the manner of Hyper-V's.

@@ -18,7 +18,8 @@ type Sim struct {
 	mu      sync.Mutex // guards everything below and all hosts
 	hosts   []*Host
 	skew    time.Duration
-	pending []*job // unfinished, by time of end
+	pending []*job // unfinished
+	retired []*job // finished and still readable, oldest first
 	seq     uint64
 	shared  *disks // what every host sees: cluster volumes and UNC paths
 	cluster *cluster

@@ -1,0 +1,58 @@
+package hvsim
+
+import (
+	"fmt"
+	"maps"
+)
+
+// WriteMemory changes the RAM of a running machine as its guest would.
+func (s *Sim) WriteMemory(id, what, value string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tick()
+	m := s.machineByID(id)
+	if m == nil || m.memory == nil {
+		return fmt.Errorf("hvsim: machine %s is not there or has no memory", id)
+	}
+	m.memory[what] = value
+	return nil
+}
+
+// Memory gives the RAM of a running, paused or saved machine; nil if it is off or not there.
+func (s *Sim) Memory(id string) map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tick()
+	if m := s.machineByID(id); m != nil {
+		return maps.Clone(m.memory)
+	}
+	return nil
+}
+
+// Fact is what is true of a machine behind the API.
+type Fact struct {
+	ID, Name, Host string
+	State          int // EnabledState
+	Planned        bool
+	Disks          []string // current files, leaf of each chain
+	Checkpoints    int
+	KVP            map[string]string // host-to-guest items
+}
+
+// Machines tells about every machine of every host, in order of creation by host.
+func (s *Sim) Machines() []Fact {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tick()
+	var out []Fact
+	for _, h := range s.hosts {
+		for _, m := range h.order {
+			f := Fact{ID: m.id, Name: m.name(), Host: h.cfg.Name, State: m.state(), Planned: m.planned, Checkpoints: len(m.snaps), KVP: maps.Clone(m.kvp)}
+			for _, d := range m.cfg.disks() {
+				f.Disks = append(f.Disks, hostResource(d))
+			}
+			out = append(out, f)
+		}
+	}
+	return out
+}
