@@ -47,8 +47,9 @@ func poolMigrate(c *call) (any, error) {
 			return nil, err
 		}
 		from := vm.str("resident_on")
-		c.reserved[vm.ref] = to.ref
-		c.set(vm, "scheduled_to_be_resident_on", to.ref)
+		if err := c.reserve(vm, to); err != nil {
+			return nil, err
+		}
 		hostTask := c.taskRef()
 		c.put(to, "current_operations", hostTask, "vm_migrate")
 		defer c.drop(to, "current_operations", hostTask)
@@ -288,8 +289,10 @@ func (c *call) moveInside(p *plan) (map[string]*object, error) {
 		return nil, err
 	}
 	live := vm.str("power_state") != "Halted"
-	if live && vm.str("power_state") != "Suspended" {
-		c.reserved[vm.ref] = p.dest.ref
+	if live && vm.str("power_state") != "Suspended" && vm.str("resident_on") != p.dest.ref {
+		if err := c.reserve(vm, p.dest.host); err != nil {
+			return nil, err
+		}
 	}
 	for _, vdi := range c.vdisOf(vm) {
 		if to, ok := p.vdis[vdi.ref]; ok && to != vdi.str("SR") {

@@ -166,6 +166,9 @@ func (s *Sim) canBoot(vm, h *object, memory bool) error {
 	if err := s.canHaveGPUs(vm, h); err != nil {
 		return err
 	}
+	if err := s.checkSRIOV(vm, h); err != nil && vm.str("resident_on") != h.ref {
+		return err
+	}
 	if k := vm.str("domain_type"); k != "pv" && !slices.Contains(h.refs("capabilities"), "hvm-3.0-x86_64") {
 		return fail("VM_HVM_REQUIRED", vm.ref)
 	}
@@ -217,9 +220,17 @@ func (c *call) allocate(vm *object, host string) (*object, error) {
 	} else if h = c.chooseHost(vm, ""); h == nil {
 		return nil, fail("NO_HOSTS_AVAILABLE")
 	}
-	c.reserved[vm.ref] = h.ref
-	c.set(vm, "scheduled_to_be_resident_on", h.ref)
-	return h, nil
+	return h, c.reserve(vm, h)
+}
+
+// reserve takes memory and GPUs on a host for a VM that will run there.
+func (s *Sim) reserve(vm, h *object) error {
+	if err := s.reserveGPUs(vm, h); err != nil {
+		return err
+	}
+	s.reserved[vm.ref] = h.ref
+	s.set(vm, "scheduled_to_be_resident_on", h.ref)
+	return nil
 }
 
 // chooseHost prefers the VM's affinity, then the most free memory.
@@ -245,4 +256,7 @@ func (s *Sim) chooseHost(vm *object, except string) *object {
 func (s *Sim) release(vm *object) {
 	delete(s.reserved, vm.ref)
 	s.set(vm, "scheduled_to_be_resident_on", nullRef)
+	for _, r := range vm.refs("VGPUs") {
+		s.set(s.look("VGPU", r), "scheduled_to_be_resident_on", nullRef)
+	}
 }

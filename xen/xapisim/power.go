@@ -58,7 +58,10 @@ func (c *call) start(op, host string, paused bool) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := c.checkSharing(vm); err != nil {
+		if err = c.checkSharing(vm); err == nil {
+			err = c.checkPCIs(vm, h)
+		}
+		if err != nil {
 			c.release(vm)
 			return nil, err
 		}
@@ -96,11 +99,11 @@ func (s *Sim) boot(vm, host *object, paused bool) {
 	s.domid++
 	s.set(vm, "domid", s.domid)
 	s.set(vm, "resident_on", host.ref)
+	s.bindGPUs(vm, host)
 	s.release(vm)
 	s.updateMemory(host)
 	s.set(vm, "memory_target", vm.num("memory_dynamic_max"))
 	s.plugAll(vm, true)
-	s.bindGPUs(vm, host)
 	kind := vm.str("domain_type")
 	if kind == "unspecified" {
 		kind = "hvm"

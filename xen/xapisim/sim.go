@@ -50,6 +50,7 @@ type Sim struct {
 	full              map[string]bool   // SRs without room
 	blocked           map[string]int64  // room taken in an SR by nothing that shows
 	bulk              bool
+	gpu               gpuState
 	storageMigrations int
 	metadata          map[string][]any // a VM's record when its snapshot was taken, by snapshot
 }
