@@ -7,15 +7,22 @@ import (
 	"syscall"
 )
 
-// lockFile takes an exclusive lock that the kernel drops when the process ends.
-func lockFile(path string) (unlock func(), err error) {
+// lockFile takes an exclusive lock that the kernel drops when the process ends, waiting for it if
+// need be.
+func lockFile(path string) (unlock func(), err error) { return flock(path, syscall.LOCK_EX) }
+
+// tryLockFile is lockFile without waiting.
+func tryLockFile(path string) (unlock func(), err error) {
+	return flock(path, syscall.LOCK_EX|syscall.LOCK_NB)
+}
+
+func flock(path string, how int) (func(), error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if err != syscall.EINTR {
+		if err = syscall.Flock(int(f.Fd()), how); err != syscall.EINTR {
 			break
 		}
 	}

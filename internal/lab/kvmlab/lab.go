@@ -30,7 +30,8 @@ type Lab struct {
 	Shared  string // folder that all hosts see under this path; pool "shared"
 	Dir     string // the lab's own folder
 
-	wire *wire
+	wire    *wire
+	release func()
 }
 
 // Start installs what is missing and starts the hosts. The first run on a machine downloads
@@ -54,12 +55,11 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Short, because the sockets below it have to fit into 107 bytes.
-	dir, err := os.MkdirTemp("", "avlab")
+	dir, release, err := lab.TempDir("avlab", sweepWire)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Kernel: kernel.ELF, BzImage: kernel.Image, Initrd: initrd, Dir: dir, Shared: filepath.Join(dir, "shared")}
+	l := &Lab{Kernel: kernel.ELF, BzImage: kernel.Image, Initrd: initrd, Dir: dir, Shared: filepath.Join(dir, "shared"), release: release}
 	if err := l.start(ctx, cfg.Hosts); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
@@ -72,7 +72,7 @@ func (l *Lab) start(ctx context.Context, hosts int) (err error) {
 			return err
 		}
 	}
-	if l.wire, err = newWire(ctx); err != nil {
+	if l.wire, err = newWire(ctx, l.Dir); err != nil {
 		return err
 	}
 	for i := range hosts {
@@ -111,5 +111,7 @@ func (l *Lab) Stop() error {
 		errs = append(errs, l.wire.remove())
 		l.wire = nil
 	}
-	return errors.Join(append(errs, os.RemoveAll(l.Dir))...)
+	errs = append(errs, os.RemoveAll(l.Dir))
+	l.release()
+	return errors.Join(errs...)
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,7 +20,7 @@ type wire struct {
 	prefix string // first three octets of its /24
 }
 
-func newWire(ctx context.Context) (*wire, error) {
+func newWire(ctx context.Context, dir string) (*wire, error) {
 	routes, err := lab.Command(ctx, "ip", "-4", "route")
 	if err != nil {
 		return nil, err
@@ -30,6 +32,9 @@ func newWire(ctx context.Context) (*wire, error) {
 		if strings.Contains(routes, w.prefix+".") {
 			continue
 		}
+		if err := os.WriteFile(filepath.Join(dir, wireFile), []byte(w.bridge), 0o644); err != nil {
+			return nil, err
+		}
 		if _, err := lab.Command(ctx, "ip", "link", "add", w.bridge, "type", "bridge"); err != nil {
 			return nil, fmt.Errorf("%w: no bridge can be made: %w", lab.ErrUnavailable, err)
 		}
@@ -37,6 +42,16 @@ func newWire(ctx context.Context) (*wire, error) {
 		return w, err
 	}
 	return nil, fmt.Errorf("kvmlab: no free 10.x.y.0/24 network")
+}
+
+// The name of the bridge is kept in this file of the lab's folder, for when nobody removes it.
+const wireFile = "bridge"
+
+// sweepWire removes the bridge of a lab whose process died.
+func sweepWire(dir string) {
+	if name, err := os.ReadFile(filepath.Join(dir, wireFile)); err == nil {
+		(&wire{bridge: string(name)}).remove()
+	}
 }
 
 func (w *wire) address(host int) string { return fmt.Sprintf("%s.%d", w.prefix, host+1) }

@@ -35,6 +35,7 @@ type Lab struct {
 
 	machine  *qemu.Machine
 	commands atomic.Int64
+	release  func()
 }
 
 // Start boots the nested host. ctx bounds the start only. The error wraps lab.ErrUnavailable
@@ -44,11 +45,11 @@ func Start(ctx context.Context) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "avvfio")
+	dir, release, err := lab.TempDir("avvfio", nil)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir, Kernel: img.kernel, Initrd: img.guest}
+	l := &Lab{Dir: dir, release: release, Kernel: img.kernel, Initrd: img.guest}
 	if err := l.start(ctx, img); err != nil {
 		l.Stop()
 		return nil, fmt.Errorf("vfiolab: %w", err)
@@ -96,7 +97,9 @@ func (l *Lab) Stop() error {
 		l.machine.Stop()
 		l.machine = nil
 	}
-	return os.RemoveAll(l.Dir)
+	err := os.RemoveAll(l.Dir)
+	l.release()
+	return err
 }
 
 // Virsh runs this machine's virsh on the nested host and returns its standard output without

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/anyvisor/anyvisor/internal/lab"
 )
 
 // Config says what to start. The zero value is one host.
@@ -19,6 +21,8 @@ type Config struct {
 type Lab struct {
 	Hosts []*Host
 	Dir   string // the lab's own folder, on this machine
+
+	release func()
 }
 
 // Paths inside every dom0.
@@ -42,11 +46,11 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "avxen")
+	dir, release, err := lab.TempDir("avxen", nil)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir}
+	l := &Lab{Dir: dir, release: release}
 	if err := l.start(ctx, cfg.Hosts, img); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
@@ -88,7 +92,9 @@ func (l *Lab) Stop() error {
 		h.stop()
 	}
 	l.Hosts = nil
-	return os.RemoveAll(l.Dir)
+	err := os.RemoveAll(l.Dir)
+	l.release()
+	return err
 }
 
 // GuestXML describes a counting guest of 160 MiB without disk or network. Kind is "pv" or "pvh".
