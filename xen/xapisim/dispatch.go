@@ -3,6 +3,7 @@ package xapisim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -213,7 +214,7 @@ func (c *call) run() (any, error) {
 	if h == nil {
 		return nil, fail("NOT_IMPLEMENTED", c.name)
 	}
-	v, err := h(c)
+	v, err := safely(h, c)
 	if c.task != nil && !c.async {
 		delete(c.running, c.task.ref)
 		c.remove(c.task)
@@ -222,6 +223,17 @@ func (c *call) run() (any, error) {
 		v = ""
 	}
 	return v, err
+}
+
+// safely makes INTERNAL_ERROR of a handler's panic, as xapi's dispatcher does of any exception, so that a slip here doesn't end the
+// user's test binary.
+func safely(h handler, c *call) (v any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			v, err = nil, fail("INTERNAL_ERROR", fmt.Sprint("xapisim: ", c.name, ": ", r))
+		}
+	}()
+	return h(c)
 }
 
 // Serves tells whether the simulator does a message ("VM.start"). Messages of the data model that it does not do are checked for

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"strings"
@@ -165,6 +166,11 @@ func (s *Sim) CertPool() *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(s.cert.leaf)
 	return p
+}
+
+// CertPEM is the server's certificate, for clients that take a file (SSL_CERT_FILE).
+func (s *Sim) CertPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.leaf.Raw})
 }
 
 // User and Password are what session.login_with_password takes.

@@ -145,6 +145,9 @@ func (s *Sim) touch(o *object) {
 
 // set stores one field and keeps the other end of a relation right.
 func (s *Sim) set(o *object, field string, v any) {
+	if o == nil {
+		return
+	}
 	i := o.class.FieldIndex(field)
 	if i < 0 {
 		return
@@ -163,7 +166,7 @@ func (s *Sim) set(o *object, field string, v any) {
 
 // remove deletes an object; references to it at the other end of a relation go with it.
 func (s *Sim) remove(o *object) {
-	if o.gone {
+	if o == nil || o.gone {
 		return
 	}
 	for i := range o.class.Fields {
@@ -217,7 +220,11 @@ func (s *Sim) all(class string) []*object {
 	return out
 }
 
+// val reads a field. Like the other readers it takes nil for an object without fields: references may dangle.
 func (o *object) val(field string) any {
+	if o == nil {
+		return nil
+	}
 	i := o.class.FieldIndex(field)
 	if i < 0 {
 		return nil
