@@ -186,3 +186,29 @@ func list(v any) []string {
 	}
 	return out
 }
+
+// benchClient logs in and gives a function that calls a message and throws the answer away.
+func benchClient(b *testing.B, sim *xapisim.Sim) func(method string) {
+	b.Helper()
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: sim.CertPool()}}
+	b.Cleanup(tr.CloseIdleConnections)
+	h := &http.Client{Transport: tr}
+	send := func(method string, params ...string) []byte {
+		body, _ := json.Marshal(map[string]any{"jsonrpc": "2.0", "method": method, "params": params, "id": 1})
+		r, err := h.Post(sim.URL()+"/jsonrpc", "application/json", bytes.NewReader(body))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer r.Body.Close()
+		out, err := io.ReadAll(r.Body)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return out
+	}
+	var in struct{ Result string }
+	if err := json.Unmarshal(send("session.login_with_password", sim.User(), sim.Password()), &in); err != nil {
+		b.Fatal(err)
+	}
+	return func(method string) { send(method, in.Result) }
+}

@@ -78,6 +78,20 @@ func appendJSON(b []byte, v any) []byte {
 	return append(b, "null"...)
 }
 
+// sizeHint says about how long an answer gets, so that a big one is not copied as it grows.
+func sizeHint(v any) int {
+	n := 256
+	if rs, ok := v.(records); ok {
+		for _, o := range rs {
+			if o.json == nil {
+				o.json = appendRecord(make([]byte, 0, 4096), o)
+			}
+			n += len(o.json) + len(o.ref) + 4
+		}
+	}
+	return n
+}
+
 // records is a map of references to records.
 type records []*object
 

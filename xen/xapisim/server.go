@@ -134,7 +134,7 @@ func fromJSON(v any) any {
 }
 
 func (q request) jsonAnswer(v any, _ *xapidata.Type, err error) []byte {
-	var b []byte
+	b := make([]byte, 0, sizeHint(v))
 	var f *Failure
 	failed := errors.As(err, &f)
 	list := []any{}
