@@ -34,7 +34,10 @@ type Config struct {
 	Durations map[string]time.Duration
 	EventLog  int // how many deletions event.from remembers, 10,000 by default; a token from before gets EVENTS_LOST
 
-	// APIVersion is host.API_version, "2.21" by default; MaxHardwareVersion the virtual hardware that hosts know, 2 by default.
+	// Lacks names parameters that this server is too old for ("VM.snapshot.ignore_vdis"): calls with them have too many.
+	Lacks []string
+
+	// APIMajor and APIMinor are host.API_version, 2.21 by default; MaxHardwareVersion is the virtual hardware that hosts know, 2 by default.
 	APIMajor, APIMinor int64
 	MaxHardwareVersion int64
 	ProductVersion     string // "8.4.0" by default

@@ -142,13 +142,15 @@ func (s *Sim) methods() []string {
 
 // prepare checks arity, types and the session.
 func (c *call) prepare(params []any) error {
+	known := slices.Clone(c.msg.Params)
+	known = slices.DeleteFunc(known, func(p xapidata.Param) bool { return slices.Contains(c.cfg.Lacks, c.name+"."+p.Name) })
 	need := c.msg.Required()
 	got := len(params)
 	if c.msg.Session {
 		got--
 	}
 	// A message that has parameters with defaults takes any number of further ones; the others take exactly theirs.
-	if got < need || (got > need && need == len(c.msg.Params)) {
+	if got < need || (got > need && need == len(known)) {
 		return fail("MESSAGE_PARAMETER_COUNT_MISMATCH", c.name, strconv.Itoa(need), strconv.Itoa(got))
 	}
 	args := params
@@ -161,7 +163,7 @@ func (c *call) prepare(params []any) error {
 		session, args = v, params[1:]
 	}
 	if !c.msg.Removed {
-		for i, p := range c.msg.Params {
+		for i, p := range known {
 			if i >= len(args) {
 				break
 			}

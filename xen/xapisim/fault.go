@@ -8,7 +8,8 @@ import (
 )
 
 // Fault makes calls go wrong. Method is a name such as "VM.start", "VM.*" or "*". For an asynchronous call the plain name works
-// inside its task, "Async.VM.start" on the call that makes the task.
+// inside its task, "Async.VM.start" on the call that makes the task. Inside migrations there are "VM.migrate_send/mirror" (before each
+// disk), "VM.migrate_send/memory", "VM.pool_migrate/memory" and "VDI.pool_migrate/mirror".
 type Fault struct {
 	Method string
 	Skip   int           // let so many calls pass first
@@ -100,8 +101,10 @@ type Hold struct {
 	used              bool
 }
 
-// Hold stops the next call of the method when it comes to the given step (from 1): every message that does real work has at least
-// one, VM.migrate_send one for each disk and one for the memory.
+// Hold stops the next call of the method when it comes to the given step, counted from 1. Every message that does real work has one
+// step; VM.clone and VM.snapshot have one before the disks and one after; VM.copy one more for each disk; VM.provision one and one for each
+// disk; VM.pool_migrate two; VM.migrate_send and VDI.pool_migrate one after each disk and one for the memory; VM.revert two, which can't
+// be cancelled; host.evacuate one for each machine.
 func (s *Sim) Hold(method string, step int) *Hold {
 	h := &Hold{method: method, step: step, reached: make(chan struct{}), released: make(chan struct{})}
 	s.mu.Lock()

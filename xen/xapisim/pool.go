@@ -47,6 +47,22 @@ var poolHandlers = map[string]handler{
 		}
 		return emptyMap, nil
 	},
+	"network.destroy": func(c *call) (any, error) {
+		n, err := c.get("network", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		if pifs := n.refs("PIFs"); len(pifs) > 0 {
+			return nil, fail("NETWORK_CONTAINS_PIF", pifs...)
+		}
+		for _, r := range n.refs("VIFs") {
+			if c.look("VIF", r).is("currently_attached") {
+				return nil, fail("NETWORK_CONTAINS_VIF", n.refs("VIFs")...)
+			}
+		}
+		c.remove(n)
+		return nil, nil
+	},
 	"message.create": func(c *call) (any, error) {
 		o := c.newObject("message", map[string]any{
 			"name": c.str(0), "priority": c.num(1), "cls": c.str(2), "obj_uuid": c.str(3), "timestamp": c.now(), "body": c.str(4),
@@ -108,7 +124,8 @@ func (s *Sim) AbortWork() {
 	}
 }
 
-// KillHost takes a host (by uuid, reference or name) down: its machines are halted, and it is not live.
+// KillHost takes a host (by uuid, reference or name) down: its machines are halted, and it is not live. With HA, those that HA protects
+// start again where there is room.
 func (s *Sim) KillHost(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,8 +140,14 @@ func (s *Sim) KillHost(id string) error {
 	}
 	s.set(s.hostMetrics(h), "live", false)
 	for _, r := range h.refs("resident_VMs") {
-		if vm := s.look("VM", r); !vm.is("is_control_domain") {
-			s.halt(vm)
+		vm := s.look("VM", r)
+		if vm.is("is_control_domain") {
+			continue
+		}
+		s.halt(vm)
+		if to := s.chooseHost(vm, h.ref); s.pool.is("ha_enabled") && vm.is("ha_always_run") && to != nil && s.reserve(vm, to) == nil {
+			s.memory[vm.ref] = "boot-" + randomUUID()
+			s.boot(vm, to, false)
 		}
 	}
 	return nil

@@ -188,6 +188,17 @@ func (c *call) setProgress(p float64) {
 	}
 }
 
+// DropTasks forgets the tasks that have ended, as a pool does after a while.
+func (s *Sim) DropTasks() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.all("task") {
+		if t.str("status") != "pending" {
+			s.remove(t)
+		}
+	}
+}
+
 // duration is how long the whole call is to take.
 func (c *call) duration() time.Duration {
 	if d, ok := c.durations[c.name]; ok {

@@ -50,13 +50,27 @@ var vdiHandlers = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
-		sr, err := c.get("SR", c.str(1))
-		if err != nil {
-			return nil, err
+		into := c.look("VDI", c.str(3))
+		var sr *object
+		if into == nil {
+			if sr, err = c.get("SR", c.str(1)); err != nil {
+				return nil, err
+			}
 		}
 		return c.withVDI(vdi, "copy", func() (any, error) {
 			if err := c.work(0.1); err != nil {
 				return nil, err
+			}
+			if into != nil {
+				if into.num("virtual_size") < vdi.num("virtual_size") {
+					return nil, fail("VDI_COPY_FAILED")
+				}
+				if err := c.work(1); err != nil {
+					return nil, err
+				}
+				c.disks[into.ref] = c.newLayer(nil)
+				c.disks[into.ref].blocks = c.disks[vdi.ref].content()
+				return into.ref, nil
 			}
 			out, err := c.fullCopy(vdi, sr, nil)
 			if err != nil {
