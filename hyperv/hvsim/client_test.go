@@ -450,3 +450,13 @@ func (c *client) power(sim *hvsim.Sim, id string, to int) {
 	c.t.Helper()
 	c.do(sim, system(id), "RequestStateChange", arg{"RequestedState", to})
 }
+
+// put writes one property.
+func (c *client) put(r ref, name, value string) (*obj, error) {
+	uri := wmiNS + virtNS + "/" + r.Class
+	b, err := c.soap(uri, xferNS+"/Put", r.selectors(), `<p:`+r.Class+` xmlns:p="`+uri+`"><p:`+name+`>`+esc(value)+`</p:`+name+`></p:`+r.Class+`>`)
+	if err != nil {
+		return nil, err
+	}
+	return toObj(b.Kids[0]), nil
+}

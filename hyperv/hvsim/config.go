@@ -79,6 +79,7 @@ type HostConfig struct {
 	Devices       []Device
 	NoHyperV      bool // the namespace root\virtualization\v2 does not exist
 	NoMigration   bool // live migration is switched off in the host's settings
+	NoDelegation  bool // the host may not act for the caller on others: migrations fail for want of credentials
 	NoSLAT        bool
 	NoIOMMU       bool
 	MigrationAddr string // address that the migration service listens on: 10.0.0.<n>

@@ -23,7 +23,7 @@ func (h *Host) addPartitionable(p *pciDevice) {
 		p.gpu.VRAM = 16 << 30
 	}
 	name := `\\?\` + strings.ReplaceAll(p.path(false), `\`, "#") + `#{064092b3-625e-43bf-9eb5-dc845897dd59}\GPUPARAV`
-	i := h.virt.new("Msvm_PartitionableGpu").Set("Name", name).Set("ElementName", p.dev.Name)
+	i := h.virt.new("Msvm_PartitionableGpu").Set("CreationClassName", "Msvm_PartitionableGpu").Set("Name", name).Set("ElementName", p.dev.Name)
 	counts := make([]any, len(p.gpu.PartitionCounts))
 	for n, c := range p.gpu.PartitionCounts {
 		counts[n] = c

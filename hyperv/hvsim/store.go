@@ -156,7 +156,7 @@ func (s *space) each(c *schema.Class, f func(*cimx.Instance) bool) bool {
 // find gives the instances of a class that match a condition, by an index where there is one.
 func (s *space) find(c *schema.Class, where wql.Expr) []*cimx.Instance {
 	var out []*cimx.Instance
-	own := ownerOf(where)
+	own := ownerOf(c, where)
 	var walk func(c *schema.Class)
 	walk = func(c *schema.Class) {
 		keep := func(i *cimx.Instance) {
@@ -193,23 +193,26 @@ func (s *space) find(c *schema.Class, where wql.Expr) []*cimx.Instance {
 	return out
 }
 
-// ownerOf finds a condition that pins the owner GUID: InstanceID, SystemName or Name equal to it or LIKE a prefix with it.
-func ownerOf(e wql.Expr) string {
+// ownerOf finds a condition that pins the owner GUID: the property that decides the owner of the class's instances is
+// equal to it or LIKE a prefix with it.
+func ownerOf(c *schema.Class, e wql.Expr) string {
 	switch x := e.(type) {
 	case wql.And:
-		if o := ownerOf(x.L); o != "" {
+		if o := ownerOf(c, x.L); o != "" {
 			return o
 		}
-		return ownerOf(x.R)
+		return ownerOf(c, x.R)
 	case wql.Compare:
 		v, ok := x.Value.(string)
 		if !ok || (x.Op != "=" && x.Op != "LIKE") {
 			return ""
 		}
-		for n, p := range ownerProps {
-			// Only the first of the properties that an instance has decides its owner: Name is safe for systems alone.
-			if n == 0 && strings.EqualFold(x.Name, p) {
-				return guidIn(v)
+		for _, p := range ownerProps {
+			if c.Prop(p) >= 0 {
+				if strings.EqualFold(x.Name, p) {
+					return guidIn(v)
+				}
+				return ""
 			}
 		}
 	}

@@ -164,6 +164,12 @@ func parse() (map[string]*Namespace, error) {
 	var cl *Class
 	var keys []string
 	finish := func() {
+		if len(keys) > 0 { // they replace what is inherited
+			for _, i := range cl.Keys {
+				cl.Props[i].Key = false
+			}
+			cl.Keys = nil
+		}
 		for _, k := range keys {
 			if i := cl.Prop(k); i >= 0 {
 				cl.Props[i].Key = true

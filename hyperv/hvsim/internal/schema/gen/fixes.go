@@ -24,7 +24,6 @@ var keysOf = map[string]string{
 	"CIM_BaseMetricValue":                   "InstanceId",
 	"Msvm_VirtualSystemReferencePoint":      "InstanceID",
 	"Msvm_PhysicalGPUInfo":                  "Id",
-	"Msvm_PartitionableGpu":                 "Name",
 	"Msvm_KvpExchangeDataItem":              "Name",
 	"CIM_Dependency":                        "Antecedent,Dependent",
 	"CIM_ElementSettingData":                "ManagedElement,SettingData",
