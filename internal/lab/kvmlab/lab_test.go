@@ -37,6 +37,9 @@ func domainXML(l *kvmlab.Lab, h *kvmlab.Host, name string) string {
 }
 
 func TestTwoHosts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts real hosts and guests, which takes longer than -short allows")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	began := time.Now()

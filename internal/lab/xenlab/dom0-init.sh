@@ -13,7 +13,9 @@ mount -t cgroup2 none /sys/fs/cgroup
 mount -t xenfs xenfs /proc/xen
 number=$(sed -n 's/.*lab.host=\([0-9]*\).*/\1/p' /proc/cmdline)
 hostname "xen$number"
-modprobe -a virtio_net xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xen-blkback xen-netback xen-pciback loop bridge tun
+modprobe -a virtio_net xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xen-blkback xen-netback xen-pciback loop bridge tun 9pnet_virtio 9p
+mkdir -p /shared
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 shared /shared
 
 # eth0 leads to the machine that runs the lab, eth1 to the other host.
 ip link set lo up

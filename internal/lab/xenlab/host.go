@@ -66,8 +66,10 @@ func (h *Host) powerOn(img *image) (err error) {
 		"-device", "virtio-net-pci,netdev=n0,addr=4,romfile=",
 		"-netdev", fmt.Sprintf("dgram,id=n1,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", wire(h.number), wire(3-h.number)),
 		"-device", fmt.Sprintf("virtio-net-pci,netdev=n1,addr=5,romfile=,mac=52:54:00:99:00:%02x", h.number),
-		// Something to pass through: a function of its own IOMMU group that can reset itself.
+		"-virtfs", "local,path="+filepath.Join(h.dir, "shared")+",mount_tag=shared,security_model=none",
+		// To pass through, each behind a root port of its own, so that they can be reset: RNG and Display.
 		"-device", "pcie-root-port,id=rp1,chassis=1,slot=1,addr=10", "-device", "virtio-rng-pci,bus=rp1,addr=0",
+		"-device", "pcie-root-port,id=rp2,chassis=2,slot=2,addr=11", "-device", "bochs-display,bus=rp2,addr=0,romfile=",
 	)
 	return err
 }
@@ -87,6 +89,7 @@ func (h *Host) waitReady(ctx context.Context) error {
 	}
 	for _, args := range [][]string{
 		{"pool-define-as", "default", "dir", "--target", ImageDir}, {"pool-start", "default"}, {"pool-autostart", "default"},
+		{"pool-define-as", "shared", "dir", "--target", SharedDir}, {"pool-start", "shared"}, {"pool-autostart", "shared"},
 	} {
 		if _, err := h.Virsh(ctx, args...); err != nil {
 			return err

@@ -33,7 +33,7 @@ var (
 	initrdModules = []string{"virtio_pci", "virtio_blk", "ext4", "crc32c_generic"}
 	dom0Modules   = []string{
 		"virtio_net", "virtio_rng", "xenfs", "xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_privcmd", "xen_blkback", "xen_netback",
-		"xen_pciback", "loop", "bridge", "tun", "nvme", "vfat", "iptable_filter", "xt_physdev",
+		"xen_pciback", "loop", "bridge", "tun", "nvme", "vfat", "iptable_filter", "xt_physdev", "9pnet_virtio", "9p",
 	}
 )
 

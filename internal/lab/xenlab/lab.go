@@ -19,8 +19,9 @@ type Config struct {
 
 // Lab is a running set of Xen hosts.
 type Lab struct {
-	Hosts []*Host
-	Dir   string // the lab's own folder, on this machine
+	Hosts  []*Host
+	Dir    string // the lab's own folder, on this machine
+	Shared string // what both hosts see as SharedDir
 
 	release func()
 }
@@ -30,7 +31,14 @@ const (
 	GuestKernel = "/lab/vmlinux"            // for PV and PVH guests
 	GuestInitrd = "/lab/guest.cpio.gz"      // counting guest, see lab.CountingInitrd; console=hvc0
 	ImageDir    = "/var/lib/libvirt/images" // folder of the pool "default"
+	SharedDir   = "/shared"                 // folder of the pool "shared", the same on both hosts; Lab.Shared out here
 	Bridge      = "xenbr0"                  // joins both hosts; no DHCP
+)
+
+// Addresses of PCI functions in every dom0 that can be passed through to PV guests.
+const (
+	RNG     = "0000:01:00.0" // 1af4:1044, has a function level reset
+	Display = "0000:02:00.0" // 1234:1111, class 0x038000 (display controller), reset with its bus
 )
 
 // Start builds the dom0 image if it is not in the cache, and boots the hosts. ctx bounds the
@@ -50,7 +58,7 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir, release: release}
+	l := &Lab{Dir: dir, Shared: filepath.Join(dir, "shared"), release: release}
 	if err := l.start(ctx, cfg.Hosts, img); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
@@ -58,6 +66,9 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 }
 
 func (l *Lab) start(ctx context.Context, hosts int, img *image) error {
+	if err := os.Mkdir(l.Shared, 0o755); err != nil {
+		return err
+	}
 	for i := range hosts {
 		h := &Host{Name: fmt.Sprintf("xen%d", i+1), number: i + 1, dir: l.Dir, key: img.key}
 		l.Hosts = append(l.Hosts, h)

@@ -2,6 +2,7 @@ package xenlab_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -18,6 +19,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const uuid = "0d9c7a52-5f9e-4a3e-9d43-7a55b0f2c101"
 
 func TestTwoHosts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts real hosts and guests, which takes longer than -short allows")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
 	began := time.Now()
@@ -73,6 +77,15 @@ func TestTwoHosts(t *testing.T) {
 		t.Error("libvirt sees no PCI devices")
 	}
 	must(b.Virsh(ctx, "destroy", "vm"))
+
+	for i, address := range []string{xenlab.RNG, xenlab.Display} {
+		xml := strings.Replace(xenlab.GuestXML("pv", "owner", uuid), "<devices>", "<devices>"+hostdev(i+1), 1)
+		must(a.Virsh(ctx, "create", l.WriteXML(xml)))
+		if list := must(a.Run(ctx, "xl pci-list owner")); !strings.Contains(list, address) {
+			t.Errorf("the guest was not given %s: %s", address, list)
+		}
+		must(a.Virsh(ctx, "destroy", "owner"))
+	}
 	if err := l.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +95,11 @@ func TestTwoHosts(t *testing.T) {
 	if err := noProcess(l.Dir); err != "" {
 		t.Error("left running: " + err)
 	}
+}
+
+// hostdev passes through the only function on a PCI bus.
+func hostdev(bus int) string {
+	return fmt.Sprintf(`<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='%d' slot='0' function='0'/></source></hostdev>`, bus)
 }
 
 func noProcess(dir string) string {
