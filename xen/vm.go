@@ -1,0 +1,298 @@
+package xen
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/xen/internal/xapi"
+)
+
+// Keys in VM.other_config.
+const (
+	labelKey = "anyvisor:label:"
+	tokenKey = "anyvisor:token"
+)
+
+// states maps vm_power_state.
+var states = map[string]hypervisor.PowerState{
+	"Halted": hypervisor.Off, "Running": hypervisor.Running, "Paused": hypervisor.Paused, "Suspended": hypervisor.Suspended,
+}
+
+func state(s string) hypervisor.PowerState {
+	if p, ok := states[s]; ok {
+		return p
+	}
+	return hypervisor.StateUnknown
+}
+
+// inventory holds whole classes, a call each, whatever the number of objects.
+type inventory struct {
+	vms      map[xapi.Ref]vmRec
+	metrics  map[xapi.Ref]vmMetricsRec
+	hosts    map[xapi.Ref]hostRec
+	guests   map[xapi.Ref]guestMetricsRec
+	vbds     map[xapi.Ref]vbdRec
+	vdis     map[xapi.Ref]vdiRec
+	srs      map[xapi.Ref]srRec
+	vifs     map[xapi.Ref]vifRec
+	networks map[xapi.Ref]networkRec
+	vgpus    map[xapi.Ref]vgpuRec
+	pgpus    map[xapi.Ref]pgpuRec
+	pcis     map[xapi.Ref]pciRec
+	types    map[xapi.Ref]vgpuTypeRec
+	read     time.Time
+}
+
+// load reads the classes that a listing needs, at the same time.
+func (d *driver) load(ctx context.Context, detail hypervisor.Detail) (*inventory, error) {
+	inv := &inventory{read: time.Now()}
+	g, ctx := errgroup.WithContext(ctx)
+	get := func(into any, class string) {
+		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
+	}
+	get(&inv.vms, "VM")
+	get(&inv.metrics, "VM_metrics")
+	get(&inv.hosts, "host")
+	if detail == hypervisor.Full {
+		get(&inv.guests, "VM_guest_metrics")
+		get(&inv.vbds, "VBD")
+		get(&inv.vdis, "VDI")
+		get(&inv.srs, "SR")
+		get(&inv.vifs, "VIF")
+		get(&inv.networks, "network")
+		get(&inv.vgpus, "VGPU")
+		get(&inv.pgpus, "PGPU")
+		get(&inv.pcis, "PCI")
+		get(&inv.types, "VGPU_type")
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return inv, nil
+}
+
+// ListVMs lists in 3 calls (brief) or 13 (full), in one page.
+func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
+	inv, err := d.load(ctx, q.Detail)
+	if err != nil {
+		return hypervisor.VMPage{}, err
+	}
+	var p hypervisor.VMPage
+	for _, ref := range slices.Sorted(maps.Keys(inv.vms)) {
+		v := inv.vms[ref]
+		if v.IsSnapshot || v.ControlDomain || v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Other[tokenKey] != q.Token {
+			continue
+		}
+		i := inv.info(v, q.Detail)
+		if q.Host == "" || i.Host == q.Host {
+			p.VMs = append(p.VMs, i)
+		}
+	}
+	return p, nil
+}
+
+// GetVM reads one machine and what belongs to it.
+func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
+	_, v, err := d.vm(ctx, id)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	inv := &inventory{read: time.Now(), metrics: map[xapi.Ref]vmMetricsRec{}, guests: map[xapi.Ref]guestMetricsRec{}, vbds: map[xapi.Ref]vbdRec{},
+		vdis: map[xapi.Ref]vdiRec{}, vifs: map[xapi.Ref]vifRec{}, vgpus: map[xapi.Ref]vgpuRec{}, vms: map[xapi.Ref]vmRec{}}
+	if err := d.fill(ctx, inv, v); err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	return inv.info(v, hypervisor.Full), nil
+}
+
+// vmRef finds a machine's reference by its uuid.
+func (d *driver) vmRef(ctx context.Context, id hypervisor.VMID) (xapi.Ref, error) {
+	var ref xapi.Ref
+	err := d.c.Call(ctx, &ref, "VM.get_by_uuid", string(id))
+	return ref, err
+}
+
+// vm reads a machine's or template's record by its uuid. Snapshots and
+// control domains are not machines.
+func (d *driver) vm(ctx context.Context, id hypervisor.VMID) (xapi.Ref, vmRec, error) {
+	ref, v, err := d.anyVM(ctx, id)
+	if err == nil && (v.IsSnapshot || v.ControlDomain) {
+		err = hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "this is a snapshot or a control domain, not a machine")
+	}
+	return ref, v, err
+}
+
+func (d *driver) anyVM(ctx context.Context, id hypervisor.VMID) (xapi.Ref, vmRec, error) {
+	var v vmRec
+	ref, err := d.vmRef(ctx, id)
+	if err == nil {
+		err = d.c.Call(ctx, &v, "VM.get_record", ref)
+	}
+	return ref, v, err
+}
+
+func snapshotID(inv *inventory, ref xapi.Ref) hypervisor.SnapshotID {
+	if s, ok := inv.vms[ref]; ok && s.IsSnapshot {
+		return hypervisor.SnapshotID(s.UUID)
+	}
+	return ""
+}
+
+// info makes the portable value of a record.
+func (inv *inventory) info(v vmRec, detail hypervisor.Detail) hypervisor.VMInfo {
+	i := hypervisor.VMInfo{ID: hypervisor.VMID(v.UUID), Name: v.Name, State: state(v.PowerState), Template: v.Template, ReadAt: inv.read,
+		CPUs: int(v.VCPUsStart), MemoryBytes: v.DynamicMax}
+	if h, ok := inv.hosts[v.ResidentOn]; ok {
+		i.Host = hypervisor.HostID(h.UUID)
+	}
+	m := inv.metrics[v.Metrics]
+	if i.State == hypervisor.Running || i.State == hypervisor.Paused {
+		if m.VCPUs > 0 {
+			i.CPUs = int(m.VCPUs)
+		}
+		if v.DynamicMin < v.DynamicMax && v.MemoryTarget > 0 {
+			i.MemoryBytes = v.MemoryTarget
+		}
+	}
+	if detail == hypervisor.Brief {
+		return i
+	}
+	i.Description, i.MaxCPUs, i.MaxMemoryBytes = v.Description, int(v.VCPUsMax), v.StaticMax
+	i.Firmware, i.Machine = hypervisor.Firmware(v.HVMBootParams["firmware"]), v.DomainType
+	if i.Firmware == "" && v.DomainType == "hvm" {
+		i.Firmware = hypervisor.BIOS // the default of HVM_boot_params:firmware
+	}
+	if v.DynamicMin != v.DynamicMax {
+		i.DynamicMemory = &hypervisor.MemoryRange{MinBytes: v.DynamicMin, MaxBytes: v.DynamicMax}
+	}
+	i.GuestOS = v.Other["anyvisor:guest-os"]
+	i.Labels, i.Token = labelsOf(v.Other), v.Other[tokenKey]
+	i.CreatedAt = m.Installed.Time
+	i.Snapshots, i.CurrentSnapshot = len(v.Snapshots), snapshotID(inv, v.Parent)
+	if h, ok := inv.hosts[v.Affinity]; ok {
+		i.Placement.Host = hypervisor.HostID(h.UUID)
+	}
+	for task := range v.CurrentOperations {
+		i.Tasks = append(i.Tasks, hypervisor.TaskID(task))
+	}
+	i.Disks = inv.disks(v)
+	if len(i.Disks) > 0 {
+		i.Placement.Datastore = i.Disks[0].Datastore
+	}
+	for _, r := range v.VIFs {
+		f, ok := inv.vifs[r]
+		if !ok {
+			continue
+		}
+		i.NICs = append(i.NICs, hypervisor.NICInfo{ID: hypervisor.NICID(f.UUID), MAC: f.MAC, Connected: f.Attached,
+			Network: hypervisor.NetworkID(inv.networks[f.Network].UUID)})
+	}
+	i.Devices = inv.devices(v)
+	for _, k := range slices.Sorted(maps.Keys(inv.guests[v.GuestMetrics].Networks)) {
+		i.Addresses = append(i.Addresses, inv.guests[v.GuestMetrics].Networks[k])
+	}
+	return i
+}
+
+func (inv *inventory) disks(v vmRec) []hypervisor.DiskInfo {
+	var out []hypervisor.DiskInfo
+	var dev []string
+	for _, r := range v.VBDs {
+		b, ok := inv.vbds[r]
+		if !ok || b.Empty {
+			continue
+		}
+		img, ok := inv.vdis[b.VDI]
+		if !ok {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(dev, b.UserDevice, compareDevices)
+		dev = slices.Insert(dev, at, b.UserDevice)
+		out = slices.Insert(out, at, hypervisor.DiskInfo{ID: hypervisor.DiskID(b.UUID), Volume: hypervisor.VolumeID(img.UUID),
+			Datastore: hypervisor.DatastoreID(inv.srs[img.SR].UUID), SizeBytes: img.Size, UsedBytes: img.Used, Format: img.SM["vdi_type"],
+			Parent: hypervisor.VolumeID(img.SM["vhd-parent"]), ReadOnly: b.Mode == "RO", CDROM: b.Type == "CD"})
+	}
+	return out
+}
+
+// compareDevices orders user devices by number: "10" after "9".
+func compareDevices(a, b string) int {
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	return strings.Compare(a, b)
+}
+
+func labelsOf(other map[string]string) map[string]string {
+	var out map[string]string
+	for k, v := range other {
+		if l, ok := strings.CutPrefix(k, labelKey); ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[l] = v
+		}
+	}
+	return out
+}
+
+// SetLabels replaces the keys of other_config that are labels.
+func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
+	ref, v, err := d.vm(ctx, id)
+	if err != nil {
+		return err
+	}
+	// The whole map is set in one message: no reader sees half of the labels.
+	other := maps.Clone(v.Other)
+	maps.DeleteFunc(other, func(k, _ string) bool { return strings.HasPrefix(k, labelKey) })
+	for k, l := range labels {
+		other[labelKey+k] = l
+	}
+	return d.c.Call(ctx, nil, "VM.set_other_config", ref, other)
+}
+
+// fill reads what belongs to one machine, the parts at the same time.
+func (d *driver) fill(parent context.Context, inv *inventory, v vmRec) error {
+	g, ctx := errgroup.WithContext(parent)
+	g.SetLimit(parallelism)
+	all := func(into any, class string) {
+		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
+	}
+	all(&inv.hosts, "host")
+	all(&inv.srs, "SR")
+	all(&inv.networks, "network")
+	if len(v.VGPUs) > 0 || len(v.AttachedPCIs) > 0 || v.Other[pciKey] != "" {
+		all(&inv.pgpus, "PGPU")
+		all(&inv.pcis, "PCI")
+		all(&inv.types, "VGPU_type")
+	}
+	one := fetcher{d: d, g: g, ctx: ctx}
+	fetch(&one, inv.metrics, "VM_metrics", v.Metrics)
+	fetch(&one, inv.guests, "VM_guest_metrics", v.GuestMetrics)
+	fetch(&one, inv.vms, "VM", v.Parent)
+	for _, r := range v.VIFs {
+		fetch(&one, inv.vifs, "VIF", r)
+	}
+	for _, r := range v.VGPUs {
+		fetch(&one, inv.vgpus, "VGPU", r)
+	}
+	for _, r := range v.VBDs {
+		fetch(&one, inv.vbds, "VBD", r)
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	g2, ctx2 := errgroup.WithContext(parent)
+	g2.SetLimit(parallelism)
+	two := fetcher{d: d, g: g2, ctx: ctx2}
+	for _, b := range inv.vbds {
+		fetch(&two, inv.vdis, "VDI", b.VDI)
+	}
+	return g2.Wait()
+}
