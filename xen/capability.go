@@ -108,7 +108,7 @@ func (d *driver) deviceSupport(ctx context.Context, k hypervisor.Capability) (hy
 	switch {
 	case len(devs) == 0:
 		return no(hypervisor.ReasonNoDevice, "the pool's hosts have no PCI devices"), nil
-	case !iommu && k != hypervisor.DevicePrepare:
+	case !iommu:
 		return no(hypervisor.ReasonHostIOMMUOff, "no host has its IOMMU on: switch VT-d or AMD-Vi on in its firmware"), nil
 	case !profiles && k == hypervisor.DeviceVGPU:
 		return no(hypervisor.ReasonNoDevice, "no GPU of the pool has vGPU types"), nil

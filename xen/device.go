@@ -394,5 +394,8 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	if strings.HasSuffix(now, "_on_reboot") {
 		notes = append(notes, "restart the host: until then the device stays as it is ("+now+")")
 	}
+	if !*p.Passthrough {
+		notes = append(notes, "the host's drivers may use the device; machines can still be given it while it is free")
+	}
 	return done(id.Ref(), notes...), nil
 }

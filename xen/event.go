@@ -85,7 +85,7 @@ func (d *driver) event(x xapi.Event, resumed bool) (hypervisor.Event, bool) {
 	defer d.mu.Unlock()
 	old, had := d.known[x.Ref]
 	if x.Operation == "del" {
-		delete(d.known, x.Ref)
+		// The entry stays, for a watch that resumes before this.
 		if !had { // from before this Client: which one it was can't be said
 			ev.Type = hypervisor.Resync
 			return ev, true

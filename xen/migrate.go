@@ -30,9 +30,7 @@ type move struct {
 // how names the message that does it.
 func (m *move) how() string {
 	switch {
-	case m.dst != nil && m.r.To != nil:
-		return "VM.migrate_send"
-	case !m.sr.IsNull() || m.running && m.localDisks():
+	case m.r.To != nil, !m.sr.IsNull() || m.running && m.localDisks():
 		return "VM.migrate_send"
 	case m.running || state(m.v.PowerState) == hypervisor.Suspended:
 		return "VM.pool_migrate"
@@ -130,7 +128,24 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	if !m.live && m.running {
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.on, "the machine is %s: power it off for a cold move, or move it live", st)
 	}
-	return m, nil
+	return m, d.allowed(ctx, m.on, m.capability())
+}
+
+// capability is the one that the move needs.
+func (m *move) capability() hypervisor.Capability {
+	switch {
+	case m.r.To != nil:
+		return hypervisor.MigrateCross
+	case !m.sr.IsNull() && m.host.IsNull() && m.live:
+		return hypervisor.MigrateLiveStorage
+	case !m.sr.IsNull() && m.live:
+		return hypervisor.MigrateBoth
+	case !m.sr.IsNull():
+		return hypervisor.MigrateStorage
+	case m.live:
+		return hypervisor.MigrateLive
+	}
+	return hypervisor.MigrateCold
 }
 
 // CheckMigrate collects the driver's own checks and XAPI's
@@ -346,11 +361,7 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 	if !rep.OK() {
 		return nil, &hypervisor.Error{Kind: hypervisor.KindIncompatible, Object: m.on, Unsent: true, Err: &hypervisor.BlockedError{Blockers: rep.Blockers}}
 	}
-	k := hypervisor.MigrateLive
-	if !m.live {
-		k = hypervisor.MigrateCold
-	}
-	return d.compose(ctx, "migrate", m.on, k, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "migrate", m.on, m.capability(), func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		if r.Timeout > 0 {
 			var stop context.CancelFunc
 			ctx, stop = context.WithTimeoutCause(ctx, r.Timeout, hypervisor.ErrTimeout)

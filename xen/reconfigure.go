@@ -145,14 +145,14 @@ func (d *driver) liveSteps(ctx context.Context, on hypervisor.Ref, v vmRec, ch h
 		dmin, dmax = r.MinBytes, r.MaxBytes
 	}
 	if dmin != v.DynamicMin || dmax != v.DynamicMax {
+		if err := d.allowed(ctx, on, hypervisor.MemoryHotAdd); err != nil {
+			return nil, err
+		}
 		if dmax > v.StaticMax {
 			return refuse(hypervisor.MemoryHotAdd, "the machine was made for less memory (memory_static_max): raise MaxMemory while it is off")
 		}
 		if dmin < v.StaticMin {
 			return refuse(hypervisor.MemoryDynamic, "the machine was made for more memory (memory_static_min): change it while it is off")
-		}
-		if err := d.allowed(ctx, on, hypervisor.MemoryDynamic); err != nil {
-			return nil, err
 		}
 		out = append(out, step{"VM.set_memory_dynamic_range", []any{dmin, dmax}, "VM.set_memory_dynamic_range", []any{v.DynamicMin, v.DynamicMax}})
 	}

@@ -95,7 +95,9 @@ func (s *Sim) account(sr *object) {
 	virtual, physical := int64(0), s.blocked[sr.ref]
 	for _, r := range sr.refs("VDIs") {
 		vdi := s.look("VDI", r)
-		virtual += vdi.num("virtual_size")
+		if vdi.is("managed") {
+			virtual += vdi.num("virtual_size")
+		}
 		physical += vdi.num("physical_utilisation")
 	}
 	s.set(sr, "virtual_allocation", virtual)
@@ -119,7 +121,49 @@ func (s *Sim) destroyVDI(vdi *object) {
 	delete(s.memory, vdi.ref)
 	s.remove(vdi)
 	if sr != nil {
+		s.coalesce(sr)
 		s.account(sr)
+	}
+}
+
+// hiddenBase makes the image that a disk and its new branch stand on from now on: xapi-project/sm's VHD drivers introduce it as an
+// unmanaged VDI called "base copy" and name it in both children's sm_config:vhd-parent.
+func (s *Sim) hiddenBase(sr, vdi *object) string {
+	row := map[string]any{"type": "user", "managed": false, "on_boot": "persist", "read_only": true, "name_label": "base copy", "SR": sr.ref,
+		"virtual_size": vdi.val("virtual_size"), "physical_utilisation": int64(0), "location": randomUUID()}
+	row["uuid"] = row["location"]
+	if p := vdi.entry("sm_config", "vhd-parent"); p != "" {
+		row["sm_config"] = dictOf("vhd-parent", p)
+	}
+	base := s.newObject("VDI", row)
+	s.disks[base.ref] = s.newLayer(s.disks[vdi.ref])
+	s.refreshVDI(base)
+	return base.str("uuid")
+}
+
+// coalesce takes away hidden bases that nothing stands on any more, as sm's garbage collector does a little later.
+func (s *Sim) coalesce(sr *object) {
+	for {
+		parents := map[string]bool{}
+		var bases []*object
+		for _, r := range sr.refs("VDIs") {
+			v := s.look("VDI", r)
+			parents[v.entry("sm_config", "vhd-parent")] = true
+			if !v.is("managed") && v.str("name_label") == "base copy" {
+				bases = append(bases, v)
+			}
+		}
+		gone := false
+		for _, b := range bases {
+			if !parents[b.str("uuid")] {
+				delete(s.disks, b.ref)
+				s.remove(b)
+				gone = true
+			}
+		}
+		if !gone {
+			return
+		}
 	}
 }
 
@@ -130,14 +174,19 @@ func (s *Sim) branch(vdi *object, f map[string]any) (*object, error) {
 	for _, k := range []string{"name_label", "name_description", "type", "virtual_size", "sharable", "read_only", "other_config", "xenstore_data", "on_boot", "tags"} {
 		row[k] = vdi.val(k)
 	}
-	row["sm_config"] = dictOf("vhd-parent", randomUUID())
+	base := s.hiddenBase(sr, vdi)
+	row["sm_config"] = dictOf("vhd-parent", base)
 	maps.Copy(row, f)
 	out, err := s.newVDI(sr, row)
 	if err != nil {
+		s.coalesce(sr) // the base that was made for it
 		return nil, err
 	}
-	base := s.disks[vdi.ref]
-	s.disks[vdi.ref], s.disks[out.ref] = s.newLayer(base), s.newLayer(base)
+	sm := maps.Clone(vdi.val("sm_config").(map[string]any))
+	sm["vhd-parent"] = base
+	s.set(vdi, "sm_config", sm)
+	layer := s.disks[vdi.ref]
+	s.disks[vdi.ref], s.disks[out.ref] = s.newLayer(layer), s.newLayer(layer)
 	if m, ok := s.memory[vdi.ref]; ok {
 		s.memory[out.ref] = m
 	}

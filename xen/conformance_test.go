@@ -1,0 +1,194 @@
+package xen
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
+	"github.com/anyvisor/anyvisor/xen/xapisim"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func config(sim *xapisim.Sim) Config {
+	return Config{Address: strings.TrimPrefix(sim.URL(), "https://"), Fingerprint: sim.Fingerprint(), Credentials: hypervisor.Credentials{Username: sim.User(), Password: sim.Password()}}
+}
+
+// backend puts the suite's view of the truth over a simulated pool.
+type backend struct{ sim *xapisim.Sim }
+
+func (b backend) field(class, id, name string) (any, error) { return b.sim.Field(class, id, name) }
+
+// firstDisk finds the image of a machine's first disk.
+func (b backend) firstDisk(id hypervisor.VMID) (string, error) {
+	vbds, err := b.field("VM", string(id), "VBDs")
+	if err != nil {
+		return "", err
+	}
+	best, image := "", ""
+	for _, r := range vbds.([]any) {
+		dev, err := b.field("VBD", r.(string), "userdevice")
+		if err != nil {
+			return "", err
+		}
+		vdi, err := b.field("VBD", r.(string), "VDI")
+		if err != nil {
+			return "", err
+		}
+		if best == "" || dev.(string) < best {
+			best, image = dev.(string), vdi.(string)
+		}
+	}
+	if image == "" {
+		return "", fmt.Errorf("machine %s has no disk", id)
+	}
+	return image, nil
+}
+
+func (b backend) write(_ context.Context, id hypervisor.VMID, content string) error {
+	img, err := b.firstDisk(id)
+	if err != nil {
+		return err
+	}
+	return b.sim.WriteDisk(img, 0, content)
+}
+
+func (b backend) read(_ context.Context, id hypervisor.VMID) (string, error) {
+	img, err := b.firstDisk(id)
+	if err != nil {
+		return "", err
+	}
+	blocks, err := b.sim.ReadDisk(img)
+	return blocks[0], err
+}
+
+// booted writes a number into the fresh RAM of a guest.
+func (b backend) booted(_ context.Context, id hypervisor.VMID) error {
+	return b.sim.SetMemory(string(id), "up 100")
+}
+
+// uptime is that number, one more each time; 0 when RAM is fresh.
+func (b backend) uptime(_ context.Context, id hypervisor.VMID) (int, error) {
+	s, ok := strings.CutPrefix(b.sim.Memory(string(id)), "up ")
+	if !ok {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0, err
+	}
+	return n + 1, b.sim.SetMemory(string(id), fmt.Sprint("up ", n+1))
+}
+
+func (b backend) state(_ context.Context, id hypervisor.VMID) (hypervisor.PowerState, error) {
+	s, err := b.field("VM", string(id), "power_state")
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", hypervisor.ErrNotFound, err)
+	}
+	return state(s.(string)), nil
+}
+
+func (b backend) images(context.Context) ([]string, error) {
+	var out []string
+	for _, r := range b.sim.Refs("VDI") {
+		managed, err := b.field("VDI", r, "managed")
+		if err != nil {
+			return nil, err
+		}
+		uuid, err := b.field("VDI", r, "uuid")
+		if err != nil {
+			return nil, err
+		}
+		if managed == true { // hidden bases are the storage manager's
+			out = append(out, uuid.(string))
+		}
+	}
+	return out, nil
+}
+
+func spec(name string) hypervisor.VMSpec {
+	return hypervisor.VMSpec{Name: name, CPUs: 1, MemoryBytes: 256 * hypervisor.MiB, Disks: []hypervisor.DiskSpec{{SizeBytes: 64 * hypervisor.MiB}},
+		NICs: []hypervisor.NICSpec{{}}}
+}
+
+func newBackend(t hypervisortest.T, cfg xapisim.Config, other bool) *hypervisortest.Backend {
+	start := func() (*xapisim.Sim, *hypervisor.Client) {
+		sim, err := xapisim.Start(cfg)
+		if err != nil {
+			t.Fatalf("start the pool: %v", err)
+		}
+		t.Cleanup(sim.Close)
+		c, err := Open(t.Context(), config(sim), nil)
+		if err != nil {
+			t.Fatalf("Open: %v", err)
+		}
+		return sim, c
+	}
+	sim, c := start()
+	b := backend{sim}
+	hb := &hypervisortest.Backend{
+		Client: c, Spec: spec, AbsentVM: "00000000-0000-4000-8000-000000000000", EventWait: 10 * time.Second,
+		Reopen: func(ctx context.Context) (*hypervisor.Client, error) { return Open(ctx, config(sim), nil) },
+		Booted: b.booted, WriteDisk: b.write, ReadDisk: b.read, Uptime: b.uptime, State: b.state, Images: b.images,
+		Slow:   func(d time.Duration) { sim.SetDuration("*", d) },
+		Device: hypervisor.DeviceRequest{Class: hypervisor.NetworkCard},
+	}
+	for _, g := range cfg.GPUs {
+		switch g.Model {
+		case "M60":
+			for d, err := range c.Devices(t.Context(), &hypervisor.DeviceFilter{Class: hypervisor.Display, Assignable: true}) {
+				if err != nil {
+					t.Fatalf("Devices: %v", err)
+				}
+				if len(d.Profiles) > 0 {
+					hb.Profile = hypervisor.DeviceRequest{Profile: d.Profiles[0].ID}
+					hb.Device = hypervisor.DeviceRequest{Vendor: d.Vendor, Product: d.Product}
+				}
+			}
+		}
+	}
+	if other {
+		osim, oc := start()
+		t.Cleanup(func() { _ = oc.Close() })
+		hb.Other = oc
+		inner := hb.Uptime
+		hb.Uptime = func(ctx context.Context, id hypervisor.VMID) (int, error) {
+			if _, err := b.state(ctx, id); err != nil {
+				return backend{osim}.uptime(ctx, id)
+			}
+			return inner(ctx, id)
+		}
+	}
+	return hb
+}
+
+func TestConformance(t *testing.T) {
+	pool := xapisim.Config{Hosts: 3, GPUs: []xapisim.GPU{{Model: "M60"}}}
+	for label, h := range map[string]hypervisortest.Harness{
+		"pool": {Unproven: map[hypervisor.Capability]string{},
+			New: func(t hypervisortest.T) *hypervisortest.Backend { return newBackend(t, pool, true) }},
+		"single host": {Unproven: map[hypervisor.Capability]string{hypervisor.MigrateCross: "shown by the pool"},
+			New: func(t hypervisortest.T) *hypervisortest.Backend {
+				return newBackend(t, xapisim.Config{Hosts: 1, NoIOMMU: true}, false)
+			}},
+		"restricted": {Unproven: map[hypervisor.Capability]string{},
+			New: func(t hypervisortest.T) *hypervisortest.Backend {
+				return newBackend(t, xapisim.Config{Hosts: 2, Edition: "free", GPUs: []xapisim.GPU{{Model: "M60"}},
+					Restrictions: slices.Collect(maps.Keys(map[string]bool{"vgpu": true, "storage_xen_motion": true, "checkpoint": true, "dmc": true, "gpu": true, "wlb": true}))}, false)
+			}},
+	} {
+		t.Run(label, func(t *testing.T) {
+			h.Driver, h.Rung, h.Label = "xapi", hypervisortest.Simulator, label
+			hypervisortest.Run(t, h)
+		})
+	}
+}
