@@ -1,15 +1,30 @@
 package hvsim
 
 import (
+	"bytes"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"mime"
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/ntlmd"
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wsmand"
 )
 
-// session is what a connection has authenticated as.
+// session is what a connection has authenticated as; NTLM authenticates connections, not requests [D: MS-NTHT].
 type session struct {
-	mu sync.Mutex
+	mu    sync.Mutex
+	login *ntlmd.Login
+	user  string
+	keys  *ntlmd.Session
 }
+
+// certificateProfile is the Authorization value of client certificate logins [D: MS-WSMV, DSP0226 security profiles].
+const certificateProfile = "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual"
 
 // door authenticates requests and passes them on [D: "Authentication for Remote Connections" of Windows Remote Management]:
 // Basic is for HTTPS, unless AllowUnencrypted; messages over plain HTTP are sealed, unless AllowUnencrypted.
@@ -19,27 +34,180 @@ func (h *Host) door(f *front, secure bool) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		basic := secure || h.sim.cfg.AllowUnencrypted
-		if user, pass, ok := r.BasicAuth(); ok && basic && h.known(user, pass) {
+		cfg := &h.sim.cfg
+		clear := secure || cfg.AllowUnencrypted
+		if user, pass, ok := r.BasicAuth(); ok && clear && !cfg.NoBasic && h.known(user, pass) {
 			f.wsman.ServeHTTP(w, r)
 			return
 		}
-		if basic {
-			w.Header().Add("WWW-Authenticate", `Basic realm="WSMAN"`)
+		if r.Header.Get("Authorization") == certificateProfile && h.certified(r) {
+			f.wsman.ServeHTTP(w, r)
+			return
 		}
-		w.WriteHeader(http.StatusUnauthorized)
+		s := r.Context().Value(connKey{}).(*session)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if strings.EqualFold(scheme, "Negotiate") || strings.EqualFold(scheme, "NTLM") {
+			if !h.negotiate(f, s, secure, scheme, token, w) {
+				return
+			}
+		}
+		if s.user != "" {
+			h.speak(f, s, clear, w, r)
+			return
+		}
+		h.unauthorized(w, clear)
 	})
 }
 
-// known checks a user, with or without the host's or a domain's name before it.
-func (h *Host) known(user, pass string) bool {
+func (h *Host) unauthorized(w http.ResponseWriter, clear bool) {
+	w.Header().Add("WWW-Authenticate", "Negotiate")
+	if clear && !h.sim.cfg.NoBasic {
+		w.Header().Add("WWW-Authenticate", `Basic realm="WSMAN"`)
+	}
+	w.WriteHeader(http.StatusUnauthorized)
+}
+
+// certified checks a client certificate against the one that is mapped to a user.
+func (h *Host) certified(r *http.Request) bool {
+	c := h.sim.cfg.ClientCertificate
+	return c != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && subtle.ConstantTimeCompare(r.TLS.PeerCertificates[0].Raw, c.Raw) == 1
+}
+
+// negotiate does a leg of the NTLM handshake; false means that the answer has been written.
+func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string, w http.ResponseWriter) bool {
+	raw, err := base64.StdEncoding.DecodeString(token)
+	msg, spnego := ntlmd.Unwrap(raw)
+	if err != nil || msg == nil || len(msg) < 12 {
+		h.unauthorized(w, secure || h.sim.cfg.AllowUnencrypted)
+		return false
+	}
+	wrap := func(m []byte, done bool) string {
+		if spnego {
+			if m, err = ntlmd.Wrap(m, done); err != nil {
+				return ""
+			}
+		}
+		return scheme + " " + base64.StdEncoding.EncodeToString(m)
+	}
+	switch msg[8] {
+	case 1:
+		s.user, s.keys = "", nil
+		s.login = &ntlmd.Login{Computer: h.cfg.Name, Password: h.password, RequireBinding: h.sim.cfg.RequireChannelBinding}
+		if secure {
+			s.login.Certificate = f.cert.Raw
+		}
+		m, err := s.login.Challenge(msg)
+		if err != nil {
+			break
+		}
+		w.Header().Set("WWW-Authenticate", wrap(m, false))
+		w.WriteHeader(http.StatusUnauthorized)
+		return false
+	case 3:
+		if s.login == nil {
+			break
+		}
+		user, keys, err := s.login.Authenticate(msg)
+		s.login = nil
+		if err != nil {
+			break
+		}
+		s.user, s.keys = user, keys
+		if spnego {
+			w.Header().Set("WWW-Authenticate", wrap(nil, true))
+		}
+		return true
+	}
+	h.unauthorized(w, secure || h.sim.cfg.AllowUnencrypted)
+	return false
+}
+
+// sealedType is the content type of sealed messages [D: MS-WSMV 2.2.9.1].
+const (
+	sealedProtocol = "application/HTTP-SPNEGO-session-encrypted"
+	boundary       = "Encrypted Boundary"
+	sealedType     = `multipart/encrypted;protocol="` + sealedProtocol + `";boundary="` + boundary + `"`
+)
+
+// speak serves a request on an authenticated connection.
+func (h *Host) speak(f *front, s *session, clear bool, w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 16<<20))
+	if err != nil {
+		return
+	}
+	if len(body) == 0 { // clients log in with an empty message before they seal one
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/encrypted" {
+		if !clear {
+			w.WriteHeader(http.StatusInternalServerError) // unencrypted traffic is off [D: AllowUnencrypted]
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		f.wsman.ServeHTTP(w, r)
+		return
+	}
+	if s.keys == nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	plain, err := unseal(s.keys, body)
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	h.count("HTTP sealed")
+	status, reply, drop := f.wsman.Answer(plain)
+	if reply == "" {
+		w.WriteHeader(status)
+		return
+	}
+	wsmand.Write(w, sealedType, status, seal(s.keys, []byte(reply)), drop)
+}
+
+func (h *Host) count(what string) {
+	h.sim.mu.Lock()
+	h.sim.calls[what]++
+	h.sim.mu.Unlock()
+}
+
+// unseal takes the message out of its multipart body [D: MS-WSMV 2.2.9.1; the parts' headers begin with a tab].
+func unseal(k *ntlmd.Session, body []byte) ([]byte, error) {
+	_, rest, ok := bytes.Cut(body, []byte("Content-Type: application/octet-stream\r\n"))
+	end := bytes.LastIndex(rest, []byte("--"+boundary+"--"))
+	if !ok || end < 0 || !bytes.Contains(body[:len(body)-len(rest)], []byte(sealedProtocol)) {
+		return nil, fmt.Errorf("hvsim: a sealed message has the wrong form")
+	}
+	return k.Open(rest[:end])
+}
+
+func seal(k *ntlmd.Session, msg []byte) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "--%s\r\n\tContent-Type: %s\r\n\tOriginalContent: type=application/soap+xml;charset=UTF-8;Length=%d\r\n--%s\r\n\tContent-Type: application/octet-stream\r\n",
+		boundary, sealedProtocol, len(msg), boundary)
+	b.Write(k.Seal(msg))
+	b.WriteString("--" + boundary + "--\r\n")
+	return b.Bytes()
+}
+
+// password looks a user up, with or without the host's or a domain's name before it.
+func (h *Host) password(user string) (string, bool) {
 	if _, u, ok := strings.Cut(user, `\`); ok {
 		user = u
 	}
 	for u, p := range h.sim.cfg.Users {
 		if strings.EqualFold(u, user) {
-			return p == pass
+			return p, true
 		}
 	}
-	return false
+	return "", false
+}
+
+func (h *Host) known(user, pass string) bool {
+	p, ok := h.password(user)
+	return ok && subtle.ConstantTimeCompare([]byte(p), []byte(pass)) == 1
 }

@@ -1,6 +1,9 @@
 package hvsim
 
-import "time"
+import (
+	"crypto/x509"
+	"time"
+)
 
 // Edition is the Windows edition of a host; it decides which features exist.
 type Edition int
@@ -51,6 +54,12 @@ type Config struct {
 	Users map[string]string
 	// AllowUnencrypted lets plain HTTP carry Basic authentication and clear-text messages, as WinRM's setting of that name does.
 	AllowUnencrypted bool
+	// NoBasic switches Basic authentication off, as it is on a fresh Windows.
+	NoBasic bool
+	// RequireChannelBinding refuses NTLM logins over HTTPS that are not bound to the channel (CbtHardeningLevel Strict).
+	RequireChannelBinding bool
+	// ClientCertificate is mapped to a user and may log in over HTTPS.
+	ClientCertificate *x509.Certificate
 	// MaxEnvelopeKB is WinRM's MaxEnvelopeSizekb; 0 means 500.
 	MaxEnvelopeKB int
 }

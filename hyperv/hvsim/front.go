@@ -44,7 +44,7 @@ func (h *Host) listen() error {
 	if err != nil {
 		return errors.Join(err, f.plain.Close())
 	}
-	f.secure = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+	f.secure = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert})
 	quiet := log.New(io.Discard, "", 0)
 	for n, l := range []net.Listener{f.plain, f.secure} {
 		s := &http.Server{Handler: h.door(f, n == 1), ErrorLog: quiet, ReadHeaderTimeout: 30 * time.Second, ConnContext: connContext}
