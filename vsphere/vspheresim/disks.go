@@ -269,7 +269,7 @@ func (s *Sim) consolidate(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 	}
 	vm.Config.Hardware.Device = rebuild(vm.Config.Hardware.Device)
 	for _, snap := range s.snapshotsOf(vm) {
-		s.registry().WithLock(ctx, snap, func() { snap.Config.Hardware.Device = rebuild(snap.Config.Hardware.Device) })
+		s.lock(ctx, snap, func() { snap.Config.Hardware.Device = rebuild(snap.Config.Hardware.Device) })
 	}
 	s.removeUnused(&vm.VirtualMachine, before, s.filesOf(vm))
 	return true

@@ -12,7 +12,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // post gives events to the event manager, which keys and dates them.
 func (s *Sim) post(ctx *simulator.Context, events ...types.BaseEvent) {
 	m := s.registry().EventManager()
-	s.registry().WithLock(ctx, m, func() {
+	s.lock(ctx, m, func() {
 		for _, e := range events {
 			m.PostEvent(ctx, &types.PostEvent{EventToPost: e})
 		}

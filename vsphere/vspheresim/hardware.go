@@ -46,7 +46,16 @@ func (s *Sim) furnish() error {
 	for _, h := range s.allHosts() {
 		s.furnishHost(ctx, h)
 	}
+	s.repairEvents()
 	s.furnishBrowsers()
+	for _, e := range s.registry().All("ClusterComputeResource") {
+		c := s.cluster(e.Reference())
+		if cfg, ok := c.ConfigurationEx.(*types.ClusterConfigInfoEx); ok {
+			cfg.DrsConfig.Enabled = types.NewBool(s.licensed(FeatureDRS))
+			cfg.DrsConfig.DefaultVmBehavior = types.DrsBehaviorFullyAutomated
+			cfg.DasConfig.Enabled = types.NewBool(false)
+		}
+	}
 	s.furnishLicences()
 	s.furnishGuestOperations()
 	return s.furnishVMs(ctx)
@@ -58,7 +67,7 @@ func (s *Sim) furnishHost(ctx *simulator.Context, h *simulator.HostSystem) {
 	memory := s.cfg.HostMemoryMB << 20
 	cores := int16(s.cfg.HostCores)
 
-	reg.WithLock(ctx, h, func() {
+	s.lock(ctx, h, func() {
 		hw := h.Summary.Hardware
 		hw.NumCpuCores, hw.NumCpuThreads, hw.NumCpuPkgs = cores, cores*2, hostNUMANodes
 		hw.CpuMhz, hw.MemorySize = hostCPUMHz, memory
@@ -124,7 +133,7 @@ func (s *Sim) summarize(ctx *simulator.Context, c *mo.ComputeResource) {
 	if cl, ok := s.registry().Get(c.Self).(*simulator.ClusterComputeResource); ok {
 		obj = cl
 	}
-	s.registry().WithLock(ctx, obj, func() {
+	s.lock(ctx, obj, func() {
 		sum := c.Summary.GetComputeResourceSummary()
 		sum.TotalCpu, sum.TotalMemory, sum.NumCpuCores, sum.NumCpuThreads = 0, 0, 0, 0
 		sum.EffectiveCpu, sum.EffectiveMemory, sum.NumHosts, sum.NumEffectiveHosts = 0, 0, 0, 0

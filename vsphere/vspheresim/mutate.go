@@ -62,7 +62,7 @@ func copyValue(dst, src reflect.Value) {
 // mutate changes an object and tells those who watch it which properties changed, each by its own path:
 // govmomi's simulator changes most of the configuration of a machine without telling anyone.
 func (s *Sim) mutate(ctx *simulator.Context, obj mo.Reference, f func()) {
-	s.registry().WithLock(ctx, obj, func() {
+	s.lock(ctx, obj, func() {
 		before := clone(managed(obj).Interface())
 		f()
 		s.announce(ctx, obj, before)
@@ -134,4 +134,15 @@ func isNil(v reflect.Value) bool {
 		return v.IsNil()
 	}
 	return false
+}
+
+// lock runs f with the lock of an object. Unlike Registry.WithLock it lets go of the lock when f panics.
+func (s *Sim) lock(ctx *simulator.Context, obj mo.Reference, f func()) {
+	defer s.registry().AcquireLock(ctx, obj)()
+	f()
+}
+
+// update changes properties of an object under its lock.
+func (s *Sim) update(ctx *simulator.Context, obj mo.Reference, changes []types.PropertyChange) {
+	s.lock(ctx, obj, func() { ctx.Update(obj, changes) })
 }

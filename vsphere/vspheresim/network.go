@@ -136,4 +136,5 @@ func (f *front) terminate(id string) {
 	ctx := f.sim.newContext()
 	ctx.Session = &simulator.Session{Registry: simulator.NewRegistry(), Map: f.sim.registry()}
 	f.sim.registry().SessionManager().TerminateSession(ctx, &types.TerminateSession{SessionId: []string{id}})
+	f.sim.forgetSession(id)
 }

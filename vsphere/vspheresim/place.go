@@ -130,7 +130,7 @@ func (s *Sim) takeSpace(ctx *simulator.Context, r ref, n int64) {
 	if ds == nil || n == 0 {
 		return
 	}
-	s.registry().WithLock(ctx, ds, func() {
+	s.lock(ctx, ds, func() {
 		free := min(max(ds.Summary.FreeSpace-n, 0), ds.Summary.Capacity)
 		ctx.Update(ds, []types.PropertyChange{{Name: "summary.freeSpace", Val: free}})
 		ds.Info.GetDatastoreInfo().FreeSpace = free

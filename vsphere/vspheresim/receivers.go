@@ -17,8 +17,15 @@ func (s *Sim) receivers() map[string]interface {
 		"FileManager":            new(fileFront),
 		"Folder":                 new(folderFront),
 		"VirtualDiskManager":     new(diskFront),
+		"HostSystem":             new(hostFront),
+		"HostPciPassthruSystem":  new(passthroughFront),
+		"HostGraphicsManager":    new(graphicsFront),
+		"HostDateTimeSystem":     new(clockFront),
+		"EnvironmentBrowser":     new(browserFront),
+		"ClusterComputeResource": new(clusterFront),
 		"Task":                   new(taskFront),
 		"VirtualMachine":         new(vmFront),
 		"VirtualMachineSnapshot": new(snapshotFront),
+		"VirtualMachineProvisioningChecker VirtualMachineCompatibilityChecker": new(checkerFront),
 	}
 }

@@ -54,7 +54,6 @@ func onlyNotes(spec *types.VirtualMachineConfigSpec) bool {
 // reconfigure applies a specification that has been checked: everything but the disks by govmomi's simulator, the disks here. A fault
 // leaves the machine as it was.
 func (s *Sim) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine, spec *types.VirtualMachineConfigSpec) types.BaseMethodFault {
-	reg := s.registry()
 	disks, keys := splitDisks(spec)
 	if spec.Name != "" {
 		spec.Name = escapeName(spec.Name)
@@ -62,11 +61,11 @@ func (s *Sim) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine, 
 	normalize(spec, vm.Config.Hardware.Device)
 
 	var before mo.VirtualMachine
-	reg.WithLock(ctx, vm, func() { before = clone(vm.VirtualMachine) })
+	s.lock(ctx, vm, func() { before = clone(vm.VirtualMachine) })
 	was := s.filesOf(vm)
 	body := vm.ReconfigVMTask(ctx, &types.ReconfigVM_Task{This: vm.Self, Spec: *spec})
 	_, fault := s.native(ctx, body, func() ref { return body.(*methods.ReconfigVM_TaskBody).Res.Returnval })
-	reg.WithLock(ctx, vm, func() {
+	s.lock(ctx, vm, func() {
 		if fault != nil {
 			recent := vm.RecentTask
 			vm.VirtualMachine = before

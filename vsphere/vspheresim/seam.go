@@ -82,6 +82,9 @@ func (s *Sim) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, 
 	if fault := s.checkReferences(ctx, m); fault != nil {
 		return nil, fault
 	}
+	if m.This.Type == "PropertyCollector" && m.This == s.content().PropertyCollector {
+		m.This = s.collectorOf(ctx)
+	}
 	if set, ok := s.fronts[m.This.Type]; ok && set.names[goName(m.Name)] {
 		m.This = set.ref
 	}

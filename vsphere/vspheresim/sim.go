@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/simulator/vpx"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -43,6 +45,8 @@ type Sim struct {
 
 	setMu      sync.Mutex
 	taskDelays map[string]time.Duration
+
+	collectors sync.Map // *collector by session
 
 	waiter  *taskWaiter
 	ctx     context.Context
@@ -102,6 +106,7 @@ func Start(cfg Config) (*Sim, error) {
 	s.server = m.Service.NewServer()
 	s.front = newFront(s, s.server.Config.Handler)
 	s.server.Config.Handler = s.front
+	running.Store(s.server.URL.Host, s)
 	return s, nil
 }
 
@@ -109,7 +114,7 @@ func setAbout(a *types.AboutInfo, name string) {
 	a.Name = name
 	a.Version, a.Build, a.ApiVersion = "8.0.3", "24322831", "8.0.3.0"
 	a.FullName = fmt.Sprintf("%s %s build-%s", name, a.Version, a.Build)
-	a.LicenseProductVersion = "8.0"
+	a.LicenseProductVersion, a.InstanceUuid = "8.0", uuid.NewString()
 }
 
 // URL is the address of the SDK endpoint with user and password. The caller may change the returned value.
@@ -138,6 +143,7 @@ func (s *Sim) CertificateFile() (string, error) {
 // Close cuts what is still connected, ends every task, stops the server and removes its files.
 func (s *Sim) Close() {
 	s.closing.Do(func() {
+		running.Delete(s.server.URL.Host)
 		s.cancel()
 		s.front.shutdown()
 		s.server.CloseClientConnections()

@@ -179,7 +179,7 @@ func (s *Sim) relinkSnapshots(ctx *simulator.Context, vm *simulator.VirtualMachi
 				for _, c := range t.ChildSnapshotList {
 					children = append(children, c.Snapshot)
 				}
-				s.registry().WithLock(ctx, snap, func() { snap.ChildSnapshot = children })
+				s.lock(ctx, snap, func() { snap.ChildSnapshot = children })
 			}
 			walk(t.ChildSnapshotList)
 		}

@@ -26,6 +26,11 @@ type job struct {
 	// check runs when the task starts, and work when its time is over. Both run as one step of the world.
 	check func() types.BaseMethodFault
 	work  func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault)
+
+	// until, if set, is waited for after the work, at most for limit (0 is for ever); then comes after.
+	until func() bool
+	limit time.Duration
+	after func(ctx *simulator.Context)
 }
 
 // jobSet counts the running jobs of one machine.
@@ -83,7 +88,7 @@ func (s *Sim) start(ctx *simulator.Context, j job) types.ManagedObjectReference 
 		s.cancels[task.Self] = cancel
 	}
 	s.mu.Unlock()
-	reg.WithLock(tctx, j.entity, func() { reg.Put(task) })
+	s.lock(tctx, j.entity, func() { reg.Put(task) })
 	s.taskEvent(tctx, task.Info)
 
 	s.tasks.Go(func() {
@@ -105,7 +110,7 @@ func (s *Sim) perform(wait context.Context, ctx *simulator.Context, task *simula
 		s.leave(j)
 		s.mu.Unlock()
 	}()
-	s.registry().AtomicUpdate(ctx, task, []types.PropertyChange{
+	s.update(ctx, task, []types.PropertyChange{
 		{Name: "info.startTime", Val: time.Now()},
 		{Name: "info.state", Val: types.TaskInfoStateRunning},
 		{Name: "info.progress", Val: int32(0)},
@@ -126,7 +131,9 @@ func (s *Sim) perform(wait context.Context, ctx *simulator.Context, task *simula
 	}
 	f := s.guarded(func() (types.AnyType, types.BaseMethodFault) {
 		// From here on the task runs to its end: under the lock, a cancel either came before or is too late.
-		delete(s.cancels, task.Self)
+		if j.until == nil {
+			delete(s.cancels, task.Self)
+		}
 		if wait.Err() != nil {
 			return nil, new(types.RequestCanceled)
 		}
@@ -137,10 +144,50 @@ func (s *Sim) perform(wait context.Context, ctx *simulator.Context, task *simula
 		}
 		return j.work(ctx)
 	}, &res)
+	if f == nil && j.until != nil {
+		f = s.await(wait, ctx, task, j)
+	}
 	if f != nil {
 		return nil, f
 	}
 	return res, nil
+}
+
+// await waits for the condition of a job, as maintenance mode waits for the last machine to go.
+func (s *Sim) await(wait context.Context, ctx *simulator.Context, task *simulator.Task, j job) types.BaseMethodFault {
+	defer s.forget(task.Self)
+	var over <-chan time.Time
+	if j.limit > 0 {
+		t := time.NewTimer(j.limit)
+		defer t.Stop()
+		over = t.C
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		done := false
+		var none types.AnyType
+		fault := s.guarded(func() (types.AnyType, types.BaseMethodFault) {
+			if wait.Err() != nil {
+				return nil, new(types.RequestCanceled)
+			}
+			if done = j.until(); done {
+				delete(s.cancels, task.Self)
+				j.after(ctx)
+			}
+			return nil, nil
+		}, &none)
+		if fault != nil || done {
+			return fault
+		}
+		select {
+		case <-wait.Done():
+			return new(types.RequestCanceled)
+		case <-over:
+			return new(types.Timedout)
+		case <-tick.C:
+		}
+	}
 }
 
 // guarded runs one step of the world. What goes wrong in the simulator itself ends the task with a
@@ -171,7 +218,7 @@ func (s *Sim) pass(wait context.Context, ctx *simulator.Context, task *simulator
 			return false
 		case <-t.C:
 		}
-		s.registry().AtomicUpdate(ctx, task, []types.PropertyChange{{Name: "info.progress", Val: (i + 1) * 100 / steps * 99 / 100}})
+		s.update(ctx, task, []types.PropertyChange{{Name: "info.progress", Val: (i + 1) * 100 / steps * 99 / 100}})
 	}
 	return wait.Err() == nil
 }
@@ -193,7 +240,7 @@ func (s *Sim) finish(ctx *simulator.Context, task *simulator.Task, res types.Any
 			types.PropertyChange{Name: "info.progress", Val: int32(100)},
 			types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateSuccess})
 	}
-	s.registry().AtomicUpdate(ctx, task, changes)
+	s.update(ctx, task, changes)
 }
 
 func (s *Sim) forget(task types.ManagedObjectReference) {
@@ -272,7 +319,7 @@ func (f *taskFront) CancelTask(ctx *simulator.Context, req *types.CancelTask) so
 	s.mu.Unlock()
 
 	var info types.TaskInfo
-	s.registry().WithLock(ctx, task, func() { info = task.Info })
+	s.lock(ctx, task, func() { info = task.Info })
 	switch {
 	case cancel != nil:
 		body.Res = new(types.CancelTaskResponse)
@@ -337,7 +384,7 @@ func (s *Sim) native(ctx *simulator.Context, body soap.HasFault, ref func() type
 	m[task.Self] = done
 	s.waiter.waiters <- m
 	var info types.TaskInfo
-	read := func() { reg.WithLock(ctx, task, func() { info = task.Info }) }
+	read := func() { s.lock(ctx, task, func() { info = task.Info }) }
 	read()
 	if info.State != types.TaskInfoStateSuccess && info.State != types.TaskInfoStateError {
 		<-done
@@ -373,7 +420,7 @@ func (s *Sim) hideNative(ctx *simulator.Context, task, entity types.ManagedObjec
 		tm.Unlock()
 	}
 	if e, ok := reg.Get(entity).(mo.Entity); ok {
-		reg.WithLock(ctx, entity, func() {
+		s.lock(ctx, entity, func() {
 			ctx.Update(e, []types.PropertyChange{{Name: "recentTask", Val: drop(e.Entity().RecentTask)}})
 		})
 	}

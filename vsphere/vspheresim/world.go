@@ -74,7 +74,7 @@ func (s *Sim) allHosts() []*simulator.HostSystem {
 
 // entityName reads the name of an entity under its lock.
 func (s *Sim) entityName(ctx *simulator.Context, e mo.Entity) (name string) {
-	s.registry().WithLock(ctx, e, func() {
+	s.lock(ctx, e, func() {
 		switch x := e.(type) {
 		case *mo.Network:
 			name = x.Name
@@ -182,7 +182,7 @@ func without(list []ref, r ref) []ref {
 
 // setList changes a list of references of an object, and tells those who watch the property.
 func (s *Sim) setList(ctx *simulator.Context, obj mo.Reference, property string, list []ref) {
-	s.registry().WithLock(ctx, obj, func() {
+	s.lock(ctx, obj, func() {
 		ctx.Update(obj, []types.PropertyChange{{Name: property, Val: list}})
 	})
 }
