@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -52,7 +53,8 @@ func Cached(ctx context.Context, name, key string, build func(ctx context.Contex
 	return dir, os.Rename(tmp, dir)
 }
 
-// CopyFile copies a file and makes the folders that to needs.
+// CopyFile copies a file and makes the folders that to needs. Whoever reads to meanwhile sees the
+// old file or the new one.
 func CopyFile(to, from string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
@@ -62,13 +64,49 @@ func CopyFile(to, from string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.Create(to)
+	out, err := os.CreateTemp(filepath.Dir(to), ".new-")
 	if err != nil {
 		return err
 	}
+	defer os.Remove(out.Name()) // fails when all went well
 	if _, err := io.Copy(out, in); err != nil {
 		out.Close()
 		return err
 	}
-	return out.Close()
+	if err := errors.Join(out.Chmod(0o644), out.Close()); err != nil {
+		return err
+	}
+	return os.Rename(out.Name(), to)
+}
+
+// CopyFiles copies the files of one folder into another, sub-folders excepted. There are none in a
+// folder that does not exist.
+func CopyFiles(to, from string) error {
+	files, err := os.ReadDir(from)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, f := range files {
+		if !f.Type().IsRegular() {
+			continue
+		}
+		if err := CopyFile(filepath.Join(to, f.Name()), filepath.Join(from, f.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WriteTemp puts text into a new file in dir and returns its path. It panics if it can't, which
+// with a running lab's own folder means that nothing else will work either.
+func WriteTemp(dir, text string) string {
+	f, err := os.CreateTemp(dir, "*.xml")
+	if err == nil {
+		_, err = f.WriteString(text)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		panic(fmt.Sprintf("lab folder: %v", err))
+	}
+	return f.Name()
 }

@@ -95,28 +95,13 @@ const capabilities = "var/cache/libvirt/qemu/capabilities"
 
 func seedCapabilities(h *Host) {
 	if cache, err := lab.CacheDir(); err == nil {
-		copyFiles(filepath.Join(cache, "qemu-capabilities"), filepath.Join(h.root, capabilities))
+		lab.CopyFiles(filepath.Join(h.root, capabilities), filepath.Join(cache, "qemu-capabilities")) // what is missing is probed again
 	}
 }
 
 func keepCapabilities(h *Host) {
 	if cache, err := lab.CacheDir(); err == nil {
-		copyFiles(filepath.Join(h.root, capabilities), filepath.Join(cache, "qemu-capabilities"))
-	}
-}
-
-// copyFiles copies as much as it can: what is missing is probed again.
-func copyFiles(from, to string) {
-	files, _ := os.ReadDir(from)
-	for _, f := range files {
-		b, err := os.ReadFile(filepath.Join(from, f.Name()))
-		if err != nil || os.MkdirAll(to, 0o755) != nil {
-			continue
-		}
-		tmp := filepath.Join(to, ".new-"+rand.Text()[:8])
-		if os.WriteFile(tmp, b, 0o600) == nil {
-			os.Rename(tmp, filepath.Join(to, f.Name()))
-		}
+		lab.CopyFiles(filepath.Join(cache, "qemu-capabilities"), filepath.Join(h.root, capabilities))
 	}
 }
 

@@ -87,17 +87,7 @@ func (l *Lab) start(ctx context.Context, hosts int) (err error) {
 
 // WriteXML puts text into a new file below the lab's folder and returns its path, for virsh
 // commands that take a file.
-func (l *Lab) WriteXML(text string) string {
-	f, err := os.CreateTemp(l.Dir, "*.xml")
-	if err != nil {
-		panic(err) // the lab's own folder is gone: no test can go on
-	}
-	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		panic(err)
-	}
-	return f.Name()
-}
+func (l *Lab) WriteXML(text string) string { return lab.WriteTemp(l.Dir, text) }
 
 // Stop ends every process of the lab, guests included, and removes its namespaces, network and
 // files. It may be called again.

@@ -108,7 +108,7 @@ func writeConfig(dir string) error {
 			return err
 		}
 	}
-	return copyDir(filepath.Join(dir, "capabilities"), capabilitiesCache())
+	return lab.CopyFiles(filepath.Join(dir, "capabilities"), capabilitiesCache())
 }
 
 // What libvirt learned about QEMU is kept between runs, since probing takes long in the nested
@@ -125,18 +125,5 @@ func keepCapabilities(ctx context.Context, l *Lab) {
 	if _, err := l.Run(ctx, "rm -rf /share/capabilities; cp -r /var/cache/libvirt/qemu/capabilities /share/"); err != nil {
 		return // they are probed again next time
 	}
-	copyDir(capabilitiesCache(), filepath.Join(l.Dir, "capabilities"))
-}
-
-func copyDir(to, from string) error {
-	files, err := os.ReadDir(from)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	for _, f := range files {
-		if err := lab.CopyFile(filepath.Join(to, f.Name()), filepath.Join(from, f.Name())); err != nil {
-			return err
-		}
-	}
-	return err
+	lab.CopyFiles(capabilitiesCache(), filepath.Join(l.Dir, "capabilities"))
 }

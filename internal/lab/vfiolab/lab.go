@@ -140,17 +140,7 @@ func (l *Lab) Run(ctx context.Context, script string) (string, error) {
 
 // WriteXML puts text into a new file below the lab's folder and returns its path, for virsh
 // commands that take a file.
-func (l *Lab) WriteXML(text string) string {
-	f, err := os.CreateTemp(l.Dir, "*.xml")
-	if err != nil {
-		panic(err) // the lab's own folder is gone: no test can go on
-	}
-	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		panic(err)
-	}
-	return f.Name()
-}
+func (l *Lab) WriteXML(text string) string { return lab.WriteTemp(l.Dir, text) }
 
 // Serial is the path, as the nested host sees it, for the serial port of a guest.
 func (l *Lab) Serial(name string) string { return "/share/" + name + ".serial" }

@@ -85,17 +85,7 @@ func (l *Lab) start(ctx context.Context, hosts int, img *image) error {
 
 // WriteXML puts text into a new file below the lab's folder and returns its path, for virsh
 // commands that take a file.
-func (l *Lab) WriteXML(text string) string {
-	f, err := os.CreateTemp(l.Dir, "*.xml")
-	if err != nil {
-		panic(err) // the lab's own folder is gone: no test can go on
-	}
-	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		panic(err)
-	}
-	return f.Name()
-}
+func (l *Lab) WriteXML(text string) string { return lab.WriteTemp(l.Dir, text) }
 
 // Stop pulls the plug of every host and removes the lab's files. It may be called again.
 func (l *Lab) Stop() error {
