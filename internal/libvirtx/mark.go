@@ -16,17 +16,20 @@ const Prefix = "anyvisor"
 
 // Mark is what this library remembers in a domain.
 type Mark struct {
-	XMLName xml.Name    `xml:"https://anyvisor.dev/xmlns/libvirt/1 machine"`
-	Token   string      `xml:"token,omitempty"`
-	Created string      `xml:"created,omitempty"` // RFC 3339
-	GuestOS string      `xml:"guestOS,omitempty"`
-	MinKiB  uint64      `xml:"minMemory,omitempty"` // of dynamic memory
-	Labels  []MarkLabel `xml:"label"`
+	XMLName  xml.Name    `xml:"https://anyvisor.dev/xmlns/libvirt/1 machine"`
+	Token    string      `xml:"token,omitempty"`
+	Created  string      `xml:"created,omitempty"` // RFC 3339
+	GuestOS  string      `xml:"guestOS,omitempty"`
+	MinKiB   uint64      `xml:"minMemory,omitempty"` // of dynamic memory
+	Labels   []MarkLabel `xml:"label"`
+	Quiesced []string    `xml:"quiesced"` // snapshots taken of quiet disks
 	// Images that belong to the machine although its definition does not
 	// name them: bases that a linked clone froze.
 	Images   []string      `xml:"image"`
 	Template *MarkTemplate `xml:"template"`
-	Role     string        `xml:"role,omitempty"` // "helper" for what is no machine
+	Role     string        `xml:"role,omitempty"` // of a domain that is no machine: "helper", "making"
+	Task     string        `xml:"task,omitempty"` // that makes it
+	Beat     string        `xml:"beat,omitempty"` // changes while the task lives
 }
 
 // MarkLabel is one label.

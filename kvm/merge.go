@@ -1,0 +1,311 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// DeleteSnapshot implements hypervisor.Snapshotter.
+func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.DeleteSnapshotRequest) (hypervisor.DriverTask, error) {
+	return d.run(ctx, "delete-snapshot", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		names := []string{string(sid)}
+		if r.Children {
+			var err error
+			if names, err = d.subtree(ctx, id, sid); err != nil {
+				return hypervisor.TaskState{Err: err}
+			}
+		}
+		var out hypervisor.TaskState
+		for i, n := range names {
+			if out.Err = ctx.Err(); out.Err != nil {
+				return out
+			}
+			report(hypervisor.TaskState{Fraction: float64(i) / float64(len(names)), Phase: "merging", Notes: out.Notes})
+			note, err := d.deleteSnapshot(ctx, id, hypervisor.SnapshotID(n))
+			if note != "" {
+				out.Notes = append(out.Notes, note)
+			}
+			if err != nil {
+				out.Err = err
+				return out
+			}
+		}
+		return out
+	})
+}
+
+// subtree returns a snapshot and all below it, children first.
+func (d *driver) subtree(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID) ([]string, error) {
+	return onDomain(ctx, d, id, 2, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) ([]string, error) {
+		snaps, err := readSnapshots(dom)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := findSnapshot(snaps, sid); err != nil {
+			return nil, err
+		}
+		in := map[string]bool{string(sid): true}
+		names := []string{string(sid)}
+		for _, s := range snaps { // parents before children
+			if s.Parent != nil && in[s.Parent.Name] {
+				in[s.Name] = true
+				names = append(names, s.Name)
+			}
+		}
+		slices.Reverse(names)
+		return names, nil
+	})
+}
+
+// deleteSnapshot merges one snapshot away.
+func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID) (note string, err error) {
+	h, err := d.locate(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	b, err := d.books(ctx, h)
+	if err != nil {
+		return "", err
+	}
+	return onHost(context.WithoutCancel(ctx), h, id, 12, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
+		return b.deleteSnapshot(c, dom, string(id), sid)
+	})
+}
+
+// deleteSnapshot merges the image above each frozen image down into it, so
+// that what is copied is what changed since the snapshot.
+func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, err error) {
+	snaps, err := readSnapshots(dom)
+	if err != nil {
+		return "", err
+	}
+	s, err := findSnapshot(snaps, sid)
+	if err != nil {
+		return "", err
+	}
+	snap, err := dom.SnapshotLookupByName(s.Name, 0)
+	if err != nil {
+		return "", err
+	}
+	defer snap.Free()
+	if internal(s) {
+		if err := b.free(s, hypervisor.VMID(uuid)); err != nil {
+			return "", err
+		}
+		return "", snap.Delete(0)
+	}
+	if st, err := state(dom); err != nil {
+		return "", err
+	} else if st == hypervisor.Suspended {
+		return "", hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.VMID(uuid).Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
+	}
+	x, mark, err := inactive(dom)
+	if err != nil {
+		return "", err
+	}
+	own := b.images(uuid, x, mark)
+	ice := frozen(s)
+	for _, f := range ice { // refused before anything is touched
+		found := map[string]hypervisor.Ref{}
+		for _, above := range b.im.Above[f] {
+			if !own[above] {
+				b.owners(above, found, 0)
+			}
+		}
+		if len(found) > 0 {
+			var refs []hypervisor.Ref
+			for _, r := range found {
+				refs = append(refs, r)
+			}
+			return "", busyWith(sid.Ref(), refs, "the snapshot is the base of")
+		}
+	}
+	for dev, f := range ice {
+		switch above := b.im.Above[f]; {
+		case b.frozenBy(f, uuid, s.Name):
+			// Another snapshot holds the same image: nothing was written between.
+		case len(above) == 0:
+			if !slices.ContainsFunc(writable(x), func(k *libvirtxml.DomainDisk) bool { return diskPath(k) == f }) {
+				if _, err := b.remove(c, set{f: true}); err != nil {
+					return note, err
+				}
+			}
+		case len(above) == 1:
+			if err := b.merge(c, dom, uuid, dev, f, above[0], snaps); err != nil {
+				return note, err
+			}
+		default:
+			note = fmt.Sprintf("image %s stays as the common base of %d branches until one of them is deleted", f, len(above))
+		}
+	}
+	if s.Memory != nil && s.Memory.File != "" {
+		if _, err := b.remove(c, set{s.Memory.File: true}); err != nil {
+			return note, err
+		}
+	}
+	return note, snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+}
+
+// frozenBy reports whether another snapshot of the machine froze the image.
+func (b *books) frozenBy(p, uuid, but string) bool {
+	return slices.ContainsFunc(b.usersOf(p), func(u user) bool { return u.vm.ID == uuid && u.snapshot != "" && u.snapshot != but })
+}
+
+// merge commits image top into image base, which nothing else stands on, and
+// makes all that named top name base. Top is removed if nothing stands on it.
+func (b *books) merge(c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, top string, snaps []libvirtxml.DomainSnapshot) error {
+	live, _, err := parse(dom, 0)
+	if err != nil {
+		return err
+	}
+	on, err := dom.IsActive()
+	if err != nil {
+		return err
+	}
+	active := "" // the image that the machine writes to, if it runs on this chain
+	for _, k := range writable(live) {
+		if on && slices.Contains(b.im.Chain(diskPath(k)), top) {
+			active, dev = diskPath(k), k.Target.Dev
+		}
+	}
+	if active != "" {
+		err = commit(dom, dev, base, top, active == top)
+	} else {
+		err = b.commitApart(c, dom, base, top)
+	}
+	if err != nil {
+		return err
+	}
+	moved := map[string]libvirtx.Volume{top: b.im.ByPath[base]}
+	for i := range snaps {
+		o := &snaps[i]
+		if !slices.Contains(mapValues(frozen(o)), top) {
+			continue
+		}
+		repoint(o.Domain, moved)
+		if o.InactiveDomain != nil {
+			repoint(&o.InactiveDomain.Domain, moved)
+		}
+		if err := createSnapshot(dom, *o, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE); err != nil {
+			return err
+		}
+	}
+	x, _, err := inactive(dom)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(writable(x), func(k *libvirtxml.DomainDisk) bool { return diskPath(k) == top }) {
+		repoint(x, moved)
+		if err := define(c, x); err != nil {
+			return err
+		}
+	}
+	pools := b.pools
+	if b.im, err = libvirtx.LoadImages(c, pools); err != nil {
+		return err
+	}
+	if len(b.im.Above[top]) == 0 {
+		_, err = b.remove(c, set{top: true})
+	}
+	return err
+}
+
+func mapValues(m map[string]string) []string {
+	var out []string
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}
+
+// commit runs a block commit on a domain and waits for its end. If top is what
+// the domain writes to, it writes to base afterwards.
+func commit(dom *libvirt.Domain, dev, base, top string, active bool) error {
+	var flags libvirt.DomainBlockCommitFlags
+	if active {
+		flags |= libvirt.DOMAIN_BLOCK_COMMIT_ACTIVE
+	}
+	if err := dom.BlockCommit(dev, base, top, 0, flags); err != nil {
+		return err
+	}
+	return finish(dom, dev, active, nil)
+}
+
+// finish waits for a block job. With pivot it switches over when the job is in
+// step.
+func finish(dom *libvirt.Domain, dev string, pivot bool, progress func(cur, end uint64) error) error {
+	for {
+		// With libvirt's raw numbers a job is in step when cur reaches end, and
+		// an early 0 of 0 must not look like that.
+		j, err := dom.GetBlockJobInfo(dev, 0)
+		if err != nil {
+			return err
+		}
+		if j.Type == 0 { // no job (any more): a commit below the top ends by itself
+			if pivot {
+				return hypervisor.Errorf(hypervisor.KindUnknown, hypervisor.DiskID(dev).Ref(), "the block job ended before the switch-over")
+			}
+			return nil
+		}
+		if progress != nil {
+			if err := progress(j.Cur, j.End); err != nil {
+				_ = dom.BlockJobAbort(dev, 0) // the wish to stop counts
+				return err
+			}
+		}
+		if pivot && j.Cur == j.End && j.End > 0 {
+			err := dom.BlockJobAbort(dev, libvirt.DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+			if err == nil || libvirtx.Kind(err) != hypervisor.KindInvalidState && !libvirtx.Is(err, libvirt.ERR_BLOCK_COPY_ACTIVE) {
+				return err
+			}
+		}
+		time.Sleep(20 * time.Millisecond) // libvirt's job events would come through the process-wide loop, which a caller may not run
+	}
+}
+
+// commitApart merges images of a chain that no machine runs on. libvirt has no
+// call for that: a paused helper domain opens the chain for the time. It ends
+// with this process, whatever happens.
+func (b *books) commitApart(c *libvirt.Connect, like *libvirt.Domain, base, top string) error {
+	open := top
+	if a := b.im.Above[top]; len(a) > 0 {
+		open = a[0] // its link is set to base by the commit
+	}
+	x, _, err := inactive(like)
+	if err != nil {
+		return err
+	}
+	helper := &libvirtxml.Domain{Type: x.Type, Name: helperPrefix + libvirtx.Nonce(), VCPU: &libvirtxml.DomainVCPU{Value: 1},
+		OS: &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: "hvm", Arch: x.OS.Type.Arch, Machine: x.OS.Type.Machine}},
+		Devices: &libvirtxml.DomainDeviceList{Emulator: x.Devices.Emulator, Disks: []libvirtxml.DomainDisk{{Device: "disk",
+			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"}}}}}
+	setMemory(helper, 16<<10, 16<<10)
+	setDiskPath(&helper.Devices.Disks[0], open, "qcow2")
+	if err := putMark(helper, libvirtx.Mark{Role: "helper"}); err != nil {
+		return err
+	}
+	doc, err := helper.Marshal()
+	if err != nil {
+		return err
+	}
+	dom, err := c.DomainCreateXML(doc, libvirt.DOMAIN_START_PAUSED|libvirt.DOMAIN_START_AUTODESTROY)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	err = commit(dom, "vda", base, top, open == top)
+	if derr := dom.Destroy(); err == nil && libvirtx.Kind(derr) != hypervisor.KindInvalidState && !libvirtx.NotFound(derr) {
+		err = derr
+	}
+	return err
+}

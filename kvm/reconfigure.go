@@ -1,0 +1,269 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"fmt"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// resize sets the memory of a definition, within its range if it has one.
+func resize(x *libvirtxml.Domain, kib int64) {
+	base := uint64(kib)
+	if memoryKiB(x) > currentKiB(x) && kib <= memoryKiB(x) { // ballooned: the range stays
+		base = uint64(memoryKiB(x))
+	}
+	setMemory(x, base, uint64(kib))
+	if x.CPU != nil && x.CPU.Numa != nil && len(x.CPU.Numa.Cell) == 1 {
+		dimms := int64(0)
+		for _, m := range x.Devices.Memorydevs {
+			if m.Target != nil && m.Target.Size != nil {
+				dimms += toKiB(uint64(m.Target.Size.Value), m.Target.Size.Unit)
+			}
+		}
+		x.CPU.Numa.Cell[0].Memory, x.CPU.Numa.Cell[0].Unit = uint(max(int64(base)-dimms, 0)), "KiB"
+	}
+}
+
+func setCPUs(x *libvirtxml.Domain, now, limit int) {
+	if x.VCPU == nil {
+		x.VCPU = &libvirtxml.DomainVCPU{}
+	}
+	v := x.VCPU
+	current := v.Current
+	if current == 0 {
+		current = v.Value
+	}
+	if now == 0 {
+		now = int(current)
+	}
+	if limit == 0 {
+		if limit = int(v.Value); current == v.Value { // no room for hot add before, none now
+			limit = now
+		}
+	}
+	v.Current, v.Value = uint(now), uint(max(now, limit))
+	x.VCPUs = nil
+	if x.CPU != nil {
+		x.CPU.Topology = nil // must match the number
+		if x.CPU.Numa != nil && len(x.CPU.Numa.Cell) == 1 {
+			x.CPU.Numa.Cell[0].CPUs = fmt.Sprintf("0-%d", v.Value-1)
+		}
+	}
+}
+
+// Reconfigure implements hypervisor.Reconfigurer.
+func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
+	if ch.Name != "" {
+		if err := checkName("new name", ch.Name, id.Ref()); err != nil {
+			return nil, err
+		}
+	}
+	return d.simple(ctx, "reconfigure", id, shortWork, func(ctx context.Context) error {
+		h, err := d.locate(ctx, id)
+		if err != nil {
+			return err
+		}
+		f, err := h.identify(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = onHost(context.WithoutCancel(ctx), h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			s, err := changeable(dom, id)
+			if err != nil {
+				return struct{}{}, err
+			}
+			want := hypervisor.VMSpec{CPUs: ch.CPUs, MaxCPUs: ch.MaxCPUs, MemoryBytes: ch.MemoryBytes, MaxMemoryBytes: ch.MaxMemory}
+			if r := ch.DynamicMemory; r != nil && *r != (hypervisor.MemoryRange{}) {
+				want.DynamicMemory = r
+			}
+			if err := (site{h: h, f: f}).fits(id.Ref(), want); err != nil {
+				return struct{}{}, err
+			}
+			if s == hypervisor.Off {
+				return struct{}{}, changeOff(c, dom, id, ch)
+			}
+			return struct{}{}, changeLive(c, dom, id, ch)
+		})
+		return err
+	})
+}
+
+// apply writes changes into a definition.
+func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hypervisor.Ref) error {
+	if ch.CPUs > 0 || ch.MaxCPUs > 0 {
+		if ch.MaxCPUs > 0 && ch.CPUs == 0 && x.VCPU != nil && uint(ch.MaxCPUs) < max(x.VCPU.Current, 1) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, x.VCPU.Current)
+		}
+		setCPUs(x, ch.CPUs, ch.MaxCPUs)
+	}
+	if r := ch.DynamicMemory; r != nil {
+		now := currentKiB(x)
+		if ch.MemoryBytes > 0 {
+			now = ch.MemoryBytes >> 10
+		}
+		m.MinKiB = uint64(r.MinBytes >> 10)
+		if *r == (hypervisor.MemoryRange{}) {
+			setMemory(x, uint64(now), uint64(now))
+		} else {
+			if now<<10 < r.MinBytes || now<<10 > r.MaxBytes {
+				return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the machine's memory of %d bytes is outside DynamicMemory %d to %d", now<<10, r.MinBytes, r.MaxBytes)
+			}
+			setMemory(x, uint64(r.MaxBytes>>10), uint64(now))
+		}
+	} else if ch.MemoryBytes > 0 {
+		if m.MinKiB > 0 && (ch.MemoryBytes>>10 < int64(m.MinKiB) || ch.MemoryBytes>>10 > memoryKiB(x)) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, memoryKiB(x))
+		}
+		resize(x, ch.MemoryBytes>>10)
+	}
+	if ch.MaxMemory > 0 {
+		if x.CPU == nil {
+			x.CPU = &libvirtxml.DomainCPU{}
+		}
+		x.MaximumMemory = &libvirtxml.DomainMaxMemory{Value: uint(ch.MaxMemory >> 10), Unit: "KiB", Slots: dimmSlots}
+		if x.CPU.Numa == nil {
+			x.CPU.Numa = &libvirtxml.DomainNuma{Cell: []libvirtxml.DomainCell{{ID: ptr(uint(0)),
+				CPUs: fmt.Sprintf("0-%d", x.VCPU.Value-1), Memory: uint(memoryKiB(x)), Unit: "KiB"}}}
+		}
+	}
+	if x.MaximumMemory != nil && memoryKiB(x) > toKiB(uint64(x.MaximumMemory.Value), x.MaximumMemory.Unit) {
+		x.MaximumMemory.Value, x.MaximumMemory.Unit = uint(memoryKiB(x)), "KiB"
+	}
+	if ch.Description != nil {
+		x.Description = *ch.Description
+	}
+	return putMark(x, *m)
+}
+
+// changeOff redefines. libvirt has a call of its own for the name, which comes
+// first: it is what can fail for a reason of its own.
+func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
+	x, m, err := inactive(dom)
+	if err != nil {
+		return err
+	}
+	if err := apply(x, &m, ch, id.Ref()); err != nil {
+		return err
+	}
+	old := x.Name
+	if ch.Name != "" && ch.Name != old {
+		if n, err := dom.SnapshotNum(0); err == nil && n > 0 {
+			return hypervisor.Unsupported(id.Ref(), hypervisor.Reconfigure, hypervisor.ReasonVMSnapshots, "libvirt does not rename machines that have snapshots: delete them first")
+		}
+		if err := dom.Rename(ch.Name, 0); err != nil {
+			return err
+		}
+		x.Name = ch.Name
+	}
+	err = define(c, x)
+	if err != nil && x.Name != old {
+		_ = dom.Rename(old, 0) // the first error counts
+	}
+	return err
+}
+
+// changeLive first looks whether everything can be done, then does it.
+func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
+	live, mark, err := parse(dom, 0)
+	if err != nil {
+		return err
+	}
+	if ch.Name != "" && ch.Name != live.Name {
+		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "libvirt renames only machines that are off: shut it down first")
+	}
+	later := hypervisor.Changes{} // at the next start
+	refuse := func(k hypervisor.Capability, r hypervisor.ReasonCode, text string) error {
+		return hypervisor.Unsupported(id.Ref(), k, r, text+"; set NextStart to have it at the next start")
+	}
+	now := live.VCPU.Current
+	if now == 0 {
+		now = live.VCPU.Value
+	}
+	if ch.CPUs > 0 && uint(ch.CPUs) != now {
+		switch {
+		case uint(ch.CPUs) > live.VCPU.Value:
+			if !ch.NextStart {
+				return refuse(hypervisor.CPUHotAdd, hypervisor.ReasonHotAddOff, fmt.Sprintf("the machine was made for at most %d CPUs", live.VCPU.Value))
+			}
+			later.CPUs, ch.CPUs = ch.CPUs, 0
+		case uint(ch.CPUs) < now && live.Type == "qemu":
+			if !ch.NextStart {
+				return refuse(hypervisor.CPUHotAdd, hypervisor.ReasonPlatform, "QEMU's emulated CPUs can't be taken away while they run")
+			}
+			later.CPUs, ch.CPUs = ch.CPUs, 0
+		}
+	} else {
+		ch.CPUs = 0
+	}
+	var dimm int64
+	if ch.MemoryBytes > 0 {
+		base, limit := memoryKiB(live), int64(0)
+		if live.MaximumMemory != nil {
+			limit = toKiB(uint64(live.MaximumMemory.Value), live.MaximumMemory.Unit)
+		}
+		if want := ch.MemoryBytes >> 10; want > base {
+			if want > limit {
+				if !ch.NextStart {
+					return refuse(hypervisor.MemoryHotAdd, hypervisor.ReasonHotAddOff, fmt.Sprintf("the machine was made for at most %d MiB", max(base, limit)>>10))
+				}
+				later.MemoryBytes, ch.MemoryBytes = ch.MemoryBytes, 0
+			} else if dimm = want - base; dimm%(128<<10) != 0 {
+				return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "memory is added to a running machine in steps of 128 MiB, which is what guests can take: %d KiB more is none", dimm)
+			}
+		}
+	}
+	if ch.MaxCPUs > 0 || ch.MaxMemory > 0 || ch.DynamicMemory != nil {
+		if !ch.NextStart {
+			return refuse(hypervisor.Reconfigure, hypervisor.ReasonVMState, "limits can't change while the machine runs")
+		}
+		later.MaxCPUs, later.MaxMemory, later.DynamicMemory = ch.MaxCPUs, ch.MaxMemory, ch.DynamicMemory
+	}
+	const both = libvirt.DOMAIN_AFFECT_LIVE | libvirt.DOMAIN_AFFECT_CONFIG
+	if ch.Description != nil {
+		if err := dom.SetMetadata(libvirt.DOMAIN_METADATA_DESCRIPTION, *ch.Description, "", "", both); err != nil {
+			return err
+		}
+	}
+	if ch.CPUs > 0 {
+		if err := dom.SetVcpusFlags(uint(ch.CPUs), libvirt.DOMAIN_VCPU_LIVE|libvirt.DOMAIN_VCPU_CONFIG); err != nil {
+			return err
+		}
+	}
+	switch {
+	case dimm > 0:
+		doc, err := (&libvirtxml.DomainMemorydev{Model: "dimm", Target: &libvirtxml.DomainMemorydevTarget{
+			Size: &libvirtxml.DomainMemorydevTargetSize{Value: uint(dimm), Unit: "KiB"},
+			Node: &libvirtxml.DomainMemorydevTargetNode{Value: 0}}}).Marshal()
+		if err != nil {
+			return err
+		}
+		if err := dom.AttachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_LIVE|libvirt.DOMAIN_DEVICE_MODIFY_CONFIG); err != nil {
+			return err
+		}
+	case ch.MemoryBytes > 0:
+		if mark.MinKiB > 0 && ch.MemoryBytes>>10 < int64(mark.MinKiB) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
+		}
+		if err := dom.SetMemoryFlags(uint64(ch.MemoryBytes>>10), libvirt.DOMAIN_MEM_LIVE|libvirt.DOMAIN_MEM_CONFIG); err != nil {
+			return err
+		}
+	}
+	if later == (hypervisor.Changes{}) {
+		return nil
+	}
+	x, m, err := inactive(dom)
+	if err != nil {
+		return err
+	}
+	if err := apply(x, &m, later, id.Ref()); err != nil {
+		return err
+	}
+	return define(c, x)
+}

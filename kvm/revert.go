@@ -1,0 +1,243 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"slices"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// findSnapshot returns one of a machine's snapshots.
+func findSnapshot(snaps []libvirtxml.DomainSnapshot, id hypervisor.SnapshotID) (*libvirtxml.DomainSnapshot, error) {
+	i := slices.IndexFunc(snaps, func(s libvirtxml.DomainSnapshot) bool { return s.Name == string(id) })
+	if i < 0 {
+		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "the machine has no such snapshot")
+	}
+	return &snaps[i], nil
+}
+
+// RevertSnapshot implements hypervisor.Snapshotter.
+func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest) (hypervisor.DriverTask, error) {
+	return d.run(ctx, "revert", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		h, err := d.locate(ctx, id)
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		b, err := d.books(ctx, h)
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		s, err := onHost(context.WithoutCancel(ctx), h, id, 12, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.TaskState, error) {
+			return b.revert(ctx, c, dom, id, sid, r, report)
+		})
+		s.Err = err
+		return s
+	})
+}
+
+func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest, report func(hypervisor.TaskState)) (hypervisor.TaskState, error) {
+	var out hypervisor.TaskState
+	snaps, err := readSnapshots(dom)
+	if err != nil {
+		return out, err
+	}
+	s, err := findSnapshot(snaps, sid)
+	if err != nil {
+		return out, err
+	}
+	now, mark, err := inactive(dom)
+	if err != nil {
+		return out, err
+	}
+	if isTemplate(now, mark) {
+		return out, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine first")
+	}
+	if internal(s) {
+		return out, b.revertInternal(dom, s, id, r)
+	}
+	then, err := definitionOf(s)
+	if err != nil {
+		return out, err
+	}
+	// The disks and hardware come back; what the machine is called and marked
+	// with is not part of a snapshot.
+	then.Name, then.Metadata, then.Description = now.Name, now.Metadata, now.Description
+	report(hypervisor.TaskState{Fraction: -1, Phase: "making overlays"})
+	moved := map[string]libvirtx.Volume{}
+	undo := func() {
+		for _, v := range moved {
+			if libvirtx.DeleteVolume(c, v.Pool, v.Name) != nil {
+				out.Leftover = append(out.Leftover, v.Ref())
+			}
+		}
+	}
+	for _, k := range writable(then) {
+		base := diskPath(k)
+		v, err := overlay(c, b.pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
+		if err != nil {
+			undo()
+			return out, err
+		}
+		moved[base] = v
+	}
+	repoint(then, moved)
+	var saved string // the saved RAM's definition, with the new images
+	if hasMemory(s) && !r.KeepOff {
+		if saved, err = savedDefinition(c, s.Memory.File, now, moved); err != nil {
+			undo()
+			return out, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		undo()
+		return out, err
+	}
+	report(hypervisor.TaskState{Fraction: -1, Phase: "switching over"})
+	if err := off(dom); err != nil {
+		undo()
+		return out, err
+	}
+	if err := define(c, then); err != nil {
+		undo()
+		return out, err
+	}
+	if saved != "" {
+		flags := libvirt.DOMAIN_SAVE_RUNNING
+		if s.State == "paused" {
+			flags = libvirt.DOMAIN_SAVE_PAUSED
+		}
+		if err := c.DomainRestoreFlags(s.Memory.File, saved, flags); err != nil {
+			return out, err
+		}
+	}
+	if err := createSnapshot(dom, *s, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE|libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT); err != nil {
+		return out, err
+	}
+	out.Leftover, err = b.dropOverlays(c, now, string(id))
+	return out, err
+}
+
+// definitionOf returns the persistent definition that a snapshot keeps.
+func definitionOf(s *libvirtxml.DomainSnapshot) (*libvirtxml.Domain, error) {
+	x := s.Domain
+	if s.InactiveDomain != nil {
+		x = &s.InactiveDomain.Domain
+	}
+	if x == nil {
+		return nil, hypervisor.Errorf(hypervisor.KindUnknown, hypervisor.SnapshotID(s.Name).Ref(), "the snapshot has no definition of its machine")
+	}
+	// A copy, by way of the text: the snapshot itself is written back later.
+	doc, err := x.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	out, _, err := parseDoc(doc)
+	out.ID = nil
+	return out, err
+}
+
+// repoint puts new images in the place of others.
+func repoint(x *libvirtxml.Domain, moved map[string]libvirtx.Volume) {
+	if x == nil || x.Devices == nil {
+		return
+	}
+	for i := range x.Devices.Disks {
+		k := &x.Devices.Disks[i]
+		if v, ok := moved[diskPath(k)]; ok {
+			setDiskPath(k, v.Path, v.Format)
+		}
+	}
+}
+
+// savedDefinition is the definition inside a RAM image, changed so that it
+// starts on other images and under the machine's present name.
+func savedDefinition(c *libvirt.Connect, file string, now *libvirtxml.Domain, moved map[string]libvirtx.Volume) (string, error) {
+	doc, err := c.DomainSaveImageGetXMLDesc(file, libvirt.DOMAIN_SAVE_IMAGE_XML_SECURE)
+	if err != nil {
+		return "", err
+	}
+	x, _, err := parseDoc(doc)
+	if err != nil {
+		return "", err
+	}
+	repoint(x, moved)
+	x.Name, x.Metadata = now.Name, now.Metadata
+	return x.Marshal()
+}
+
+// off brings a machine to Off whatever it does.
+func off(dom *libvirt.Domain) error {
+	s, err := state(dom)
+	if err != nil {
+		return err
+	}
+	switch s {
+	case hypervisor.Off:
+		return nil
+	case hypervisor.Suspended:
+		return dom.ManagedSaveRemove(0)
+	}
+	if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.KindInvalidState {
+		return err
+	}
+	return nil
+}
+
+// dropOverlays removes the images that a machine wrote to before a revert, if
+// they are overlays of it that nothing stands on and no snapshot froze.
+func (b *books) dropOverlays(c *libvirt.Connect, before *libvirtxml.Domain, uuid string) ([]hypervisor.Ref, error) {
+	drop := set{}
+	for _, k := range writable(before) {
+		p := diskPath(k)
+		v := b.im.ByPath[p]
+		used := slices.ContainsFunc(b.usersOf(p), func(u user) bool { return u.vm.ID != uuid || u.snapshot != "" })
+		if v.Backing != "" && libvirtx.OwnedBy(p, uuid) && len(b.im.Above[p]) == 0 && !used {
+			drop[p] = true
+		}
+	}
+	return b.remove(c, drop)
+}
+
+// revertInternal lets libvirt do it, which writes to the image that holds the
+// snapshot: not while something stands on that.
+func (b *books) revertInternal(dom *libvirt.Domain, s *libvirtxml.DomainSnapshot, id hypervisor.VMID, r hypervisor.RevertRequest) error {
+	if err := b.free(s, id); err != nil {
+		return err
+	}
+	snap, err := dom.SnapshotLookupByName(s.Name, 0)
+	if err != nil {
+		return err
+	}
+	defer snap.Free()
+	if err := snap.RevertToSnapshot(libvirt.DOMAIN_SNAPSHOT_REVERT_FORCE); err != nil {
+		return err
+	}
+	if r.KeepOff {
+		return off(dom)
+	}
+	return nil
+}
+
+// free demands that nothing stands on the images of an internal snapshot.
+func (b *books) free(s *libvirtxml.DomainSnapshot, id hypervisor.VMID) error {
+	for _, p := range frozen(s) {
+		found := map[string]hypervisor.Ref{}
+		for _, above := range b.im.Above[p] {
+			b.owners(above, found, 0)
+		}
+		if len(found) > 0 {
+			var refs []hypervisor.Ref
+			for _, r := range found {
+				refs = append(refs, r)
+			}
+			return busyWith(hypervisor.SnapshotID(s.Name).Ref(), refs, "the snapshot is inside an image that is the base of")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,296 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strconv"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// readSnapshots reads a machine's snapshots, parents before children.
+func readSnapshots(dom *libvirt.Domain) ([]libvirtxml.DomainSnapshot, error) {
+	all, err := dom.ListAllSnapshots(libvirt.DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
+	if err != nil {
+		return nil, err
+	}
+	var out []libvirtxml.DomainSnapshot
+	for i := range all {
+		doc, err := all[i].GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+		_ = all[i].Free() // a local reference
+		if libvirtx.NotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var x libvirtxml.DomainSnapshot
+		if err := x.Unmarshal(doc); err != nil {
+			return nil, err
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+// frozen returns the images that a snapshot froze, by disk.
+func frozen(s *libvirtxml.DomainSnapshot) map[string]string {
+	out := map[string]string{}
+	if s.Domain == nil || s.Domain.Devices == nil {
+		return out
+	}
+	for _, k := range writable(s.Domain) {
+		out[k.Target.Dev] = diskPath(k)
+	}
+	return out
+}
+
+// internal reports whether a snapshot is kept inside its images.
+func internal(s *libvirtxml.DomainSnapshot) bool {
+	if s.Memory != nil && s.Memory.Snapshot == "internal" {
+		return true
+	}
+	return s.Disks != nil && slices.ContainsFunc(s.Disks.Disks, func(k libvirtxml.DomainSnapshotDisk) bool { return k.Snapshot == "internal" })
+}
+
+func hasMemory(s *libvirtxml.DomainSnapshot) bool {
+	return s.Memory != nil && (s.Memory.Snapshot == "internal" || s.Memory.Snapshot == "external")
+}
+
+// memoryFiles are the RAM images of a machine's snapshots.
+func memoryFiles(dom *libvirt.Domain) (set, error) {
+	snaps, err := readSnapshots(dom)
+	out := set{}
+	for _, s := range snaps {
+		if s.Memory != nil && s.Memory.File != "" {
+			out[s.Memory.File] = true
+		}
+	}
+	return out, err
+}
+
+// Snapshots implements hypervisor.Snapshotter.
+func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hypervisor.SnapshotInfo, error) {
+	return onDomain(ctx, d, id, 3, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) ([]hypervisor.SnapshotInfo, error) {
+		_, mark, err := parse(dom, 0)
+		if err != nil {
+			return nil, err
+		}
+		snaps, err := readSnapshots(dom)
+		if err != nil || len(snaps) == 0 {
+			return nil, err
+		}
+		pools, err := libvirtx.Pools(c)
+		if err != nil {
+			return nil, err
+		}
+		current := ""
+		if cur, err := dom.SnapshotCurrent(0); err == nil {
+			current, err = cur.GetName()
+			_ = cur.Free() // a local reference
+			if err != nil {
+				return nil, err
+			}
+		}
+		var out []hypervisor.SnapshotInfo
+		depth := map[string]int{}
+		for i := range snaps {
+			s := &snaps[i]
+			n := hypervisor.SnapshotInfo{ID: hypervisor.SnapshotID(s.Name), VM: id, Name: s.Name, Description: s.Description,
+				Current: s.Name == current, Memory: hasMemory(s), Quiesced: slices.Contains(mark.Quiesced, s.Name), State: snapshotState(s.State), Kind: "external"}
+			if internal(s) {
+				n.Kind = "internal"
+			}
+			if s.Parent != nil {
+				n.Parent = hypervisor.SnapshotID(s.Parent.Name)
+				n.Depth = depth[s.Parent.Name] + 1
+			}
+			depth[s.Name] = n.Depth
+			if sec, err := strconv.ParseInt(s.CreationTime, 10, 64); err == nil {
+				n.CreatedAt = time.Unix(sec, 0)
+			}
+			files := set{}
+			if s.Memory != nil && s.Memory.File != "" {
+				files[s.Memory.File] = true
+			}
+			if n.Kind == "external" {
+				for _, p := range frozen(s) {
+					files[p] = true
+				}
+			}
+			for p := range files {
+				// What is in no pool has no known size.
+				if v, err := libvirtx.FindImage(c, pools, p); err == nil {
+					n.SizeBytes += v.Allocation
+				}
+			}
+			out = append(out, n)
+		}
+		return out, nil
+	})
+}
+
+// snapshotState maps a snapshot's <state> (libvirt.org/formatsnapshot.html).
+func snapshotState(s string) hypervisor.PowerState {
+	switch s {
+	case "running", "blocked", "disk-snapshot":
+		return hypervisor.Running
+	case "paused":
+		return hypervisor.Paused
+	}
+	return hypervisor.Off
+}
+
+// CreateSnapshot implements hypervisor.Snapshotter.
+func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest) (hypervisor.DriverTask, error) {
+	on := hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, Name: r.Name}
+	if err := checkName("snapshot name", r.Name, on); err != nil {
+		return nil, err
+	}
+	return d.run(ctx, "snapshot", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		sure := context.WithoutCancel(ctx)
+		var left []hypervisor.Ref
+		_, err := onDomain(sure, d, id, 8, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			var err error
+			left, err = h.snapshot(ctx, c, dom, id, r, report)
+			return struct{}{}, err
+		})
+		return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: r.Name, Name: r.Name}, Err: err, Leftover: left}
+	})
+}
+
+func (h *host) snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, report func(hypervisor.TaskState)) ([]hypervisor.Ref, error) {
+	s, err := state(dom)
+	if err != nil {
+		return nil, err
+	}
+	x, mark, err := parse(dom, 0)
+	if err != nil {
+		return nil, err
+	}
+	on := s == hypervisor.Running || s == hypervisor.Paused
+	switch {
+	case mark.Role != "":
+		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+	case isTemplate(x, mark):
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "a template's disks never change: deploy from it, or turn it into a machine first")
+	case s == hypervisor.Suspended:
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
+	case r.Memory && !on:
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s and has no RAM to keep: start it, or leave Memory out", s)
+	case r.Memory && passthrough(x):
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotMemory, hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved: detach it, or leave Memory out")
+	case r.Quiesce && !agentConnected(x):
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotQuiesce, hypervisor.ReasonToolsMissing, agentRemedy)
+	}
+	if old, err := dom.SnapshotLookupByName(r.Name, 0); err == nil {
+		_ = old.Free() // a local reference
+		return nil, hypervisor.Errorf(hypervisor.KindExists, hypervisor.SnapshotID(r.Name).Ref(), "the machine has a snapshot of this name: libvirt wants unique names")
+	}
+	disks := writable(x)
+	if len(disks) == 0 {
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotDisk, hypervisor.ReasonConfig, "the machine has no disk to snapshot")
+	}
+	report(hypervisor.TaskState{Fraction: -1, Phase: "freezing"})
+	doc := libvirtxml.DomainSnapshot{Name: r.Name, Description: r.Description, Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"}}
+	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REUSE_EXT | libvirt.DOMAIN_SNAPSHOT_CREATE_ATOMIC
+	if r.Memory {
+		file := path.Join(path.Dir(diskPath(disks[0])), string(id)+".ram."+libvirtx.Nonce()+".mem")
+		doc.Memory = &libvirtxml.DomainSnapshotMemory{Snapshot: "external", File: file}
+	} else {
+		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+	}
+	if r.Quiesce {
+		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_QUIESCE
+	}
+	made, over, err := overlays(c, string(id), x)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		doc.Disks = over
+		err = createSnapshot(dom, doc, flags)
+	}
+	if err != nil {
+		var left []hypervisor.Ref
+		for _, v := range made {
+			if derr := libvirtx.DeleteVolume(c, v.Pool, v.Name); derr != nil {
+				left = append(left, v.Ref())
+			}
+		}
+		return left, err
+	}
+	if r.Quiesce {
+		_, mark, err = inactive(dom)
+		if err == nil {
+			mark.Quiesced = append(mark.Quiesced, r.Name)
+			err = writeMark(dom, mark)
+		}
+		return nil, err
+	}
+	return nil, nil
+}
+
+func createSnapshot(dom *libvirt.Domain, x libvirtxml.DomainSnapshot, flags libvirt.DomainSnapshotCreateFlags) error {
+	doc, err := x.Marshal()
+	if err != nil {
+		return err
+	}
+	s, err := dom.CreateSnapshotXML(doc, flags)
+	if err != nil {
+		return err
+	}
+	return s.Free()
+}
+
+// overlays makes an empty image on each writable disk of a definition. Made
+// beforehand and handed over with REUSE_EXT they are known to their pool.
+func overlays(c *libvirt.Connect, uuid string, x *libvirtxml.Domain) ([]libvirtx.Volume, *libvirtxml.DomainSnapshotDisks, error) {
+	pools, err := libvirtx.Pools(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	list := &libvirtxml.DomainSnapshotDisks{}
+	var made []libvirtx.Volume
+	for i := range x.Devices.Disks {
+		k := &x.Devices.Disks[i]
+		if k.Target == nil {
+			continue
+		}
+		if !slices.Contains(writable(x), k) {
+			list.Disks = append(list.Disks, libvirtxml.DomainSnapshotDisk{Name: k.Target.Dev, Snapshot: "no"})
+			continue
+		}
+		v, err := overlay(c, pools, uuid, k.Target.Dev, diskPath(k), libvirtx.Pool{})
+		if err != nil {
+			return made, nil, err
+		}
+		made = append(made, v)
+		list.Disks = append(list.Disks, libvirtxml.DomainSnapshotDisk{Name: k.Target.Dev, Snapshot: "external",
+			Driver: &libvirtxml.DomainDiskDriver{Type: "qcow2"},
+			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: v.Path}}})
+	}
+	return made, list, nil
+}
+
+// overlay makes an empty image on a base, in the base's pool or another.
+func overlay(c *libvirt.Connect, pools []libvirtx.Pool, uuid, disk, base string, in libvirtx.Pool) (libvirtx.Volume, error) {
+	b, err := libvirtx.FindImage(c, pools, base)
+	if err != nil {
+		return libvirtx.Volume{}, err
+	}
+	pool := in.UUID
+	if pool == "" {
+		pool = b.Pool
+	}
+	return libvirtx.CreateVolume(c, pools, libvirtx.VolumeSpec{Pool: pool, Name: imageName(uuid, disk, "qcow2"),
+		Capacity: b.Capacity, Format: "qcow2", Backing: base, BackingFormat: b.Format})
+}

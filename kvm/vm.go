@@ -1,0 +1,453 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// ListVMs implements hypervisor.Driver. Brief is two requests for each host
+// (statistics of all domains, and which have a saved state), in parallel, and
+// one for each template. Full adds two, the storage pools, and one for each
+// domain: libvirt has no request for all definitions.
+func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
+	hosts, err := d.chosen(q)
+	if err != nil {
+		return hypervisor.VMPage{}, err
+	}
+	parts := make([][]hypervisor.VMInfo, len(hosts))
+	errs := make([]error, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Go(func() { parts[i], errs[i] = h.list(ctx, q) })
+	}
+	wg.Wait()
+	failed := 0
+	for _, err := range errs {
+		if err != nil {
+			failed++
+			// A host that is down hides its machines, not those of others.
+			if len(hosts) == 1 || libvirtx.Kind(err) != hypervisor.KindUnavailable && hypervisor.KindOf(err) != hypervisor.KindUnavailable {
+				return hypervisor.VMPage{}, err
+			}
+		}
+	}
+	if failed == len(hosts) {
+		return hypervisor.VMPage{}, errs[0]
+	}
+	return hypervisor.VMPage{VMs: merge(parts)}, nil
+}
+
+func (d *driver) chosen(q hypervisor.VMQuery) ([]*host, error) {
+	if q.Host == "" {
+		return d.hosts, nil
+	}
+	h, err := d.host(q.Host)
+	if err != nil {
+		return nil, err
+	}
+	return []*host{h}, nil
+}
+
+// merge keeps one of two definitions of a machine: the one that is not off.
+func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	at := map[hypervisor.VMID]int{}
+	var out []hypervisor.VMInfo
+	for _, p := range parts {
+		for _, v := range p {
+			i, dup := at[v.ID]
+			switch {
+			case !dup:
+				at[v.ID] = len(out)
+				out = append(out, v)
+			case out[i].State == hypervisor.Off:
+				out[i] = v
+			}
+		}
+	}
+	return out
+}
+
+// list reads one host's machines.
+func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+	f, err := h.identify(ctx)
+	if err != nil {
+		return nil, err
+	}
+	only := ""
+	if q.Token != "" {
+		only = libvirtx.TokenUUID(q.Token)
+	}
+	if q.Name != "" || only != "" {
+		return libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
+			id := only
+			if id == "" {
+				dom, err := c.LookupDomainByName(q.Name)
+				if libvirtx.NotFound(err) {
+					return nil, nil
+				}
+				if err != nil {
+					return nil, err
+				}
+				id, err = dom.GetUUIDString()
+				_ = dom.Free() // a local reference
+				if err != nil {
+					return nil, err
+				}
+			}
+			v, err := h.read(ctx, c, f, id)
+			if libvirtx.NotFound(err) || err == nil && (v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Token != q.Token) {
+				return nil, nil
+			}
+			return []hypervisor.VMInfo{v}, err
+		})
+	}
+	return libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
+		return h.listAll(ctx, c, f, q)
+	})
+}
+
+func (h *host) listAll(ctx context.Context, c *libvirt.Connect, f *libvirtx.Facts, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+	full := q.Detail == hypervisor.Full
+	in := inventory{host: h.ID(), at: time.Now()}
+	var wg sync.WaitGroup
+	var savedErr, poolErr, snapErr error
+	wg.Go(func() { in.saved, savedErr = marked(c, libvirt.CONNECT_LIST_DOMAINS_MANAGEDSAVE) })
+	if full {
+		hypervisor.CountCalls(ctx, 2)
+		wg.Go(func() { in.snapshots, snapErr = marked(c, libvirt.CONNECT_LIST_DOMAINS_HAS_SNAPSHOT) })
+		wg.Go(func() { in.pools, poolErr = libvirtx.Pools(c) })
+	}
+	stats, err := libvirtx.Stats(c, "", full)
+	wg.Wait()
+	for _, e := range []error{err, savedErr, snapErr, poolErr} {
+		if e != nil {
+			return nil, e
+		}
+	}
+	hypervisor.CountCalls(ctx, len(in.pools))
+	out := make([]hypervisor.VMInfo, len(stats))
+	var need []int
+	for i, s := range stats {
+		out[i] = in.brief(s)
+		// A domain of 1 KiB may be a template; one without CPUs comes from a
+		// driver (test:///) whose statistics don't tell them.
+		if full || s.MaxKiB == templateKiB || s.CPUs == 0 {
+			need = append(need, i)
+		}
+	}
+	hypervisor.CountCalls(ctx, len(need))
+	gone := make([]bool, len(stats))
+	err = libvirtx.Each(len(need), func(n int) error {
+		i := need[n]
+		x, mark, err := definition(c, stats[i].UUID)
+		if libvirtx.NotFound(err) || err == nil && mark.Role != "" {
+			gone[i] = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if full {
+			return in.fill(c, &out[i], stats[i], x, mark)
+		}
+		sizes(&out[i], x, mark)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	keep := out[:0]
+	for i := range out {
+		if !gone[i] && out[i].Template == q.Templates && !strings.HasPrefix(out[i].Name, helperPrefix) {
+			keep = append(keep, out[i])
+		}
+	}
+	return keep, nil
+}
+
+// marked returns the UUIDs of the domains that a filter lets pass.
+func marked(c *libvirt.Connect, f libvirt.ConnectListAllDomainsFlags) (map[string]bool, error) {
+	all, err := c.ListAllDomains(f)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool, len(all))
+	for i := range all {
+		id, err := all[i].GetUUIDString()
+		if err != nil {
+			return nil, err
+		}
+		out[id] = true
+		_ = all[i].Free() // a local reference
+	}
+	return out, nil
+}
+
+// definition reads a domain's live definition, and its mark.
+func definition(c *libvirt.Connect, uuid string) (*libvirtxml.Domain, libvirtx.Mark, error) {
+	dom, err := c.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return nil, libvirtx.Mark{}, err
+	}
+	defer dom.Free()
+	return parse(dom, 0)
+}
+
+func parse(dom *libvirt.Domain, flags libvirt.DomainXMLFlags) (*libvirtxml.Domain, libvirtx.Mark, error) {
+	doc, err := dom.GetXMLDesc(flags)
+	if err != nil {
+		return nil, libvirtx.Mark{}, err
+	}
+	return parseDoc(doc)
+}
+
+func parseDoc(doc string) (*libvirtxml.Domain, libvirtx.Mark, error) {
+	x := new(libvirtxml.Domain)
+	if err := x.Unmarshal(doc); err != nil {
+		return nil, libvirtx.Mark{}, err
+	}
+	if x.Devices == nil {
+		x.Devices = &libvirtxml.DomainDeviceList{}
+	}
+	if x.Metadata == nil {
+		return x, libvirtx.Mark{}, nil
+	}
+	mark, err := libvirtx.ReadMark(x.Metadata.XML)
+	return x, mark, err
+}
+
+// GetVM implements hypervisor.Driver.
+func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
+	h, err := d.locate(ctx, id)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	return h.get(ctx, id)
+}
+
+func (h *host) get(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
+	f, err := h.identify(ctx)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	return libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (hypervisor.VMInfo, error) {
+		return h.read(ctx, c, f, string(id))
+	})
+}
+
+// read is one machine in full, with what only single requests tell: the
+// images below its disks, and its running job.
+func (h *host) read(ctx context.Context, c *libvirt.Connect, f *libvirtx.Facts, uuid string) (hypervisor.VMInfo, error) {
+	stats, err := libvirtx.Stats(c, uuid, true)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	if len(stats) != 1 {
+		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(uuid).Ref(), "no such machine")
+	}
+	dom, err := c.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	defer dom.Free()
+	x, mark, err := parse(dom, 0)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	if mark.Role != "" {
+		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(uuid).Ref(), "this domain is a helper of the driver, no machine")
+	}
+	in := inventory{host: h.ID(), at: time.Now(), saved: map[string]bool{}, snapshots: map[string]bool{uuid: true}}
+	// test:/// has no saved state to ask for in some versions: then there is none.
+	if saved, err := dom.HasManagedSaveImage(0); err == nil && saved {
+		in.saved[uuid] = true
+	}
+	if in.pools, err = libvirtx.Pools(c); err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	hypervisor.CountCalls(ctx, 7+len(in.pools)+len(x.Devices.Disks))
+	v := in.brief(stats[0])
+	if err := in.fill(c, &v, stats[0], x, mark); err != nil {
+		return v, err
+	}
+	for i := range v.Disks {
+		in.chain(c, x, &v.Disks[i])
+	}
+	if t, ok := jobTask(dom, uuid); ok {
+		v.Tasks = append(v.Tasks, t)
+	}
+	return v, nil
+}
+
+// inventory is what a listing knows besides the domains.
+type inventory struct {
+	host             hypervisor.HostID
+	at               time.Time
+	pools            []libvirtx.Pool
+	saved, snapshots map[string]bool
+}
+
+// brief makes a VMInfo of statistics.
+func (in *inventory) brief(s libvirtx.Stat) hypervisor.VMInfo {
+	v := hypervisor.VMInfo{ID: hypervisor.VMID(s.UUID), Name: s.Name, Host: in.host, CPUs: s.CPUs, ReadAt: in.at,
+		MemoryBytes: int64(s.KiB) << 10, State: powerState(libvirt.DomainState(s.State))}
+	if v.State == hypervisor.Off && in.saved[s.UUID] {
+		v.State = hypervisor.Suspended
+	}
+	return v
+}
+
+// powerState maps virDomainState. Blocked, shutting down and pm-suspended
+// machines hold RAM and may run on by themselves: they are Running.
+func powerState(s libvirt.DomainState) hypervisor.PowerState {
+	switch s {
+	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED, libvirt.DOMAIN_SHUTDOWN, libvirt.DOMAIN_PMSUSPENDED:
+		return hypervisor.Running
+	case libvirt.DOMAIN_PAUSED:
+		return hypervisor.Paused
+	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED:
+		return hypervisor.Off
+	}
+	return hypervisor.StateUnknown
+}
+
+// sizes takes over what a definition says about CPUs and memory where the
+// statistics don't, and what a template had as a machine.
+func sizes(v *hypervisor.VMInfo, x *libvirtxml.Domain, mark libvirtx.Mark) {
+	if v.CPUs == 0 && x.VCPU != nil {
+		if v.CPUs = int(x.VCPU.Current); v.CPUs == 0 {
+			v.CPUs = int(x.VCPU.Value)
+		}
+	}
+	if v.MemoryBytes == 0 {
+		v.MemoryBytes = currentKiB(x) << 10
+	}
+	if isTemplate(x, mark) {
+		v.Template = true
+		v.MemoryBytes = int64(mark.Template.CurrentKiB) << 10
+	}
+}
+
+// fill adds what the definition tells.
+func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.Stat, x *libvirtxml.Domain, mark libvirtx.Mark) error {
+	sizes(v, x, mark)
+	v.Description, v.GuestOS, v.Token, v.Labels, v.CreatedAt = x.Description, mark.GuestOS, mark.Token, mark.LabelMap(), mark.CreatedAt()
+	v.Placement.Host = in.host
+	if x.OS != nil {
+		v.Firmware = hypervisor.BIOS
+		if x.OS.Firmware == "efi" || x.OS.Loader != nil && x.OS.Loader.Type == "pflash" {
+			v.Firmware = hypervisor.UEFI
+		}
+		if x.OS.Type != nil {
+			v.Machine = x.OS.Type.Machine
+		}
+	}
+	if x.VCPU != nil {
+		v.MaxCPUs = int(x.VCPU.Value)
+	}
+	v.MaxMemoryBytes = memoryKiB(x) << 10
+	if mark.Template != nil {
+		v.MaxMemoryBytes = int64(mark.Template.MemoryKiB) << 10
+	}
+	if mark.MinKiB > 0 {
+		v.DynamicMemory = &hypervisor.MemoryRange{MinBytes: int64(mark.MinKiB) << 10, MaxBytes: v.MaxMemoryBytes}
+	}
+	if x.MaximumMemory != nil {
+		v.MaxMemoryBytes = toKiB(uint64(x.MaximumMemory.Value), x.MaximumMemory.Unit) << 10
+	}
+	for i := range x.Devices.Disks {
+		v.Disks = append(v.Disks, in.disk(&x.Devices.Disks[i], s))
+	}
+	if len(v.Disks) > 0 {
+		v.Placement.Datastore = v.Disks[0].Datastore
+	}
+	for i := range x.Devices.Interfaces {
+		if n := &x.Devices.Interfaces[i]; !isGuard(n) {
+			v.NICs = append(v.NICs, nicInfo(n))
+		}
+	}
+	v.Devices = attached(in.host, x)
+	if !in.snapshots[s.UUID] {
+		return nil
+	}
+	dom, err := c.LookupDomainByUUIDString(s.UUID)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	if v.Snapshots, err = dom.SnapshotNum(0); err != nil {
+		return err
+	}
+	if v.Snapshots == 0 {
+		return nil
+	}
+	cur, err := dom.SnapshotCurrent(0)
+	if libvirtx.NotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer cur.Free()
+	name, err := cur.GetName()
+	v.CurrentSnapshot = hypervisor.SnapshotID(name)
+	return err
+}
+
+// disk describes one disk of a definition.
+func (in *inventory) disk(k *libvirtxml.DomainDisk, s libvirtx.Stat) hypervisor.DiskInfo {
+	i := hypervisor.DiskInfo{CDROM: k.Device == "cdrom", ReadOnly: k.ReadOnly != nil}
+	if k.Target != nil {
+		i.ID, i.Bus = hypervisor.DiskID(k.Target.Dev), k.Target.Bus
+	}
+	if k.Driver != nil {
+		i.Format = k.Driver.Type
+	}
+	if p := diskPath(k); p != "" {
+		i.Volume = libvirtx.ImageID(in.pools, in.host, p)
+		if pool, ok := libvirtx.PoolOf(in.pools, p); ok {
+			i.Datastore = hypervisor.DatastoreID(pool.UUID)
+		}
+	}
+	if st, ok := s.Disks[string(i.ID)]; ok {
+		i.SizeBytes, i.UsedBytes = st.Capacity, st.Allocation
+	}
+	i.Provisioning = hypervisor.Thin
+	if i.UsedBytes >= i.SizeBytes && i.SizeBytes > 0 {
+		i.Provisioning = hypervisor.Thick
+	}
+	return i
+}
+
+// chain adds what the storage pool knows of a disk's image.
+func (in *inventory) chain(c *libvirt.Connect, x *libvirtxml.Domain, i *hypervisor.DiskInfo) {
+	n := slices.IndexFunc(x.Devices.Disks, func(k libvirtxml.DomainDisk) bool { return k.Target != nil && k.Target.Dev == string(i.ID) })
+	if n < 0 {
+		return
+	}
+	vol, err := libvirtx.FindImage(c, in.pools, diskPath(&x.Devices.Disks[n]))
+	if err != nil {
+		return // in no pool, or gone: what the definition says has to do
+	}
+	if i.SizeBytes == 0 {
+		i.SizeBytes = vol.Capacity
+	}
+	i.UsedBytes = vol.Allocation
+	if vol.Backing != "" {
+		i.Parent = libvirtx.ImageID(in.pools, in.host, vol.Backing)
+	}
+}
