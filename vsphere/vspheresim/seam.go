@@ -85,6 +85,9 @@ func (s *Sim) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, 
 	if m.This.Type == "PropertyCollector" && m.This == s.content().PropertyCollector {
 		m.This = s.collectorOf(ctx)
 	}
+	if m.Name == "Logout" {
+		s.forgetSession(ctx.Session.Key)
+	}
 	if set, ok := s.fronts[m.This.Type]; ok && set.names[goName(m.Name)] {
 		m.This = set.ref
 	}

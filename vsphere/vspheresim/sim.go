@@ -46,8 +46,7 @@ type Sim struct {
 	setMu      sync.Mutex
 	taskDelays map[string]time.Duration
 
-	collectors sync.Map // *collector by session
-
+	hub     *hub
 	waiter  *taskWaiter
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -92,6 +91,7 @@ func Start(cfg Config) (*Sim, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.waiter = newTaskWaiter(s)
+	s.hub = newHub(s)
 	if err := s.furnish(); err != nil {
 		m.Remove()
 		return nil, err
