@@ -241,6 +241,8 @@ func (i *Instance) Self(server string) Ref {
 		keys = []string{"CreationClassName", "Name", "SystemCreationClassName", "SystemName"}
 	case has("CreationClassName") && has("Name"):
 		keys = []string{"CreationClassName", "Name"}
+	case !has("InstanceID") && has("Name"):
+		keys = []string{"Name"}
 	}
 	for _, k := range keys {
 		r.Keys = append(r.Keys, Key{k, i.Str(k)})

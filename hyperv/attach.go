@@ -1,0 +1,139 @@
+package hyperv
+
+import (
+	"context"
+	"strings"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// AttachDisk implements hypervisor.DiskAttacher.
+func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, k hypervisor.DiskSpec) (hypervisor.DriverTask, error) {
+	m, err := d.changeable(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.checkDisks(ctx, m.h, id.Ref(), []hypervisor.DiskSpec{k}, ""); err != nil {
+		return nil, err
+	}
+	if m.state != hypervisor.Off && strings.EqualFold(k.Bus, "ide") {
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DiskHotplug, hypervisor.ReasonPlatform, "IDE disks can't be attached while the machine runs: use scsi")
+	}
+	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+		disk, err := o.attachDisk(m, k, m.name())
+		return disk.Ref(), err
+	})
+}
+
+// changeable reads a machine whose parts are about to change. Templates are
+// as they are.
+func (d *driver) changeable(ctx context.Context, id hypervisor.VMID) (*machine, error) {
+	m, err := d.machine(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if m.state == hypervisor.Suspended {
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended; its hardware can't change until it is resumed or powered off")
+	}
+	return m, m.startable()
+}
+
+// disk finds a disk of a machine with its drive.
+func (m *machine) disk(ctx context.Context, id hypervisor.DiskID) (disk, drive *cim.Instance, err error) {
+	r, _, err := m.resources(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, x := range r.rows[rowDisks] {
+		if !strings.EqualFold(x.Str("InstanceID"), string(id)) {
+			continue
+		}
+		p, _ := x.Ref("Parent")
+		for _, y := range r.rows[rowResources] {
+			if strings.EqualFold(y.Str("InstanceID"), p.Key("InstanceID")) {
+				return x, y, nil
+			}
+		}
+		return x, nil, nil
+	}
+	return nil, nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "machine %s has no such disk", m.id)
+}
+
+// DetachDisk implements hypervisor.DiskAttacher.
+func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, p hypervisor.DiskPolicy) (hypervisor.DriverTask, error) {
+	m, err := d.changeable(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	x, drive, err := m.disk(ctx, disk)
+	if err != nil {
+		return nil, err
+	}
+	path := x.Str("HostResource")
+	if p == hypervisor.DeleteDisks && path != "" && x.Str("ResourceSubType") != subDVD {
+		if len(userSnapshots(m.snaps)) > 0 {
+			return nil, hypervisor.Errorf(hypervisor.KindBusy, disk.Ref(), "snapshots of the machine need the image: delete them first, or keep the image")
+		}
+		if err := d.unshared(ctx, m, []string{path}); err != nil {
+			return nil, err
+		}
+	}
+	refs := []cim.Ref{m.h.settingRef("Msvm_StorageAllocationSettingData", x.Str("InstanceID"))}
+	if drive != nil {
+		refs = append(refs, m.h.settingRef("Msvm_ResourceAllocationSettingData", drive.Str("InstanceID")))
+	}
+	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+		for _, r := range refs { // the image, then the drive that held it
+			if err := m.removeResources(o.ctx, r); err != nil {
+				return hypervisor.Ref{}, err
+			}
+		}
+		if p != hypervisor.DeleteDisks || path == "" || x.Str("ResourceSubType") == subDVD {
+			return hypervisor.Ref{}, nil
+		}
+		if err := removeFile(o.ctx, o.s, path); err != nil {
+			o.state.Leftover = append(o.state.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(m.h.volume(path))})
+			return hypervisor.Ref{}, err
+		}
+		return hypervisor.Ref{}, nil
+	})
+}
+
+// GrowDisk implements hypervisor.DiskAttacher. Disks on SCSI grow while the
+// machine runs.
+func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, size int64) (hypervisor.DriverTask, error) {
+	m, err := d.changeable(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	x, _, err := m.disk(ctx, disk)
+	if err != nil {
+		return nil, err
+	}
+	img, err := m.h.images(ctx, m.s)
+	if err != nil {
+		return nil, err
+	}
+	path := x.Str("HostResource")
+	v, err := readImage(ctx, m.s, img, path)
+	if err != nil {
+		return nil, err
+	}
+	switch now := int64(v.Uint("MaxInternalSize")); {
+	case size == now:
+		return hypervisor.DoneTask(hypervisor.TaskID("op:"+randomHex(16)), hypervisor.TaskState{}), nil
+	case size < now:
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, disk.Ref(), "the disk has %d bytes already; disks only grow", now)
+	}
+	if len(userSnapshots(m.snaps)) > 0 {
+		return nil, hypervisor.Errorf(hypervisor.KindBusy, disk.Ref(), "the disk has snapshots; Hyper-V grows a disk only without them")
+	}
+	if v.Str("ParentPath") == "" {
+		// A base that grows no longer fits its linked clones.
+		if err := d.unshared(ctx, m, []string{path}); err != nil {
+			return nil, err
+		}
+	}
+	return d.native(ctx, m.h, img, "ResizeVirtualHardDisk", []cim.Arg{{Name: "Path", Value: path}, {Name: "MaxInternalSize", Value: uint64(size)}}, nil)
+}

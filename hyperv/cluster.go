@@ -1,0 +1,78 @@
+package hyperv
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// moveInCluster moves a machine that a failover cluster manages through the
+// cluster, which would otherwise move it back or lose track of it. It returns
+// nil for a machine that no cluster manages, and for storage.
+func (d *driver) moveInCluster(ctx context.Context, v *move) (hypervisor.DriverTask, error) {
+	if v.kind != migrateSystem {
+		return nil, nil
+	}
+	group, err := clusterGroup(ctx, v.m)
+	if group.IsZero() || err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	return d.start(ctx, v.m.h, "", func(o *op) (hypervisor.Ref, error) {
+		o.phase("moving through the cluster", -1)
+		if _, err := cim.Call(o.ctx, o.s, group, "MoveToNewNode", cim.Arg{Name: "NodeName", Value: v.to.name}, cim.Arg{Name: "TimeOut", Value: uint32(600)}); err != nil {
+			return hypervisor.Ref{}, err
+		}
+		ts, err := v.to.session(o.ctx)
+		if err != nil {
+			return hypervisor.Ref{}, err
+		}
+		for step := 0; ; step++ {
+			there, err := v.target.read(o.ctx, v.to, ts, v.m.id)
+			if err != nil {
+				return hypervisor.Ref{}, err
+			}
+			if there != nil && !there.planned {
+				break
+			}
+			if err := d.poll.Next(o.ctx, step); err != nil {
+				return hypervisor.Ref{}, err
+			}
+		}
+		o.state.Migration = v.done(began)
+		return v.m.id.Ref(), nil
+	})
+}
+
+// clusterGroup finds the resource group of a machine: the resource of type
+// "Virtual Machine" whose private property VmID is the machine's GUID.
+func clusterGroup(ctx context.Context, m *machine) (cim.Ref, error) {
+	rows, err := cim.Collect(m.s.Query(ctx, cim.MSCluster, cim.Select("MSCluster_Resource", nil, "Type = 'Virtual Machine'")))
+	if refused(err) {
+		return cim.Ref{}, nil // no cluster
+	}
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	group := func(r *cim.Instance) cim.Ref {
+		return cim.Ref{Namespace: cim.MSCluster, Class: "MSCluster_ResourceGroup", Keys: []cim.Key{{Name: "Name", Value: r.Str("OwnerGroup")}}}
+	}
+	for _, r := range rows {
+		for _, p := range r.Insts("PrivateProperties") {
+			if strings.EqualFold(p.Str("VmID"), string(m.id)) {
+				return group(r), nil
+			}
+		}
+	}
+	// Where private properties are not shown, the resource has the name that
+	// the cluster's tools give it.
+	for _, r := range rows {
+		if r.Get("PrivateProperties").IsNull() && r.Str("Name") == "Virtual Machine "+m.name() {
+			return group(r), nil
+		}
+	}
+	return cim.Ref{}, nil
+}

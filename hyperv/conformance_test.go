@@ -1,0 +1,236 @@
+package hyperv
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
+)
+
+// sharedStore is reached by both hosts, so that machines can move.
+const sharedStore = `C:\ClusterStorage\Volume1`
+
+// site is a simulated site and how to reach it.
+type site struct {
+	sim    *hvsim.Sim
+	config Config
+	clock  *clock
+}
+
+// jobTime is how long the simulation's jobs take by its clock.
+const jobTime = 5 * time.Millisecond
+
+// clock is the simulation's. Making it slower makes jobs take longer.
+type clock struct {
+	mu   sync.Mutex
+	real time.Time // when the rate was set
+	sim  time.Time // and the simulated time then
+	rate float64
+}
+
+func newClock() *clock {
+	now := time.Now()
+	return &clock{real: now, sim: now, rate: 1}
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sim.Add(time.Duration(float64(time.Since(c.real)) * c.rate))
+}
+
+// slow makes jobs take d, or their usual time if d is 0.
+func (c *clock) slow(d time.Duration) {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.real, c.sim, c.rate = time.Now(), now, 1
+	if d > 0 {
+		c.rate = float64(jobTime) / float64(d)
+	}
+}
+
+// startSite starts a simulation whose hosts are reached over WS-Management
+// with HTTPS.
+func startSite(t hypervisortest.T, c hvsim.Config) *site {
+	k := newClock()
+	c.Clock, c.JobTime = k.now, jobTime
+	sim, err := hvsim.Start(c)
+	if err != nil {
+		t.Fatalf("hvsim: %v", err)
+	}
+	t.Cleanup(func() { sim.Close() })
+	return &site{sim, wsmanConfig(sim), k}
+}
+
+func wsmanConfig(sim *hvsim.Sim) Config {
+	cfg := Config{Auth: Basic, User: "Administrator", Password: hvsim.DefaultPassword, TLS: &tls.Config{RootCAs: sim.CertPool(), ServerName: "localhost"},
+		PollFirst: time.Millisecond, PollLast: 20 * time.Millisecond, EventInterval: 50 * time.Millisecond}
+	for _, h := range sim.Hosts() {
+		cfg.Hosts = append(cfg.Hosts, hostPort(h.URL()))
+	}
+	return cfg
+}
+
+func hostPort(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return u.Host
+}
+
+func (s *site) open(ctx context.Context) (*hypervisor.Client, error) { return Open(ctx, s.config, nil) }
+
+// harness runs the suite on a site of two hosts with GPUs, and a third one to
+// migrate to.
+func harness(label string, start func(t hypervisortest.T, c hvsim.Config) *site) hypervisortest.Harness {
+	return hypervisortest.Harness{
+		Driver: "hyperv", Rung: hypervisortest.Simulator, Label: label,
+		New: func(t hypervisortest.T) *hypervisortest.Backend {
+			s := start(t, conformanceSite())
+			// The third host is a domain of its own, to migrate to.
+			other := s.config
+			other.Hosts, s.config.Hosts = s.config.Hosts[2:], s.config.Hosts[:2]
+			c, err := s.open(t.Context())
+			if err != nil {
+				t.Fatalf("Open: %v", err)
+			}
+			oc, err := Open(t.Context(), other, nil)
+			if err != nil {
+				t.Fatalf("Open: %v", err)
+			}
+			t.Cleanup(func() { oc.Close() })
+			if err := dismountAll(t.Context(), c, "25b6"); err != nil {
+				t.Fatalf("%v", err)
+			}
+			b := s.backend(t, c)
+			b.Other = oc
+			return b
+		},
+	}
+}
+
+// dismountAll makes the devices of a product assignable.
+func dismountAll(ctx context.Context, c *hypervisor.Client, product string) error {
+	yes := true
+	for d, err := range c.Devices(ctx, &hypervisor.DeviceFilter{Product: product}) {
+		if err != nil {
+			return err
+		}
+		if _, err := c.PrepareDevice(ctx, d.ID, hypervisor.DevicePreparation{Passthrough: &yes}).Wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func conformanceSite() hvsim.Config {
+	gpu := func(name string, product uint16, counts ...uint16) hvsim.GPU {
+		return hvsim.GPU{Device: hvsim.Device{Name: name, Vendor: 0x10DE, Product: product}, PartitionCounts: counts}
+	}
+	h := hvsim.HostConfig{Build: 20348, GPUs: []hvsim.GPU{gpu("NVIDIA A2", 0x25B6), gpu("NVIDIA A16", 0x2236, 1, 2, 4)}}
+	return hvsim.Config{Hosts: []hvsim.HostConfig{h, h, {}}, Cluster: &hvsim.ClusterConfig{Volumes: []string{"Volume1"}}}
+}
+
+func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest.Backend {
+	sim := s.sim
+	host := s.config.Hosts[0]
+	fact := func(id hypervisor.VMID) (hvsim.Fact, error) {
+		for _, f := range sim.Machines() {
+			if strings.EqualFold(f.ID, string(id)) {
+				return f, nil
+			}
+		}
+		return hvsim.Fact{}, fmt.Errorf("%w: %s", hypervisor.ErrNotFound, id)
+	}
+	b := &hypervisortest.Backend{
+		Client: c, Reopen: s.open, AbsentVM: "00000000-0000-4000-8000-00000000DEAD", EventWait: 10 * time.Second,
+		Spec: func(name string) hypervisor.VMSpec {
+			return hypervisor.VMSpec{Name: name, MemoryBytes: 512 * hypervisor.MiB, Disks: []hypervisor.DiskSpec{{SizeBytes: hypervisor.GiB}},
+				NICs: []hypervisor.NICSpec{{}}, Placement: hypervisor.Placement{Host: hypervisor.HostID(host), Datastore: sharedStore}}
+		},
+		Booted: func(ctx context.Context, id hypervisor.VMID) error { return sim.WriteMemory(string(id), "boot", "1") },
+		WriteDisk: func(_ context.Context, id hypervisor.VMID, content string) error {
+			f, err := fact(id)
+			if err != nil {
+				return err
+			}
+			return s.host(f.Host).WriteDisk(f.Disks[0], "content", content)
+		},
+		ReadDisk: func(_ context.Context, id hypervisor.VMID) (string, error) {
+			f, err := fact(id)
+			if err != nil {
+				return "", err
+			}
+			return s.host(f.Host).ReadDisk(f.Disks[0])["content"], nil
+		},
+		Uptime: func(_ context.Context, id hypervisor.VMID) (int, error) {
+			// The guest's memory holds a counter that each reading moves on.
+			m := sim.Memory(string(id))
+			if m == nil {
+				return 0, fmt.Errorf("machine %s has no memory", id)
+			}
+			n, _ := strconv.Atoi(m["uptime"])
+			n++
+			return n, sim.WriteMemory(string(id), "uptime", strconv.Itoa(n))
+		},
+		State: func(_ context.Context, id hypervisor.VMID) (hypervisor.PowerState, error) {
+			f, err := fact(id)
+			switch {
+			case err != nil:
+				return "", err
+			case f.Planned:
+				return hypervisor.Off, nil
+			}
+			s, ok := map[int]hypervisor.PowerState{2: hypervisor.Running, 3: hypervisor.Off, 6: hypervisor.Suspended, 9: hypervisor.Paused}[f.State]
+			if !ok {
+				return hypervisor.StateUnknown, nil
+			}
+			return s, nil
+		},
+		Images: func(context.Context) ([]string, error) {
+			var out []string
+			for _, h := range sim.Hosts() {
+				for _, p := range h.Files() {
+					id := h.Name() + "|" + p
+					if shared(p) {
+						id = p
+					}
+					if f := formatOf(p); (f == "vhdx" || f == "vhd") && !slices.Contains(out, id) {
+						out = append(out, id)
+					}
+				}
+			}
+			return out, nil
+		},
+		Device:  hypervisor.DeviceRequest{Vendor: "10de", Product: "25b6"},
+		Profile: hypervisor.DeviceRequest{Profile: partitionProfile},
+		Volume: func(context.Context) (hypervisor.VolumeSpec, error) {
+			return hypervisor.VolumeSpec{Name: "vol-" + randomHex(4), Datastore: hypervisor.DatastoreID(host + "|C:"), SizeBytes: hypervisor.GiB}, nil
+		},
+	}
+	b.Slow = s.clock.slow
+	return b
+}
+
+func (s *site) host(name string) *hvsim.Host {
+	for _, h := range s.sim.Hosts() {
+		if h.Name() == name {
+			return h
+		}
+	}
+	return nil
+}
+
+func TestConformance(t *testing.T) { hypervisortest.Run(t, harness("WS-Man", startSite)) }

@@ -1,0 +1,157 @@
+package hyperv
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// DeleteVM implements hypervisor.Lifecycle. The host removes the machine's
+// definition and saved state; images are files that stay unless removed here.
+// With KeepDisks the snapshots are merged first, so that each image that stays
+// has the machine's present content.
+func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.DeleteRequest) (hypervisor.DriverTask, error) {
+	m, err := d.machine(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if (m.state == hypervisor.Running || m.state == hypervisor.Paused || m.state == hypervisor.StateUnknown) && !r.Force {
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: power it off, or set Force", m.state)
+	}
+	images, err := m.allImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	snaps := userSnapshots(m.snaps)
+	if r.Disks == hypervisor.DeleteDisks || len(snaps) > 0 {
+		if err := d.unshared(ctx, m, images); err != nil {
+			return nil, err
+		}
+	}
+	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+		if m.state == hypervisor.Running || m.state == hypervisor.Paused || m.state == hypervisor.StateUnknown {
+			o.phase("powering off", -1)
+			if err := o.turnOff(m); err != nil {
+				return hypervisor.Ref{}, err
+			}
+		}
+		if r.Disks == hypervisor.KeepDisks && len(snaps) > 0 {
+			o.phase("merging", -1)
+			if err := o.mergeAll(m); err != nil {
+				return hypervisor.Ref{}, err
+			}
+		}
+		o.phase("removing", -1)
+		if err := m.destroy(o.ctx); err != nil {
+			if now, rerr := d.read(o.ctx, m.h, m.s, m.id); now == nil && rerr == nil {
+				err = hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "somebody else removed the machine meanwhile: %w", err)
+			}
+			return hypervisor.Ref{}, err
+		}
+		d.forget(m.id)
+		if m.notes.Definition != "" {
+			// The definition file that a template was imported from.
+			_ = removeFile(o.ctx, o.s, m.notes.Definition)
+		}
+		if r.Disks != hypervisor.DeleteDisks {
+			return hypervisor.Ref{}, nil
+		}
+		var failed error
+		for _, p := range images {
+			if err := removeFile(o.ctx, o.s, p); err != nil {
+				o.state.Leftover = append(o.state.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(m.h.volume(p))})
+				failed = err
+			}
+		}
+		if len(m.notes.Bases) > 0 && failed == nil {
+			if err := o.dropBases(m.notes.Bases); err != nil {
+				o.note("the checkpoint that the linked clone stood on stays with its source: " + err.Error())
+			}
+		}
+		return hypervisor.Ref{}, failed
+	})
+}
+
+// dropBases removes the checkpoints that were made for a linked clone, if no
+// other clone stands on them.
+func (o *op) dropBases(paths []string) error {
+	inv, err := readInventory(o.ctx, o.h, o.s, []int{rowSettings, rowSystems, rowDisks}, nil)
+	if err != nil {
+		return err
+	}
+	for vm, snaps := range inv.snapshot {
+		for _, s := range snaps {
+			owner := ownerOf(s.Str("InstanceID"))
+			if !parseNotes(s.Strs("Notes")).Base {
+				continue
+			}
+			var on []string
+			for _, r := range inv.record(owner).rows[rowDisks] {
+				if p := r.Str("HostResource"); slices.ContainsFunc(paths, func(b string) bool { return strings.EqualFold(b, p) }) {
+					on = append(on, p)
+				}
+			}
+			if len(on) == 0 {
+				continue
+			}
+			src, err := o.d.machine(o.ctx, hypervisor.VMID(vm))
+			if err != nil {
+				return err
+			}
+			if o.d.unshared(o.ctx, src, on) != nil {
+				continue // another clone needs it
+			}
+			t, err := o.d.DeleteSnapshot(o.ctx, src.id, hypervisor.SnapshotID(owner), hypervisor.DeleteSnapshotRequest{})
+			if err != nil {
+				return err
+			}
+			for {
+				st, err := t.Next(o.ctx)
+				if err != nil {
+					return err
+				}
+				if st.Done {
+					if st.Err != nil {
+						return st.Err
+					}
+					break
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// mergeAll deletes all snapshots and waits for the merge.
+func (o *op) mergeAll(m *machine) error {
+	before, err := m.depths(o.ctx)
+	if err != nil {
+		return err
+	}
+	current, err := m.currentSnapshot(o.ctx)
+	if err != nil {
+		return err
+	}
+	depth := 0
+	for _, i := range m.tree(current) {
+		if i.Current {
+			depth = i.Depth + 1
+		}
+	}
+	for _, i := range m.tree(current) {
+		if i.Parent != "" {
+			continue
+		}
+		s, err := m.snapshot(i.ID)
+		if err != nil {
+			return err
+		}
+		if _, err := o.call(o.h.snapshots(), "DestroySnapshotTree", cim.Arg{Name: "SnapshotSettingData", Value: m.snapshotRef(s)}); err != nil {
+			return err
+		}
+	}
+	return o.merged(m, before, depth)
+}

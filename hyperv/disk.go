@@ -1,0 +1,374 @@
+package hyperv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// ResourceSubType values (os-win's constants, the classes of microsoft/wmi).
+const (
+	subSCSI       = "Microsoft:Hyper-V:Synthetic SCSI Controller"
+	subIDE        = "Microsoft:Hyper-V:Emulated IDE Controller"
+	subDrive      = "Microsoft:Hyper-V:Synthetic Disk Drive"
+	subDVDDrive   = "Microsoft:Hyper-V:Synthetic DVD Drive"
+	subVHD        = "Microsoft:Hyper-V:Virtual Hard Disk"
+	subDVD        = "Microsoft:Hyper-V:Virtual CD/DVD Disk"
+	subNIC        = "Microsoft:Hyper-V:Synthetic Ethernet Port"
+	subLegacyNIC  = "Microsoft:Hyper-V:Emulated Ethernet Port"
+	subConnection = "Microsoft:Hyper-V:Ethernet Connection"
+
+	typeSCSI       = uint16(6)
+	typeDVD        = uint16(16)
+	typeDrive      = uint16(17)
+	typeImage      = uint16(31)
+	typeNIC        = uint16(10)
+	typeConnection = uint16(33)
+)
+
+// Values of Msvm_VirtualHardDiskSettingData.Type and .Format.
+const (
+	vhdFixed        = uint16(2)
+	vhdDynamic      = uint16(3)
+	vhdDifferencing = uint16(4)
+	formatVHDX      = uint16(3)
+)
+
+// measure asks the image service for the sizes and parents of disks. An image
+// that is missing leaves its disk without them.
+func (d *driver) measure(ctx context.Context, h *host, s cim.Session, disks []hypervisor.DiskInfo) error {
+	if len(disks) == 0 {
+		return nil
+	}
+	img, err := h.images(ctx, s)
+	if err != nil {
+		return err
+	}
+	var g errgroup.Group
+	for i := range disks {
+		_, path := splitID(string(disks[i].Volume))
+		if path == "" || disks[i].CDROM {
+			continue
+		}
+		g.Go(func() error {
+			v, err := readImage(ctx, s, img, path)
+			if err != nil {
+				if refused(err) {
+					return nil
+				}
+				return err
+			}
+			disks[i].SizeBytes = int64(v.Uint("MaxInternalSize"))
+			disks[i].Provisioning = hypervisor.Thin
+			if uint16(v.Uint("Type")) == vhdFixed {
+				disks[i].Provisioning = hypervisor.Thick
+			}
+			if p := v.Str("ParentPath"); p != "" {
+				disks[i].Parent = h.volume(p)
+			}
+			f, err := fileOf(ctx, s, path)
+			if f != nil {
+				disks[i].UsedBytes = int64(f.Uint("FileSize"))
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// refused reports whether the server answered, and said no.
+func refused(err error) bool {
+	var e *cim.Error
+	return errors.As(err, &e)
+}
+
+// readImage reads what an image file says of itself.
+func readImage(ctx context.Context, s cim.Session, img cim.Ref, path string) (*cim.Instance, error) {
+	r, err := cim.Call(ctx, s, img, "GetVirtualHardDiskSettingData", cim.Arg{Name: "Path", Value: path})
+	if err != nil {
+		return nil, err
+	}
+	if job, ok := r.Job(); ok {
+		if err := cim.WaitJob(ctx, s, job, cim.DefaultPoll, nil); err != nil {
+			return nil, err
+		}
+	}
+	all := r.Out.Insts("SettingData")
+	if len(all) == 0 {
+		return nil, &cim.Error{Op: "GetVirtualHardDiskSettingData", Return: 32779, Detail: path}
+	}
+	return all[0], nil
+}
+
+// fileOf finds a file through CIM_DataFile; nil if it is not there.
+func fileOf(ctx context.Context, s cim.Session, path string) (*cim.Instance, error) {
+	i, err := cim.First(s.Query(ctx, cim.CIMV2, cim.Select("CIM_DataFile", []string{"Name", "FileSize"}, "Name = "+cim.Quote(path))), path)
+	if isGone(err) {
+		return nil, nil
+	}
+	return i, err
+}
+
+// removeFile deletes a file; one that is not there is no error.
+func removeFile(ctx context.Context, s cim.Session, path string) error {
+	r := cim.Ref{Namespace: cim.CIMV2, Class: "CIM_DataFile", Keys: []cim.Key{{Name: "Name", Value: path}}}
+	res, err := s.Invoke(ctx, r, "Delete")
+	switch {
+	case isGone(err):
+		return nil
+	case err != nil:
+		return err
+	case res.Return == 0, res.Return == fileNotFound:
+		return nil
+	}
+	return fileError("delete", path, res.Return)
+}
+
+// fileNotFound is among the return values of CIM_DataFile's methods.
+const fileNotFound = 12
+
+// fileError explains a return value of CIM_DataFile's methods (CIM_DataFile
+// reference, Delete method).
+func fileError(what, path string, code uint32) error {
+	k := hypervisor.KindUnknown
+	switch code {
+	case 2:
+		k = hypervisor.KindPermission
+	case 10:
+		k = hypervisor.KindExists
+	case 15:
+		k = hypervisor.KindBusy
+	case 16, 21:
+		k = hypervisor.KindInvalidArgument
+	}
+	return hypervisor.Errorf(k, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: path}, "%s %s: CIM_DataFile returned %d", what, path, code)
+}
+
+// checkDisks refuses disks before anything is made.
+func (d *driver) checkDisks(ctx context.Context, h *host, on hypervisor.Ref, disks []hypervisor.DiskSpec, ds hypervisor.DatastoreID) error {
+	for _, k := range disks {
+		if k.Datastore == "" {
+			k.Datastore = ds
+		}
+		if _, err := h.directory(k.Datastore); err != nil {
+			return err
+		}
+		switch strings.ToLower(k.Bus) {
+		case "", "scsi", "ide":
+		default:
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "Hyper-V has no bus %q: use scsi, ide, or leave it empty", k.Bus)
+		}
+		if k.ReadOnly && !k.CDROM {
+			return hypervisor.Unsupported(on, hypervisor.DiskAttach, hypervisor.ReasonPlatform, "Hyper-V attaches disks for writing only; CD images are read-only")
+		}
+		for _, v := range []hypervisor.VolumeID{k.Image, k.Volume} {
+			if v == "" {
+				continue
+			}
+			where, path := splitID(string(v))
+			if where != "" && where != h.id {
+				return hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(v)}, "the image is on host %s, the machine on %s", where, h.id)
+			}
+			s, err := h.session(ctx)
+			if err != nil {
+				return err
+			}
+			f, err := fileOf(ctx, s, path)
+			if err != nil {
+				return err
+			}
+			if f == nil {
+				return hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(v)}, "there is no file %s on %s", path, h.id)
+			}
+		}
+	}
+	return nil
+}
+
+// newImage makes an image file; the undo removes it again.
+func (o *op) newImage(path string, kv ...any) error {
+	img, err := o.h.images(o.ctx, o.s)
+	if err != nil {
+		return err
+	}
+	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(path))}, func(ctx context.Context) error { return removeFile(ctx, o.s, path) })
+	e := cim.NewEmbedded("Msvm_VirtualHardDiskSettingData", append([]any{"Path", path, "Format", formatVHDX}, kv...)...)
+	_, err = o.call(img, "CreateVirtualHardDisk", cim.Arg{Name: "VirtualDiskSettingData", Value: e})
+	return err
+}
+
+// copyImage copies an image with all it stands on into an independent one.
+func (o *op) copyImage(from, to string, kind uint16) error {
+	img, err := o.h.images(o.ctx, o.s)
+	if err != nil {
+		return err
+	}
+	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(to))}, func(ctx context.Context) error { return removeFile(ctx, o.s, to) })
+	e := cim.NewEmbedded("Msvm_VirtualHardDiskSettingData", "Path", to, "Format", formatVHDX, "Type", kind)
+	_, err = o.call(img, "ConvertVirtualHardDisk", cim.Arg{Name: "SourcePath", Value: from}, cim.Arg{Name: "VirtualDiskSettingData", Value: e})
+	return err
+}
+
+// attachDisk makes or takes the image and attaches it; it returns the disk's ID.
+func (o *op) attachDisk(m *machine, k hypervisor.DiskSpec, name string) (hypervisor.DiskID, error) {
+	dir, err := o.h.directory(k.Datastore)
+	if err != nil {
+		return "", err
+	}
+	kind := vhdDynamic
+	if k.Provisioning == hypervisor.Thick {
+		kind = vhdFixed
+	}
+	var path string
+	switch {
+	case k.Volume != "":
+		_, path = splitID(string(k.Volume))
+	case k.Image != "":
+		path = join(dir, fileName(name)+".vhdx")
+		_, from := splitID(string(k.Image))
+		if err := o.copyImage(from, path, kind); err != nil {
+			return "", err
+		}
+		if k.SizeBytes > 0 {
+			if err := o.growImage(path, k.SizeBytes); err != nil {
+				return "", err
+			}
+		}
+	default:
+		path = join(dir, fileName(name)+".vhdx")
+		if err := o.newImage(path, "Type", kind, "MaxInternalSize", uint64(k.SizeBytes)); err != nil {
+			return "", err
+		}
+	}
+	return o.plugDisk(m, path, k.Bus, k.CDROM)
+}
+
+// plugDisk adds a drive and puts the image into it.
+func (o *op) plugDisk(m *machine, path, bus string, cdrom bool) (hypervisor.DiskID, error) {
+	ctl, slot, err := o.slot(m, bus)
+	if err != nil {
+		return "", err
+	}
+	sub, typ, medium := subDrive, typeDrive, subVHD
+	if cdrom {
+		sub, typ, medium = subDVDDrive, typeDVD, subDVD
+	}
+	drive, err := o.addResource(m, cim.NewEmbedded("Msvm_ResourceAllocationSettingData",
+		"ResourceType", typ, "ResourceSubType", sub, "Parent", ctl, "AddressOnParent", strconv.Itoa(slot)))
+	if err != nil {
+		return "", err
+	}
+	disk, err := o.addResource(m, cim.NewEmbedded("Msvm_StorageAllocationSettingData",
+		"ResourceType", typeImage, "ResourceSubType", medium, "Parent", drive, "HostResource", []string{path}))
+	if err != nil {
+		ctx, cancel := o.late()
+		defer cancel()
+		return "", errors.Join(err, m.removeResources(ctx, drive))
+	}
+	return hypervisor.DiskID(disk.Key("InstanceID")), nil
+}
+
+// slot finds a free place for a drive: on SCSI, adding a controller if there
+// is none, or on IDE for the boot disk of generation 1, which boots from
+// nothing else.
+func (o *op) slot(m *machine, bus string) (cim.Ref, int, error) {
+	inv, err := readInventory(o.ctx, o.h, o.s, []int{rowSettings, rowSystems, rowResources}, only(m.id))
+	if err != nil {
+		return cim.Ref{}, 0, err
+	}
+	rows := inv.record(string(m.id)).rows[rowResources]
+	used := map[string]map[string]bool{}
+	drives := 0
+	for _, r := range rows {
+		if p, ok := r.Ref("Parent"); ok {
+			id := strings.ToUpper(p.Key("InstanceID"))
+			if used[id] == nil {
+				used[id] = map[string]bool{}
+			}
+			used[id][r.Str("AddressOnParent")] = true
+			if r.Str("ResourceSubType") == subDrive {
+				drives++
+			}
+		}
+	}
+	want, slots := subSCSI, 64
+	switch {
+	case strings.EqualFold(bus, "ide") && m.gen2():
+		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.KindInvalidArgument, m.id.Ref(), "a generation 2 machine has no IDE: use scsi")
+	case strings.EqualFold(bus, "ide"), bus == "" && !m.gen2() && drives == 0 && m.state == hypervisor.Off:
+		want, slots = subIDE, 2
+	}
+	for _, r := range rows {
+		if r.Str("ResourceSubType") != want {
+			continue
+		}
+		for n := range slots {
+			if !used[strings.ToUpper(r.Str("InstanceID"))][strconv.Itoa(n)] {
+				return o.h.settingRef("Msvm_ResourceAllocationSettingData", r.Str("InstanceID")), n, nil
+			}
+		}
+	}
+	if want == subIDE {
+		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.KindExhausted, m.id.Ref(), "all IDE places are taken: use scsi")
+	}
+	if m.state != hypervisor.Off {
+		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.KindInvalidState, m.id.Ref(), "no place is left on the SCSI controllers, and one can be added only while the machine is off")
+	}
+	ctl, err := o.addResource(m, cim.NewEmbedded("Msvm_ResourceAllocationSettingData", "ResourceType", typeSCSI, "ResourceSubType", subSCSI))
+	return ctl, 0, err
+}
+
+// addResource adds one resource and returns its reference.
+func (o *op) addResource(m *machine, e *cim.Embedded) (cim.Ref, error) {
+	r, err := o.call(o.h.management(), "AddResourceSettings",
+		cim.Arg{Name: "AffectedConfiguration", Value: m.settingsRef()}, cim.Arg{Name: "ResourceSettings", Value: []*cim.Embedded{e}})
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	if ref, ok := r.Out.Ref("ResultingResourceSettings"); ok {
+		ref.Server = o.h.name
+		return ref, nil
+	}
+	job, ok := r.Job()
+	if !ok {
+		return cim.Ref{}, errors.New("hyperv: AddResourceSettings told nothing of what it added")
+	}
+	all, err := cim.JobResult(o.ctx, o.s, job, e.Class)
+	if err == nil && len(all) == 0 {
+		err = fmt.Errorf("hyperv: the job of AddResourceSettings told nothing of what it added")
+	}
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	return o.h.settingRef(e.Class, all[0].Str("InstanceID")), nil
+}
+
+func (m *machine) removeResources(ctx context.Context, refs ...cim.Ref) error {
+	r, err := cim.Call(ctx, m.s, m.h.management(), "RemoveResourceSettings", cim.Arg{Name: "ResourceSettings", Value: refs})
+	if err != nil {
+		return err
+	}
+	return m.d.finish(ctx, m.s, r)
+}
+
+// modifyResource changes properties of a resource.
+func (o *op) modifyResource(e ...*cim.Embedded) error {
+	_, err := o.call(o.h.management(), "ModifyResourceSettings", cim.Arg{Name: "ResourceSettings", Value: e})
+	return err
+}
+
+func (o *op) growImage(path string, size int64) error {
+	img, err := o.h.images(o.ctx, o.s)
+	if err != nil {
+		return err
+	}
+	_, err = o.call(img, "ResizeVirtualHardDisk", cim.Arg{Name: "Path", Value: path}, cim.Arg{Name: "MaxInternalSize", Value: uint64(size)})
+	return err
+}

@@ -1,0 +1,245 @@
+package hyperv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// driver implements hypervisor.Driver and the optional interfaces.
+type driver struct {
+	cfg   Config
+	poll  cim.Poll
+	hosts []*host
+	group hypervisor.TaskGroup
+	// closed ends with Close.
+	closed context.Context
+	stop   context.CancelFunc
+
+	mu    sync.Mutex
+	home  map[hypervisor.VMID]*host // where a machine was seen last
+	locks map[hypervisor.VMID]*sync.Mutex
+}
+
+// host is one Hyper-V host of the Client.
+type host struct {
+	id  hypervisor.HostID
+	cfg *Config
+
+	mu sync.Mutex
+	s  cim.Session
+	// What does not change while connected:
+	name    string // computer name
+	sku     uint32 // Win32_OperatingSystem.OperatingSystemSKU
+	version string // of Windows: "10.0.20348"
+	caption string
+	vhdPath string // default directory for disk images
+	vmPath  string // default directory for machines
+}
+
+func connect(ctx context.Context, cfg Config) (*driver, error) {
+	if err := cfg.check(); err != nil {
+		return nil, &hypervisor.Error{Op: "open", Kind: hypervisor.KindInvalidArgument, Unsent: true, Err: err}
+	}
+	d := &driver{cfg: cfg, poll: cim.DefaultPoll, home: map[hypervisor.VMID]*host{}, locks: map[hypervisor.VMID]*sync.Mutex{}}
+	d.closed, d.stop = context.WithCancel(context.Background())
+	if cfg.PollFirst > 0 {
+		d.poll.First = cfg.PollFirst
+	}
+	if cfg.PollLast > 0 {
+		d.poll.Last = cfg.PollLast
+	}
+	for _, h := range cfg.Hosts {
+		d.hosts = append(d.hosts, &host{id: hypervisor.HostID(h), cfg: &d.cfg})
+	}
+	errs := make([]error, len(d.hosts))
+	var g errgroup.Group
+	g.SetLimit(8)
+	for i, h := range d.hosts {
+		g.Go(func() error { _, errs[i] = h.session(ctx); return nil })
+	}
+	_ = g.Wait()
+	for _, err := range errs {
+		if err == nil {
+			return d, nil
+		}
+	}
+	d.Close()
+	err := errs[0]
+	return nil, &hypervisor.Error{Op: "open", Object: d.hosts[0].id.Ref(), Kind: d.ErrorKind(err), Unsent: true, Err: err}
+}
+
+// session returns the connection to the host, making it if there is none.
+func (h *host) session(ctx context.Context) (cim.Session, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.s != nil {
+		return h.s, nil
+	}
+	s, err := h.cfg.session(ctx, string(h.id))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.learn(ctx, s); err != nil {
+		s.Close()
+		return nil, err
+	}
+	h.s = s
+	return s, nil
+}
+
+// learn reads what stays the same. The first query tells whether this is a
+// Hyper-V host at all.
+func (h *host) learn(ctx context.Context, s cim.Session) error {
+	svc, err := cim.First(s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualSystemManagementServiceSettingData",
+		[]string{"InstanceID", "DefaultVirtualHardDiskPath", "DefaultExternalDataRoot"})), "the management service's settings")
+	if err != nil {
+		var ce *cim.Error
+		if errors.As(err, &ce) && ce.HResult == cim.WBEMInvalidNamespace {
+			return hypervisor.Errorf(hypervisor.KindUnsupported, h.id.Ref(), "Hyper-V is not installed on this host (no namespace root\\virtualization\\v2): %w", err)
+		}
+		return err
+	}
+	h.vhdPath, h.vmPath = strings.TrimRight(svc.Str("DefaultVirtualHardDiskPath"), `\`), strings.TrimRight(svc.Str("DefaultExternalDataRoot"), `\`)
+	os, err := cim.First(s.Query(ctx, cim.CIMV2, cim.Select("Win32_OperatingSystem",
+		[]string{"CSName", "Caption", "Version", "OperatingSystemSKU"})), "the operating system")
+	if err != nil {
+		return err
+	}
+	h.name, h.caption, h.version, h.sku = os.Str("CSName"), strings.TrimSpace(os.Str("Caption")), os.Str("Version"), uint32(os.Uint("OperatingSystemSKU"))
+	return nil
+}
+
+// Describe implements hypervisor.Driver.
+func (d *driver) Describe() hypervisor.Description {
+	out := hypervisor.Description{Driver: "hyperv", Product: "Microsoft Hyper-V", Endpoint: string(d.cfg.Transport) + "://" + strings.Join(d.cfg.Hosts, ",")}
+	for _, h := range d.hosts {
+		h.mu.Lock()
+		if out.Version == "" && h.s != nil {
+			out.Version = h.version
+		}
+		h.mu.Unlock()
+	}
+	return out
+}
+
+// As implements hypervisor.Driver: there is no native client in Go to hand
+// out, so it always reports false.
+func (d *driver) As(hypervisor.Ref, any) bool { return false }
+
+// Close implements hypervisor.Driver.
+func (d *driver) Close() error {
+	d.stop()
+	d.group.Close()
+	for _, h := range d.hosts {
+		h.mu.Lock()
+		s := h.s
+		h.s = nil
+		h.mu.Unlock()
+		if s != nil {
+			s.Close()
+		}
+	}
+	return nil
+}
+
+// host finds a host by its ID or by its computer name.
+func (d *driver) host(id hypervisor.HostID) (*host, error) {
+	for _, h := range d.hosts {
+		if strings.EqualFold(string(h.id), string(id)) {
+			return h, nil
+		}
+	}
+	for _, h := range d.hosts {
+		h.mu.Lock()
+		name := h.name
+		h.mu.Unlock()
+		if name != "" && strings.EqualFold(name, string(id)) {
+			return h, nil
+		}
+	}
+	return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such host in this client")
+}
+
+// each runs f for every host at once, eight at a time. The first error ends it.
+func (d *driver) each(ctx context.Context, hosts []*host, f func(ctx context.Context, i int, h *host, s cim.Session) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, h := range hosts {
+		g.Go(func() error {
+			s, err := h.session(ctx)
+			if err != nil {
+				return fmt.Errorf("host %s: %w", h.id, err)
+			}
+			return f(ctx, i, h, s)
+		})
+	}
+	return g.Wait()
+}
+
+var guid = regexp.MustCompile(`^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$`)
+
+// lock serialises work of this Client on one machine that needs more than one
+// step, such as a setting that is changed for the time of a snapshot.
+func (d *driver) lock(id hypervisor.VMID) (unlock func()) {
+	d.mu.Lock()
+	l := d.locks[id]
+	if l == nil {
+		l = &sync.Mutex{}
+		d.locks[id] = l
+	}
+	d.mu.Unlock()
+	l.Lock()
+	return l.Unlock
+}
+
+func (d *driver) remember(id hypervisor.VMID, h *host) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.home[id] = h
+}
+
+func (d *driver) forget(id hypervisor.VMID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.home, id)
+	delete(d.locks, id)
+}
+
+// References to the services, which every host has once. Their key values are
+// fixed by the provider; SystemName is the computer's name.
+func (h *host) service(class, name string) cim.Ref {
+	r := cim.NewRef(class, "CreationClassName", class, "Name", name, "SystemCreationClassName", "Msvm_ComputerSystem", "SystemName", h.name)
+	r.Server = h.name
+	return r
+}
+
+func (h *host) management() cim.Ref { return h.service("Msvm_VirtualSystemManagementService", "vmms") }
+func (h *host) snapshots() cim.Ref {
+	return h.service("Msvm_VirtualSystemSnapshotService", "vssnapsvc")
+}
+func (h *host) migration() cim.Ref {
+	return h.service("Msvm_VirtualSystemMigrationService", "migrationwmi")
+}
+
+// images has a display name for its key, so it is looked up.
+func (h *host) images(ctx context.Context, s cim.Session) (cim.Ref, error) {
+	return h.find(ctx, s, "Msvm_ImageManagementService")
+}
+
+func (h *host) find(ctx context.Context, s cim.Session, class string) (cim.Ref, error) {
+	i, err := cim.First(s.Query(ctx, cim.Virtualization, cim.Select(class, nil)), class)
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	i.Class = class
+	return i.Self(h.name), nil
+}

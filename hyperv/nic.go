@@ -1,0 +1,159 @@
+package hyperv
+
+import (
+	"context"
+	"strings"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// AttachNIC implements hypervisor.NICAttacher. Generation 2 takes adapters
+// while it runs, generation 1 does not.
+func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor.NICSpec) (hypervisor.DriverTask, error) {
+	m, err := d.changeable(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.hotNIC(); err != nil {
+		return nil, err
+	}
+	switch strings.ToLower(n.Model) {
+	case "", "synthetic":
+	case "legacy":
+		if m.gen2() {
+			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.NICAttach, hypervisor.ReasonPlatform, "generation 2 machines have no legacy adapters")
+		}
+	default:
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "Hyper-V has no adapter %q: use synthetic or legacy", n.Model)
+	}
+	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+		nic, err := o.attachNIC(m, n)
+		return nic.Ref(), err
+	})
+}
+
+func (m *machine) hotNIC() error {
+	if m.state != hypervisor.Off && !m.gen2() {
+		return hypervisor.Unsupported(m.id.Ref(), hypervisor.NICHotplug, hypervisor.ReasonPlatform, "adapters of generation 1 machines change only while the machine is off")
+	}
+	return nil
+}
+
+// attachNIC adds an adapter and connects it.
+func (o *op) attachNIC(m *machine, n hypervisor.NICSpec) (hypervisor.NICID, error) {
+	sw, err := o.h.network(o.ctx, o.s, n.Network)
+	if err != nil {
+		return "", err
+	}
+	class, sub := "Msvm_SyntheticEthernetPortSettingData", subNIC
+	if strings.EqualFold(n.Model, "legacy") {
+		class, sub = "Msvm_EmulatedEthernetPortSettingData", subLegacyNIC
+	}
+	e := cim.NewEmbedded(class, "ResourceType", typeNIC, "ResourceSubType", sub, "ElementName", "Network Adapter")
+	if n.MAC != "" {
+		e.Set("StaticMacAddress", true).Set("Address", bareMAC(n.MAC))
+	}
+	nic, err := o.addResource(m, e)
+	if err != nil {
+		return "", err
+	}
+	if sw.IsZero() {
+		return hypervisor.NICID(nic.Key("InstanceID")), nil
+	}
+	if _, err := o.addResource(m, connection(nic, sw)); err != nil {
+		ctx, cancel := o.late()
+		defer cancel()
+		_ = m.removeResources(ctx, nic) // the first error is the one to tell
+		return "", err
+	}
+	return hypervisor.NICID(nic.Key("InstanceID")), nil
+}
+
+func connection(nic, sw cim.Ref) *cim.Embedded {
+	return cim.NewEmbedded("Msvm_EthernetPortAllocationSettingData",
+		"ResourceType", typeConnection, "ResourceSubType", subConnection, "Parent", nic, "HostResource", []cim.Ref{sw}, "EnabledState", uint16(2))
+}
+
+func bareMAC(s string) string {
+	return strings.ToUpper(strings.NewReplacer(":", "", "-", "", ".", "").Replace(s))
+}
+
+// network finds a switch of the host by the network's ID, or the host's only
+// or first switch if none is named. A host without switches leaves an adapter
+// unconnected.
+func (h *host) network(ctx context.Context, s cim.Session, id hypervisor.NetworkID) (cim.Ref, error) {
+	all, err := switches(ctx, s)
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	for _, sw := range all {
+		if id == "" || strings.EqualFold(sw.Str("Name"), string(id)) || sw.Str("ElementName") == string(id) {
+			r := cim.NewRef("Msvm_VirtualEthernetSwitch", "CreationClassName", "Msvm_VirtualEthernetSwitch", "Name", sw.Str("Name"))
+			r.Server = h.name
+			return r, nil
+		}
+	}
+	if id == "" {
+		return cim.Ref{}, nil
+	}
+	return cim.Ref{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfNetwork, ID: string(id)}, "host %s has no such switch", h.id)
+}
+
+func switches(ctx context.Context, s cim.Session) ([]*cim.Instance, error) {
+	return cim.Collect(s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualEthernetSwitch", []string{"Name", "ElementName", "MaxIOVOffloads"})))
+}
+
+// DetachNIC implements hypervisor.NICAttacher.
+func (d *driver) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hypervisor.NICID) (hypervisor.DriverTask, error) {
+	m, err := d.changeable(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.hotNIC(); err != nil {
+		return nil, err
+	}
+	r, _, err := m.resources(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range []int{rowNICs, rowLegacyNICs} {
+		for _, x := range r.rows[t] {
+			if strings.EqualFold(x.Str("InstanceID"), string(nic)) {
+				ref := m.h.settingRef(tables[t].class, x.Str("InstanceID"))
+				return d.native(ctx, m.h, m.h.management(), "RemoveResourceSettings", []cim.Arg{{Name: "ResourceSettings", Value: []cim.Ref{ref}}}, nil)
+			}
+		}
+	}
+	return nil, hypervisor.Errorf(hypervisor.KindNotFound, nic.Ref(), "machine %s has no such adapter", id)
+}
+
+// Networks implements hypervisor.NetworkLister: the virtual switches.
+func (d *driver) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error) {
+	parts := make([][]hypervisor.NetworkInfo, len(d.hosts))
+	err := d.each(ctx, d.hosts, func(ctx context.Context, i int, h *host, s cim.Session) error {
+		all, err := switches(ctx, s)
+		if err != nil {
+			return err
+		}
+		sets, err := cim.Collect(s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualEthernetSwitchSettingData", []string{"VirtualSystemIdentifier", "IOVPreferred"})))
+		if err != nil {
+			return err
+		}
+		iov := map[string]bool{}
+		for _, x := range sets {
+			iov[strings.ToUpper(x.Str("VirtualSystemIdentifier"))] = x.Bool("IOVPreferred")
+		}
+		for _, sw := range all {
+			id := strings.ToUpper(sw.Str("Name"))
+			parts[i] = append(parts[i], hypervisor.NetworkInfo{ID: hypervisor.NetworkID(id), Name: sw.Str("ElementName"), Type: "virtual switch",
+				Hosts: []hypervisor.HostID{h.id}, SRIOV: hypervisor.FactOf(iov[id] && sw.Uint("MaxIOVOffloads") > 0)})
+		}
+		return nil
+	})
+	var out []hypervisor.NetworkInfo
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out, err
+}

@@ -1,0 +1,59 @@
+package hyperv
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// marker begins the line of a machine's notes that holds what this package
+// keeps there. The text before it is the description.
+const marker = "anyvisor:"
+
+// notes is what Msvm_VirtualSystemSettingData.Notes is taken apart to.
+type notes struct {
+	Description string            `json:"-"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Token       string            `json:"token,omitempty"`
+	Task        string            `json:"task,omitempty"` // that made the machine
+	// Template marks a planned machine as a template, and Definition is the
+	// file that it was imported from.
+	Template   bool   `json:"template,omitempty"`
+	Definition string `json:"definition,omitempty"`
+	// Bases are the frozen images that this linked clone stands on.
+	Bases []string `json:"bases,omitempty"`
+	// State and Quiesced describe the machine at the time of a snapshot.
+	State    hypervisor.PowerState `json:"state,omitempty"`
+	Quiesced bool                  `json:"quiesced,omitempty"`
+	// Base marks a snapshot that a linked clone was made on; it goes with the
+	// last clone.
+	Base bool `json:"base,omitempty"`
+	// Unfinished marks a machine that is being made.
+	Unfinished bool `json:"unfinished,omitempty"`
+}
+
+// parseNotes reads the property, which is an array of usually one text.
+func parseNotes(v []string) notes {
+	text := strings.Join(v, "\n")
+	var n notes
+	i := strings.LastIndex(text, marker+"{")
+	if i >= 0 && (i == 0 || text[i-1] == '\n') && json.Unmarshal([]byte(text[i+len(marker):]), &n) == nil {
+		n.Description = strings.TrimSuffix(text[:i], "\n")
+		return n
+	}
+	return notes{Description: text}
+}
+
+// strings prints the property.
+func (n notes) strings() []string {
+	text := n.Description
+	data, err := json.Marshal(n)
+	if err == nil && string(data) != "{}" { // a struct of texts always marshals
+		if text != "" {
+			text += "\n"
+		}
+		text += marker + string(data)
+	}
+	return []string{text}
+}

@@ -1,0 +1,174 @@
+package hyperv
+
+import (
+	"context"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// Values of RequestStateChange.RequestedState (Hyper-V WMI v2 reference,
+// Msvm_ComputerSystem).
+const (
+	stateEnabled = 2
+	stateOff     = 3
+	stateSaved   = 6
+	statePaused  = 9
+	stateReset   = 11
+)
+
+// power tells for each operation what to request, from which states, and
+// which states mean that there is nothing to do.
+var power = map[hypervisor.PowerOp]struct {
+	request uint16
+	from    []hypervisor.PowerState
+	done    hypervisor.PowerState
+}{
+	hypervisor.PowerOpStart:    {stateEnabled, []hypervisor.PowerState{hypervisor.Off, hypervisor.Suspended}, hypervisor.Running},
+	hypervisor.PowerOpResume:   {stateEnabled, []hypervisor.PowerState{hypervisor.Paused, hypervisor.Suspended}, hypervisor.Running},
+	hypervisor.PowerOpOff:      {stateOff, []hypervisor.PowerState{hypervisor.Running, hypervisor.Paused, hypervisor.Suspended, hypervisor.StateUnknown}, hypervisor.Off},
+	hypervisor.PowerOpReset:    {stateReset, []hypervisor.PowerState{hypervisor.Running, hypervisor.Paused}, ""},
+	hypervisor.PowerOpPause:    {statePaused, []hypervisor.PowerState{hypervisor.Running}, hypervisor.Paused},
+	hypervisor.PowerOpSuspend:  {stateSaved, []hypervisor.PowerState{hypervisor.Running}, hypervisor.Suspended},
+	hypervisor.PowerOpShutdown: {0, []hypervisor.PowerState{hypervisor.Running}, hypervisor.Off},
+	hypervisor.PowerOpReboot:   {0, []hypervisor.PowerState{hypervisor.Running}, ""},
+}
+
+// Power implements hypervisor.Powerer.
+func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
+	m, err := d.machine(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.startable(); err != nil {
+		return nil, err
+	}
+	p := power[r.Op]
+	if m.state == p.done {
+		return hypervisor.DoneTask(hypervisor.TaskID("op:"+randomHex(16)), hypervisor.TaskState{}), nil
+	}
+	ok := false
+	for _, s := range p.from {
+		ok = ok || s == m.state
+	}
+	if !ok {
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: %s needs it %v", m.state, r.Op, p.from)
+	}
+	switch {
+	case r.Op == hypervisor.PowerOpShutdown || r.Op == hypervisor.PowerOpReboot:
+		return m.askGuest(ctx, r)
+	case r.Op == hypervisor.PowerOpOff && m.state == hypervisor.Suspended:
+		return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) { return hypervisor.Ref{}, o.turnOff(m) })
+	case r.Op == hypervisor.PowerOpSuspend:
+		if err := m.unpinned(ctx, hypervisor.PowerSuspend); err != nil {
+			return nil, err
+		}
+	}
+	return d.native(ctx, m.h, m.ref(), "RequestStateChange", []cim.Arg{{Name: "RequestedState", Value: p.request}}, nil)
+}
+
+// unpinned refuses what a machine with an assigned device can't do.
+func (m *machine) unpinned(ctx context.Context, c hypervisor.Capability) error {
+	s, err := m.d.Supports(ctx, c, m.id.Ref())
+	if err != nil {
+		return err
+	}
+	if s.Level == hypervisor.No {
+		return hypervisor.Unsupported(m.id.Ref(), c, s.Reason, s.Detail)
+	}
+	return nil
+}
+
+// shutdownComponent finds the guest's shutdown service, which is there only
+// while the machine runs with integration services.
+func (m *machine) shutdownComponent(ctx context.Context) (cim.Ref, error) {
+	i, err := cim.First(m.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_ShutdownComponent", nil, "SystemName = "+cim.Quote(string(m.id)))), "the shutdown component")
+	if isGone(err) || err == nil && !answers(i) {
+		return cim.Ref{}, hypervisor.Unsupported(m.id.Ref(), hypervisor.PowerShutdown, hypervisor.ReasonToolsMissing,
+			"the guest has no shutdown service (integration services missing, switched off, or not started yet)")
+	}
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	i.Class = "Msvm_ShutdownComponent"
+	return i.Self(m.h.name), nil
+}
+
+// askGuest shuts down or reboots through the guest. There is no job: the end
+// is seen in the machine's state.
+func (m *machine) askGuest(ctx context.Context, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
+	comp, err := m.shutdownComponent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	method, reason := "InitiateShutdown", "requested through the management API"
+	if r.Op == hypervisor.PowerOpReboot {
+		method = "InitiateReboot"
+	}
+	// Not forced: a guest with a locked screen and unsaved work may refuse,
+	// and then says so (32781).
+	_, err = cim.Call(ctx, m.s, comp, method, cim.Arg{Name: "Force", Value: false}, cim.Arg{Name: "Reason", Value: reason})
+	switch cim.ReturnOf(err) {
+	case 32770, 1:
+		return nil, hypervisor.Unsupported(m.id.Ref(), hypervisor.PowerShutdown, hypervisor.ReasonToolsMissing, "the guest's shutdown service does not answer")
+	}
+	if err != nil && !(r.Force && cim.ReturnOf(err) != 0) {
+		return nil, err
+	}
+	refused := err
+	return m.d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+		if r.Op == hypervisor.PowerOpReboot {
+			return hypervisor.Ref{}, nil // accepted; the machine runs all the time
+		}
+		o.phase("waiting for the guest", -1)
+		wait, cancel := context.WithTimeout(o.ctx, r.Timeout)
+		defer cancel()
+		if refused == nil {
+			err := m.waitState(wait, hypervisor.Off)
+			if err == nil || o.ctx.Err() != nil || wait.Err() == nil {
+				return hypervisor.Ref{}, err
+			}
+			if !r.Force {
+				return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.KindTimeout, m.id.Ref(), "the guest did not shut down within %v and goes on running", r.Timeout)
+			}
+		}
+		o.phase("powering off", -1)
+		_, err := o.call(m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateOff)})
+		if cim.ReturnOf(err) == cim.ReturnInvalidState { // it went off meanwhile
+			err = m.waitState(o.ctx, hypervisor.Off)
+		}
+		return hypervisor.Ref{}, err
+	})
+}
+
+// waitState reads the machine until it is in a state.
+func (m *machine) waitState(ctx context.Context, want hypervisor.PowerState) error {
+	pace := cim.Poll{First: m.d.poll.First, Last: max(m.d.poll.Last, time.Second)}
+	for step := 0; ; step++ {
+		i, err := m.s.Get(ctx, m.ref())
+		if err != nil {
+			return err
+		}
+		if state(i) == want {
+			return nil
+		}
+		if err := pace.Next(ctx, step); err != nil {
+			return err
+		}
+	}
+}
+
+// turnOff powers a machine off as a step of other work.
+func (o *op) turnOff(m *machine) error {
+	if m.state == hypervisor.Off {
+		return nil
+	}
+	_, err := o.call(m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateOff)})
+	if m.state == hypervisor.Suspended && cim.ReturnOf(err) == cim.ReturnInvalidState {
+		// Off drops the saved memory on most versions (libvirt's driver relies
+		// on it); where it does not, there is a method for that alone.
+		_, err = o.call(m.h.snapshots(), "ClearSnapshotState", cim.Arg{Name: "SnapshotSettingData", Value: m.settingsRef()})
+	}
+	return err
+}
