@@ -44,6 +44,9 @@ func newCluster(s *Sim, c ClusterConfig) *cluster {
 		}
 		for _, name := range c.Volumes {
 			v.add(v.new("MSCluster_ClusterSharedVolume").Set("Name", `C:\ClusterStorage\`+name).Set("VolumeName", name))
+			// Sizes are in MB [G: MSCluster_ClusterDiskPartition]; that Path is the mount point is believed.
+			v.add(v.new("MSCluster_DiskPartition").Set("Path", `C:\ClusterStorage\`+name).Set("MountPoints", []any{`C:\ClusterStorage\` + name}).
+				Set("FileSystem", "CSVFS").Set("TotalSize", 1<<20).Set("FreeSpace", 1<<19))
 		}
 		v.virtual[v.ns.Class("MSCluster_ResourceGroup")] = virtual{all: func() (out []*cimx.Instance) { return k.show(h, "MSCluster_ResourceGroup") }}
 		v.virtual[v.ns.Class("MSCluster_Resource")] = virtual{all: func() (out []*cimx.Instance) { return k.show(h, "MSCluster_Resource") }}
