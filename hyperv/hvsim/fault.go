@@ -10,7 +10,7 @@ import (
 // Fault makes a call go wrong. Exactly one of the outcome fields is set.
 type Fault struct {
 	Host   string // computer name; empty means any host
-	Op     string // Query, Get, Invoke, Put, Class, Pull, HTTP or Job; empty means any but Job
+	Op     string // Query, Get, Invoke, Put, Class, Connect (COM), Pull, HTTP or Job; empty means any but Job
 	Target string // class; Class.Method for Invoke; method name for Job; a path.Match pattern; empty means any
 	Skip   int    // calls to let pass first
 	Times  int    // how often it strikes; 0 means once, negative for ever

@@ -37,6 +37,18 @@ func (p provider) enter(op, namespace, what string) (*space, func(), error) {
 	return sp, s.mu.Unlock, nil
 }
 
+// Open implements wbem.Server; COM connects to a namespace before it asks anything.
+func (p provider) Open(namespace string) error {
+	_, leave, err := p.enter("Connect", namespace, namespace)
+	if err == nil {
+		leave()
+	}
+	return err
+}
+
+// Login implements wbem.Server.
+func (p provider) Login(user, password string) bool { return p.h.known(user, password) }
+
 // Class implements wbem.Server.
 func (p provider) Class(namespace, name string) (*schema.Class, error) {
 	sp, leave, err := p.enter("Class", namespace, name)

@@ -21,6 +21,10 @@ type Server interface {
 	Invoke(namespace string, ref cimx.Ref, method string, args map[string]any) (*Output, error)
 	// Put writes the changed properties of an existing instance.
 	Put(namespace string, ref cimx.Ref, props map[string]any) error
+	// Open says whether a namespace can be connected to.
+	Open(namespace string) error
+	// Login checks a user of the host.
+	Login(user, password string) bool
 	// Host is the computer name.
 	Host() string
 }

@@ -1,0 +1,295 @@
+package comfacade
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim"
+	ole "github.com/go-ole/go-ole"
+	"golang.org/x/sys/windows"
+)
+
+// HRESULTs and flags of Automation [D: IDispatch::Invoke].
+const (
+	sOK             = 0
+	sFalse          = 1
+	eNoInterface    = 0x80004002
+	eNotImpl        = 0x80004001
+	ePointer        = 0x80004003
+	dispUnknownName = 0x80020006
+	dispException   = 0x80020009
+	noAggregation   = 0x80040110
+
+	invokeMethod = 1
+	invokeGet    = 2
+	invokePut    = 4
+
+	dispidValue   = 0
+	dispidNewEnum = -4
+)
+
+// automation is what an object does.
+type automation interface {
+	// has reports whether the object knows a name.
+	has(name string) bool
+	// invoke calls or reads a name, or with invokePut in flags writes it; the empty name is the default member.
+	invoke(name string, flags int, args []any) (any, error)
+	// interfaces are the dual interfaces that the object answers for, beside IDispatch.
+	interfaces() []*ole.GUID
+}
+
+// object is the memory that COM callers hold; its first word is the table of functions.
+type object struct {
+	vtbl *[7]uintptr
+	refs int32
+	impl automation
+	enum *enumerator
+	make func() automation // class factory
+}
+
+type enumerator struct {
+	items []any
+	pos   int
+}
+
+// dispParams is DISPPARAMS, with typed pointers.
+type dispParams struct {
+	args   *ole.VARIANT
+	named  *int32
+	nArgs  uint32
+	nNamed uint32
+}
+
+// excepInfo is EXCEPINFO.
+type excepInfo struct {
+	code, _            uint16
+	source, text, help *uint16
+	helpContext        uint32
+	reserved, deferred uintptr
+	scode              uint32
+}
+
+var (
+	ole32             = windows.NewLazySystemDLL("ole32.dll")
+	procRegisterClass = ole32.NewProc("CoRegisterClassObject")
+	procRevokeClass   = ole32.NewProc("CoRevokeClassObject")
+	clsidLocator      = ole.NewGUID("{76A64158-CB41-11D1-8B02-00600806D9B6}")
+	iidFactory        = ole.NewGUID("{00000001-0000-0000-C000-000000000046}")
+	tables            func() *vtables
+	mu                sync.Mutex
+	live              = map[*object]bool{} // keeps objects from the garbage collector while COM holds them
+	dispids           = map[string]int32{}
+	names             = []string{""}
+)
+
+type vtables struct{ dispatch, enum, factory [7]uintptr }
+
+func init() { tables = sync.OnceValue(makeTables) }
+
+func makeTables() *vtables {
+	qi, add, rel := syscall.NewCallback(queryInterface), syscall.NewCallback(addRef), syscall.NewCallback(release)
+	return &vtables{
+		dispatch: [7]uintptr{qi, add, rel, syscall.NewCallback(typeInfoCount), syscall.NewCallback(typeInfo), syscall.NewCallback(idsOfNames), syscall.NewCallback(invoke)},
+		enum:     [7]uintptr{qi, add, rel, syscall.NewCallback(enumNext), syscall.NewCallback(enumSkip), syscall.NewCallback(enumReset), syscall.NewCallback(enumClone)},
+		factory:  [7]uintptr{qi, add, rel, syscall.NewCallback(createInstance), syscall.NewCallback(lockServer)},
+	}
+}
+
+func hold(o *object) *object {
+	o.refs = 1
+	mu.Lock()
+	live[o] = true
+	mu.Unlock()
+	return o
+}
+
+func dispatchOf(a automation) *object { return hold(&object{vtbl: &tables().dispatch, impl: a}) }
+func enumOf(items []any) *object {
+	return hold(&object{vtbl: &tables().enum, enum: &enumerator{items: items}})
+}
+
+// Register makes WbemScripting.SWbemLocator activations in this process reach the simulation, until revoke is called.
+// The calling thread must have initialised COM, or another thread the multithreaded apartment.
+func Register(sim *hvsim.Sim) (revoke func() error, err error) {
+	f := hold(&object{vtbl: &tables().factory, make: func() automation { return newLocator(sim) }})
+	var cookie uint32
+	const inprocServer, multipleUse = 1, 1
+	hr, _, _ := procRegisterClass.Call(uintptr(unsafe.Pointer(clsidLocator)), uintptr(unsafe.Pointer(f)), inprocServer, multipleUse, uintptr(unsafe.Pointer(&cookie)))
+	if hr != sOK {
+		release(f)
+		return nil, fmt.Errorf("comfacade: CoRegisterClassObject: 0x%08X", uint32(hr))
+	}
+	return func() error {
+		hr, _, _ := procRevokeClass.Call(uintptr(cookie))
+		release(f)
+		if hr != sOK {
+			return fmt.Errorf("comfacade: CoRevokeClassObject: 0x%08X", uint32(hr))
+		}
+		return nil
+	}, nil
+}
+
+// aside runs f on its own goroutine: the one inside a COM call must not grow its stack, as go-ole passes pointers into it.
+func aside(f func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	<-done
+}
+
+func queryInterface(this *object, iid *ole.GUID, out **object) uintptr {
+	if out == nil {
+		return ePointer
+	}
+	*out = nil
+	ok := ole.IsEqualGUID(iid, ole.IID_IUnknown)
+	switch {
+	case ok:
+	case this.make != nil:
+		ok = ole.IsEqualGUID(iid, iidFactory)
+	case this.enum != nil:
+		ok = ole.IsEqualGUID(iid, ole.IID_IEnumVariant)
+	default:
+		ok = ole.IsEqualGUID(iid, ole.IID_IDispatch)
+		for _, g := range this.impl.interfaces() {
+			ok = ok || ole.IsEqualGUID(iid, g)
+		}
+	}
+	if !ok {
+		return eNoInterface
+	}
+	atomic.AddInt32(&this.refs, 1)
+	*out = this
+	return sOK
+}
+
+func addRef(this *object) uintptr { return uintptr(atomic.AddInt32(&this.refs, 1)) }
+
+func release(this *object) uintptr {
+	n := atomic.AddInt32(&this.refs, -1)
+	if n == 0 {
+		mu.Lock()
+		delete(live, this)
+		mu.Unlock()
+	}
+	return uintptr(n)
+}
+
+func typeInfoCount(_ *object, n *uint32) uintptr {
+	*n = 0
+	return sOK
+}
+
+func typeInfo(_ *object, _, _ uintptr, _ *uintptr) uintptr { return eNotImpl }
+
+func createInstance(this *object, outer uintptr, iid *ole.GUID, out **object) uintptr {
+	if outer != 0 {
+		return noAggregation
+	}
+	o := dispatchOf(this.make())
+	hr := queryInterface(o, iid, out)
+	release(o)
+	return hr
+}
+
+func lockServer(*object, uintptr) uintptr { return sOK }
+
+func idsOfNames(this *object, _ *ole.GUID, wide **uint16, n, _ uintptr, ids *int32) uintptr {
+	name := windows.UTF16PtrToString(*wide)
+	hr := uintptr(dispUnknownName)
+	aside(func() {
+		if n == 0 || !this.impl.has(name) {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		k := strings.ToLower(name)
+		id, known := dispids[k]
+		if !known {
+			id = int32(len(names))
+			names = append(names, name)
+			dispids[k] = id
+		}
+		*ids = id
+		hr = sOK
+	})
+	return hr
+}
+
+func invoke(this *object, dispid uintptr, _ *ole.GUID, _, flags uintptr, params *dispParams, result *ole.VARIANT, exception *excepInfo, _ *uint32) uintptr {
+	hr := uintptr(sOK)
+	aside(func() {
+		var args []any
+		if params != nil && params.nArgs > 0 {
+			raw := unsafe.Slice(params.args, params.nArgs)
+			args = make([]any, len(raw))
+			for i := range raw {
+				args[len(raw)-1-i] = fromVariant(&raw[i]) // DISPPARAMS has the last argument first
+			}
+		}
+		v, err := this.impl.invoke(nameOf(int32(dispid)), int(flags&0xffff), args)
+		if err != nil {
+			fail(exception, err)
+			hr = dispException
+			return
+		}
+		if result != nil {
+			*result = toVariant(v)
+		}
+	})
+	return hr
+}
+
+func nameOf(id int32) string {
+	switch {
+	case id == dispidNewEnum:
+		return "_NewEnum"
+	case id == dispidValue:
+		return ""
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if id > 0 && int(id) < len(names) {
+		return names[id]
+	}
+	return "?"
+}
+
+func enumNext(this *object, n uintptr, to *ole.VARIANT, fetched *uint32) uintptr {
+	e := this.enum
+	out := unsafe.Slice(to, int(uint32(n)))
+	k := 0
+	aside(func() {
+		for ; k < len(out) && e.pos < len(e.items); k++ {
+			out[k] = toVariant(e.items[e.pos])
+			e.pos++
+		}
+	})
+	if fetched != nil {
+		*fetched = uint32(k)
+	}
+	if k < len(out) {
+		return sFalse
+	}
+	return sOK
+}
+
+func enumSkip(this *object, n uintptr) uintptr {
+	this.enum.pos = min(len(this.enum.items), this.enum.pos+int(uint32(n)))
+	return sOK
+}
+
+func enumReset(this *object) uintptr {
+	this.enum.pos = 0
+	return sOK
+}
+
+func enumClone(this *object, out **object) uintptr {
+	o := enumOf(this.enum.items)
+	o.enum.pos = this.enum.pos
+	*out = o
+	return sOK
+}
