@@ -1,0 +1,200 @@
+package hypervisor_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+func init() {
+	hypervisor.Register("stub", func(_ context.Context, u *url.URL, o *hypervisor.Options) (hypervisor.Driver, error) {
+		if u.Host == "bad" {
+			return nil, hypervisor.Errorf(hypervisor.KindUnauthenticated, hypervisor.Ref{}, "login refused")
+		}
+		return &stub{support: map[hypervisor.Capability]hypervisor.Support{
+			hypervisor.CloneFull: {Level: hypervisor.Yes}, hypervisor.CloneLinked: {Level: hypervisor.No, Reason: hypervisor.ReasonEdition, Detail: "not in this edition"}}}, nil
+	})
+}
+
+func TestOpen(t *testing.T) {
+	for name, tc := range map[string]struct {
+		url     string
+		require []hypervisor.Capability
+		want    error
+		text    string
+	}{
+		"good":                {"stub://", []hypervisor.Capability{hypervisor.CloneFull}, nil, ""},
+		"scheme with a tail":  {"stub+ssh://host", nil, nil, ""},
+		"unknown scheme":      {"nosuch://host", nil, hypervisor.ErrInvalidArgument, "stub"},
+		"malformed":           {"stub://%zz:s3cret@h", nil, hypervisor.ErrInvalidArgument, ""},
+		"refused":             {"stub://user:s3cret@bad/", nil, hypervisor.ErrUnauthenticated, "login refused"},
+		"missing capability":  {"stub://u:s3cret@good", []hypervisor.Capability{hypervisor.CloneLinked}, hypervisor.ErrUnsupported, "edition"},
+		"unproven capability": {"stub://", []hypervisor.Capability{hypervisor.MigrateLive}, hypervisor.ErrUnsupported, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := hypervisor.Open(t.Context(), tc.url, &hypervisor.Options{Require: tc.require})
+			if tc.want == nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) {
+				t.Errorf("%v, want %v with %q", err, tc.want, tc.text)
+			}
+			if strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("the error shows the password: %v", err)
+			}
+		})
+	}
+}
+
+func TestCredentialsHideTheirPassword(t *testing.T) {
+	c := hypervisor.Credentials{Username: "root", Password: "s3cret"}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "c", c, "p", &c)
+	for _, s := range []string{fmt.Sprint(c), fmt.Sprintf("%v %+v %#v %s", c, c, c, &c), fmt.Sprintf("%+v", hypervisor.Options{Credentials: &c}), log.String()} {
+		if strings.Contains(s, "s3cret") {
+			t.Errorf("the password shows in %s", s)
+		}
+	}
+}
+
+func TestReadsAreRepeatedOnce(t *testing.T) {
+	for fails, want := range map[int]bool{0: true, 1: true, 2: false} {
+		s := &stub{vms: []hypervisor.VMInfo{{ID: "1", Name: "one"}}}
+		for range fails {
+			s.listErr = append(s.listErr, errNative)
+		}
+		c := open(t, s, nil)
+		all, err := hypervisor.Collect(c.VMs(t.Context(), nil))
+		if (err == nil) != want || want && len(all) != 1 {
+			t.Errorf("%d broken connections: %v, %d machines", fails, err, len(all))
+		}
+		if err != nil && !errors.Is(err, hypervisor.ErrUnavailable) || err != nil && !errors.Is(err, errNative) {
+			t.Errorf("the error is %v, want ErrUnavailable and the native one", err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestMissingAbility(t *testing.T) {
+	s := &stub{support: map[hypervisor.Capability]hypervisor.Support{hypervisor.CloneFull: {Level: hypervisor.No, Reason: hypervisor.ReasonAPIVersion, Detail: "too old"}}}
+	c := open(t, s, nil)
+	defer c.Close()
+	_, err := c.VM("1").Clone(t.Context(), "copy", nil).Wait(t.Context())
+	var u *hypervisor.UnsupportedError
+	if !errors.Is(err, errors.ErrUnsupported) || !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonAPIVersion {
+		t.Errorf("%v, want Unsupported with the reason that Supports gives", err)
+	}
+	_, err = c.VM("1").CreateSnapshot(t.Context(), "s", nil).Wait(t.Context())
+	if !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonNotImplemented {
+		t.Errorf("%v, want not-implemented", err)
+	}
+}
+
+func TestAs(t *testing.T) {
+	s := &stub{}
+	c := open(t, s, nil)
+	defer c.Close()
+	if got, ok := hypervisor.As[*stub](c.VM("1")); !ok || got != s {
+		t.Error("As doesn't give the driver's own object")
+	}
+	if _, ok := hypervisor.As[int](c); ok {
+		t.Error("As gives an int")
+	}
+}
+
+func TestObserverAndLogger(t *testing.T) {
+	type seen struct {
+		op  hypervisor.Operation
+		end hypervisor.OperationEnd
+	}
+	var got []seen
+	var log bytes.Buffer
+	s := &stub{vms: []hypervisor.VMInfo{{ID: "1"}}}
+	s.start = func(context.Context) (hypervisor.DriverTask, error) {
+		return hypervisor.DoneTask("job", hypervisor.TaskState{Err: errNative}), nil
+	}
+	c := open(t, s, &hypervisor.Options{
+		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Observer: func(ctx context.Context, op hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
+			return ctx, func(e hypervisor.OperationEnd) { got = append(got, seen{op, e}) }
+		},
+	})
+	if _, err := hypervisor.Collect(c.VMs(t.Context(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.VM("1").Start(t.Context()).Wait(t.Context()); err == nil {
+		t.Fatal("Start succeeded")
+	}
+	_ = c.VM("1").Start(t.Context()) // nobody waits: its end is the Client's
+	if len(got) != 2 {
+		t.Fatalf("%d operations have ended, want 2", len(got))
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 3 {
+		t.Fatalf("after Close %d operations have ended, want 3", len(got))
+	}
+	if g := got[0]; g.op.Name != "vm.list" || g.op.Driver != "stub" || g.end.Calls != 1 || g.end.Err != nil {
+		t.Errorf("the listing was observed as %+v", g)
+	}
+	if g := got[1]; g.op.Name != "vm.start" || g.op.Object.ID != "1" || g.end.Task != "job" || g.end.Kind != hypervisor.KindUnavailable {
+		t.Errorf("the start was observed as %+v", g)
+	}
+	if l := log.String(); !strings.Contains(l, "vm.list") || !strings.Contains(l, "level=WARN msg=vm.start") {
+		t.Errorf("the log is %s", l)
+	}
+}
+
+func TestWatchPolls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stub{vms: []hypervisor.VMInfo{{ID: "1", State: hypervisor.Off}, {ID: "2", State: hypervisor.Running, Host: "a"}}}
+		c := open(t, s, nil)
+		defer c.Close()
+		go func() {
+			time.Sleep(7 * time.Second)
+			s.mu.Lock()
+			s.vms = []hypervisor.VMInfo{{ID: "1", State: hypervisor.Running}, {ID: "2", State: hypervisor.Running, Host: "b"}, {ID: "3"}}
+			s.mu.Unlock()
+			time.Sleep(5 * time.Second)
+			s.mu.Lock()
+			s.vms = s.vms[1:]
+			s.mu.Unlock()
+		}()
+		want := map[string]hypervisor.EventType{"1": hypervisor.VMState, "2": hypervisor.VMMigrated, "3": hypervisor.VMCreated}
+		for e, err := range c.Watch(t.Context(), "from earlier") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case e.Type == hypervisor.Resync:
+			case e.Type == hypervisor.VMDeleted && e.Object.ID == "1":
+				if len(want) != 0 {
+					t.Errorf("not told before: %v", want)
+				}
+				return
+			case want[e.Object.ID] == e.Type:
+				delete(want, e.Object.ID)
+			default:
+				t.Errorf("told %+v", e)
+			}
+		}
+	})
+}
