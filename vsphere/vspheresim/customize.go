@@ -11,6 +11,9 @@ import (
 // CustomizationPending. It takes effect at the next power-on.
 func (f *vmFront) CustomizeVMTask(ctx *simulator.Context, req *types.CustomizeVM_Task) soap.HasFault {
 	s := f.sim
+	if s.cfg.Model == ESXi {
+		return &methods.CustomizeVM_TaskBody{Fault_: soapFault(new(types.NotSupported))}
+	}
 	return &methods.CustomizeVM_TaskBody{Res: &types.CustomizeVM_TaskResponse{Returnval: s.start(ctx,
 		s.vmJob("CustomizeVM_Task", "customize", req.This, false,
 			func(vm *simulator.VirtualMachine) types.BaseMethodFault {

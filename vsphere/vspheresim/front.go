@@ -78,6 +78,13 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !f.sleep(r.Context(), f.roundTripTime()) {
 			panic(http.ErrAbortHandler)
 		}
+		if r.URL.Path == guestFiles {
+			content, err := io.ReadAll(r.Body)
+			if err == nil {
+				f.sim.serveGuestFile(w, r, content)
+			}
+			return
+		}
 		f.next.ServeHTTP(w, r)
 		return
 	}

@@ -22,8 +22,8 @@ type Guest struct {
 	Deaf bool
 	// User and Password are the login of guest operations; any login is accepted when User is empty.
 	User, Password string
-	// Run is what a program started by guest operations does; nil means that it ends at once with 0.
-	Run func(path, arguments string) (exitCode int32)
+	// Run is what a program started by guest operations does; nil means that it ends at once with 0 and no output.
+	Run func(path, arguments string) Result
 	// Files are the files that guest operations may read, by path.
 	Files map[string]string
 }
@@ -251,6 +251,3 @@ func (s *Sim) furnishGuestOperations() {
 	reg.Put(auth)
 	m.AuthManager = &auth.Self
 }
-
-// guestProcess is a program that guest operations started.
-type guestProcess struct{ info types.GuestProcessInfo }

@@ -13,6 +13,7 @@ import (
 	"github.com/vmware/govmomi/simulator/esx"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
+	"github.com/vmware/govmomi/vmdk"
 )
 
 // place is where a machine lives.
@@ -264,8 +265,19 @@ func (s *Sim) touchFile(m *mo.VirtualMachine, name string) {
 	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
 		return
 	}
-	if f, err := os.OpenFile(p, os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
-		_ = f.Close()
+	f, err := os.OpenFile(p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	defer func() { _ = f.Close() }()
+	// A disk's file says its size, which the manager of virtual disks reads.
+	for _, d := range disksOf(m.Config.Hardware.Device) {
+		for _, link := range chainOf(d) {
+			if link == name {
+				_ = vmdk.NewDescriptor(vmdk.Extent{Info: filepath.Base(name), Size: d.CapacityInBytes / vmdk.SectorSize}).Write(f)
+				return
+			}
+		}
 	}
 }
 

@@ -14,6 +14,10 @@ func (s *Sim) receivers() map[string]interface {
 		mo.Reference
 		bind(*Sim, ref)
 	}{
+		"CustomFieldsManager":    new(fieldFront),
+		"GuestAuthManager":       new(guestAuthFront),
+		"GuestProcessManager":    new(guestProcessFront),
+		"GuestFileManager":       new(guestFileFront),
 		"FileManager":            new(fileFront),
 		"Folder":                 new(folderFront),
 		"VirtualDiskManager":     new(diskFront),

@@ -38,6 +38,7 @@ type Sim struct {
 	vms     map[types.ManagedObjectReference]*vmState
 	hosts   map[types.ManagedObjectReference]*hostState
 	loose   map[string]looseDisk          // disks that no machine has, by file
+	tokens  map[string]guestFile          // transfers of files of guests
 	parked  map[string]*mo.VirtualMachine // machines that were unregistered, by the path of their vmx file
 	fronts  map[string]methodSet
 	nextMAC uint32
@@ -86,6 +87,7 @@ func Start(cfg Config) (*Sim, error) {
 		vms:        map[types.ManagedObjectReference]*vmState{},
 		hosts:      map[types.ManagedObjectReference]*hostState{},
 		loose:      map[string]looseDisk{},
+		tokens:     map[string]guestFile{},
 		parked:     map[string]*mo.VirtualMachine{},
 		taskDelays: map[string]time.Duration{},
 	}
