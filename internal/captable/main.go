@@ -80,15 +80,24 @@ func write(w io.Writer, all []hypervisortest.Result) {
 		p("---|")
 	}
 	p("\n")
-	var notes []string
+	type note struct {
+		capability hypervisor.Capability
+		text       string
+	}
+	var notes []note // in order; columns that share a sentence share a line
+	columns := map[note][]string{}
 	for i, k := range hypervisor.Capabilities() {
 		p("| `%s` |", k)
 		for _, r := range all {
 			text := "?"
 			if i < len(r.Rows) && r.Rows[i].Capability == k {
 				text = cell(r.Rows[i])
-				if n := note(r.Rows[i]); n != "" {
-					notes = append(notes, fmt.Sprintf("- %s, `%s`: %s", title(r), k, n))
+				if s := sentence(r.Rows[i]); s != "" {
+					n := note{k, s}
+					if columns[n] == nil {
+						notes = append(notes, n)
+					}
+					columns[n] = append(columns[n], title(r))
 				}
 			}
 			p(" %s |", text)
@@ -99,7 +108,10 @@ func write(w io.Writer, all []hypervisortest.Result) {
 	for _, r := range all {
 		p("- %s: %s %s\n", title(r), r.Product.Product, r.Product.Version)
 	}
-	p("\n## Why\n\n%s\n", strings.Join(notes, "\n"))
+	p("\n## Why\n\n")
+	for _, n := range notes {
+		p("- `%s`: %s — %s\n", n.capability, n.text, strings.Join(columns[n], ", "))
+	}
 }
 
 func title(r hypervisortest.Result) string {
@@ -126,8 +138,8 @@ func cell(r hypervisortest.Row) string {
 	return r.Outcome
 }
 
-// note returns the sentence behind a cell that is not a plain pass.
-func note(r hypervisortest.Row) string {
+// sentence returns what is behind a cell that is not a plain pass.
+func sentence(r hypervisortest.Row) string {
 	s := cmp.Or(r.Why, r.Support.Detail)
 	if r.Outcome == "pass" && r.Support.Level == hypervisor.Yes {
 		return ""

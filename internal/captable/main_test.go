@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 		want []string
 	}{
 		{row("pass", hypervisor.Yes, "", ""), []string{"| `vm.create` | pass |"}},
-		{row("pass", hypervisor.Partial, hypervisor.ReasonEmulated, ""), []string{"| partial (emulated) |", "kvm × real, `vm.create`: a sentence"}},
+		{row("pass", hypervisor.Partial, hypervisor.ReasonEmulated, ""), []string{"| partial (emulated) |", "`vm.create`: a sentence — kvm × real"}},
 		{row("refused", hypervisor.No, hypervisor.ReasonEdition, ""), []string{"| no (edition) |", "a sentence"}},
 		{row("unproven", hypervisor.Yes, "", "no device"), []string{"| unproven |", "no device"}},
 		{row("fail", hypervisor.Yes, "", ""), []string{"| fail |"}},
