@@ -216,9 +216,6 @@ func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest
 		},
 		Device:  hypervisor.DeviceRequest{Vendor: "10de", Product: "25b6"},
 		Profile: hypervisor.DeviceRequest{Profile: partitionProfile},
-		Volume: func(context.Context) (hypervisor.VolumeSpec, error) {
-			return hypervisor.VolumeSpec{Name: "vol-" + randomHex(4), Datastore: hypervisor.DatastoreID(host + "|C:"), SizeBytes: hypervisor.GiB}, nil
-		},
 	}
 	b.Slow = s.clock.slow
 	return b

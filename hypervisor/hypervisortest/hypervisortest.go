@@ -114,8 +114,6 @@ type Backend struct {
 	// Device asks for a device that AttachDevice can take from this backend,
 	// VF and Profile likewise; the zero value where there is none.
 	Device, VF, Profile hypervisor.DeviceRequest
-	// Volume describes a disk image that can be made here.
-	Volume func(ctx context.Context) (hypervisor.VolumeSpec, error)
 }
 
 // area is one group of tests.
@@ -187,6 +185,7 @@ type suite struct {
 	proved  map[hypervisor.Capability]string // the area that did
 	refused map[hypervisor.Capability]bool
 	failed  map[hypervisor.Capability]bool
+	cancels map[string]string // operation: what Cancel did to it
 	product hypervisor.Description
 }
 
@@ -194,7 +193,7 @@ func newSuite(h Harness) *suite {
 	h.Limit = cmp.Or(h.Limit, 5*time.Minute)
 	h.Repeat = cmp.Or(h.Repeat, 10)
 	return &suite{h: h, support: map[hypervisor.Capability]hypervisor.Support{}, proved: map[hypervisor.Capability]string{},
-		refused: map[hypervisor.Capability]bool{}, failed: map[hypervisor.Capability]bool{}}
+		refused: map[hypervisor.Capability]bool{}, failed: map[hypervisor.Capability]bool{}, cancels: map[string]string{}}
 }
 
 func (s *suite) area(t T, a area) {

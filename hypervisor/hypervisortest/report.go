@@ -20,6 +20,9 @@ type Result struct {
 	Label   string                 `json:"label,omitempty"`
 	Product hypervisor.Description `json:"product"`
 	Rows    []Row                  `json:"rows"`
+	// Cancels tells for each operation what Cancel did to it when it came soon
+	// after the start: "cancelled", "ran on", "refused" or "at once".
+	Cancels map[string]string `json:"cancels,omitempty"`
 }
 
 // Row is one capability.
@@ -36,6 +39,7 @@ func (s *suite) result() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := Result{Driver: s.h.Driver, Rung: s.h.Rung, Label: s.h.Label, Product: s.product}
+	r.Cancels = s.cancels
 	r.Product.Endpoint = "" // differs from run to run
 	for _, k := range hypervisor.Capabilities() {
 		row := Row{Capability: k, Support: s.support[k]}
