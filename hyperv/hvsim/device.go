@@ -2,6 +2,7 @@ package hvsim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
@@ -59,15 +60,20 @@ func (h *Host) addDevices() {
 // showPnP adds the host's own view of a device.
 func (h *Host) showPnP(p *pciDevice) {
 	v := h.cimv2
-	code, status := 0, "OK"
-	if p.disabled {
+	code, status, name, class := 0, "OK", p.dev.Name, p.dev.Class
+	if p.dismount { // [D: the DDA guide shows this name; O: the object has the dismounted path]
+		name, class = "PCI Express Device - Dismounted", "System"
+		if p.gpu != nil {
+			name = "PCI Express Graphics Processing Unit - Dismounted"
+		}
+	} else if p.disabled {
 		code, status = 22, "Error" // CM_PROB_DISABLED [D: Win32_PnPEntity.ConfigManagerErrorCode]
 	}
 	if p.pnp != nil {
 		v.remove(p.pnp)
 	}
-	p.pnp = v.add(v.new("Win32_PnPEntity").Set("DeviceID", p.path(false)).Set("PNPDeviceID", p.path(false)).Set("Name", p.dev.Name).Set("Caption", p.dev.Name).
-		Set("PNPClass", p.dev.Class).Set("Present", true).Set("Status", status).Set("ConfigManagerErrorCode", code).
+	p.pnp = v.add(v.new("Win32_PnPEntity").Set("DeviceID", p.path(p.dismount)).Set("PNPDeviceID", p.path(p.dismount)).Set("Name", name).Set("Caption", name).
+		Set("PNPClass", class).Set("Present", true).Set("Status", status).Set("ConfigManagerErrorCode", code).
 		Set("CreationClassName", "Win32_PnPEntity").Set("SystemName", h.cfg.Name).Set("SystemCreationClassName", "Win32_ComputerSystem").
 		Set("HardwareID", []any{fmt.Sprintf(`PCI\VEN_%04X&DEV_%04X&REV_A1`, p.dev.Vendor, p.dev.Product), fmt.Sprintf(`PCI\VEN_%04X&DEV_%04X`, p.dev.Vendor, p.dev.Product)}))
 }
@@ -120,8 +126,10 @@ func deviceProperties(c *call) uint32 {
 		val any
 	}{
 		{"DEVPKEY_Device_LocationPaths", []any{p.dev.Location}},
-		{"DEVPKEY_Device_InstanceId", p.path(false)},
+		{"DEVPKEY_Device_InstanceId", p.path(p.dismount)},
 		{"DEVPKEY_Device_DeviceDesc", p.dev.Name},
+		{"DEVPKEY_Device_LocationInfo", fmt.Sprintf("PCI bus %d, device 0, function 0", slices.Index(c.h.gpus, p)+1)},
+		{"DEVPKEY_Device_Address", uint32(0)},
 	}
 	out := []any{}
 	for _, a := range all {
@@ -129,10 +137,13 @@ func deviceProperties(c *call) uint32 {
 			continue
 		}
 		class := "Win32_PnPDevicePropertyString"
-		if _, arr := a.val.([]any); arr {
+		switch a.val.(type) {
+		case []any:
 			class = "Win32_PnPDevicePropertyStringArray"
+		case uint32:
+			class = "Win32_PnPDevicePropertyUint32"
 		}
-		i := c.sp.new(class).Set("KeyName", a.key).Set("DeviceID", p.path(false))
+		i := c.sp.new(class).Set("KeyName", a.key).Set("DeviceID", p.path(p.dismount))
 		setIf(i, "Data", a.val)
 		out = append(out, i)
 	}
@@ -176,8 +187,7 @@ func dismount(c *call) uint32 {
 			return &fail{rvInvalidState, "The device is dismounted already."}
 		}
 		p.dismount = true
-		h.cimv2.remove(p.pnp)
-		p.pnp = nil
+		h.showPnP(p)
 		if p.partition != nil {
 			h.virt.remove(p.partition)
 			p.partition = nil

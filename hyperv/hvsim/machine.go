@@ -172,9 +172,6 @@ func (c *config) remove(r *cimx.Instance) {
 	c.h.virt.remove(r)
 }
 
-// path prints the path of an instance of this configuration.
-func (c *config) path(i *cimx.Instance) string { return i.Ref().Path() }
-
 // byClass lists the settings of a class.
 func (c *config) byClass(class string) (out []*cimx.Instance) {
 	for _, r := range c.res {

@@ -192,7 +192,7 @@ func TestCluster(t *testing.T) {
 		t.Fatalf("%v", j.Vals)
 	}
 	g := ref{"MSCluster_ResourceGroup", [][2]string{{"Name", "role"}}}
-	if o, err = c.callNS("root/MSCluster", g, "MoveToNewNode", arg{"NodeName", "HV02"}, arg{"TimeOut", 0}); err != nil {
+	if _, err = c.callNS("root/MSCluster", g, "MoveToNewNode", arg{"NodeName", "HV02"}, arg{"TimeOut", 0}); err != nil {
 		t.Fatal(err)
 	}
 	if d.state(id) != "2" {

@@ -30,8 +30,10 @@ func refs(l []*cimx.Instance) []any {
 }
 
 func addResourceSettings(c *call) uint32 {
-	sd := c.target("AffectedConfiguration")
-	cfg := c.h.byConf[sd]
+	cfg := c.h.byConf[c.target("AffectedConfiguration")]
+	if m := c.machine("AffectedConfiguration"); m != nil {
+		cfg = m.cfg // [O]
+	}
 	if cfg == nil {
 		return rvInvalidParam
 	}

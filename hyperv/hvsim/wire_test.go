@@ -99,8 +99,9 @@ func TestRefusals(t *testing.T) {
 	wantFault(t, err, "w:InternalError", hrUnsimulated)
 	c.rv("32773", system(id), "RequestStateChange", arg{"RequestedState", 77})
 	vmms := c.service("Msvm_VirtualSystemManagementService")
-	_, err = c.call(vmms, "DestroySystem", arg{"AffectedSystem", byID("Msvm_VirtualSystemSettingData", "Microsoft:"+id)})
-	wantFault(t, err, "w:InvalidParameter", hrType)
+	c.rv("32773", vmms, "DestroySystem", arg{"AffectedSystem", byID("Msvm_VirtualSystemSettingData", "Microsoft:"+id)})
+	_, err = c.call(vmms, "DestroySystem", arg{"AffectedSystem", byID("Msvm_Nothing", "x")})
+	wantFault(t, err, "a:DestinationUnreachable", hrClass)
 	for _, bad := range []string{
 		emb("Msvm_Nothing"), emb("Msvm_VirtualSystemSettingData", "Nope", "x"), emb("Msvm_VirtualSystemSettingData", "ElementName:uint16", "1"),
 		emb("Msvm_VirtualSystemSettingData", "Notes", "not an array"), emb("Msvm_VirtualSystemSettingData", "LowMmioGapSize:uint64", "-1"), "<INSTANCE", emb("Msvm_MemorySettingData"),

@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode/utf16"
 
+	//lint:ignore SA1019 NTLM is built on MD4
 	"golang.org/x/crypto/md4"
 )
 

@@ -90,8 +90,13 @@ func MatchInstance(e Expr, i *cimx.Instance) bool {
 		return true
 	}
 	return Match(e, func(n string) any {
-		if strings.EqualFold(n, "__CLASS") {
+		switch strings.ToUpper(n) {
+		case "__CLASS":
 			return i.Class.Name
+		case "__PATH":
+			return i.Ref().Path()
+		case "__RELPATH":
+			return i.Ref().RelPath()
 		}
 		return i.Get(n)
 	})
@@ -156,6 +161,12 @@ func order(v, want any) (int, bool) {
 		return -1, true
 	}
 	if s, ok := v.(string); ok {
+		// Hyper-V finds object paths that are written with plain and with doubled backslashes
+		// [O: vmutils._get_attached_disks_query_string, detach_vm_disk].
+		if w, ok := want.(string); ok && strings.HasPrefix(s, `\\`) && strings.Contains(s, ":Msvm_") {
+			plain := strings.NewReplacer(`\`, "")
+			return strings.Compare(strings.ToLower(plain.Replace(s)), strings.ToLower(plain.Replace(w))), true
+		}
 		return strings.Compare(strings.ToLower(s), strings.ToLower(cimx.Text(want))), true // WQL ignores case
 	}
 	if r, ok := v.(cimx.Ref); ok {

@@ -28,7 +28,7 @@ var sources = []source{
 		return strings.HasPrefix(c, "Msvm_") || strings.HasPrefix(c, "CIM_")
 	}},
 	{"root/cimv2", "server23h2/root/cimv2", oneOf("Win32_ComputerSystem", "Win32_OperatingSystem", "Win32_Processor",
-		"Win32_PnPEntity", "Win32_PnPDeviceProperty", "Win32_PnPDevicePropertyString", "Win32_PnPDevicePropertyStringArray", "Win32_LogicalDisk", "CIM_DataFile", "Win32_Directory", "Win32_BIOS")},
+		"Win32_PnPEntity", "Win32_PnPDeviceProperty", "Win32_PnPDevicePropertyString", "Win32_PnPDevicePropertyStringArray", "Win32_PnPDevicePropertyUint32", "Win32_LogicalDisk", "CIM_DataFile", "Win32_Directory", "Win32_BIOS")},
 	{"root/MSCluster", "server23h2/root/mscluster", oneOf("MSCluster_Cluster", "MSCluster_Node", "MSCluster_Resource",
 		"MSCluster_ResourceGroup", "MSCluster_ClusterSharedVolume", "MSCluster_NodeToActiveGroup", "MSCluster_ResourceGroupToResource", "MSCluster_DiskPartition")},
 }
