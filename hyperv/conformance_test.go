@@ -62,7 +62,10 @@ func (c *clock) slow(d time.Duration) {
 
 // startSite starts a simulation whose hosts are reached over WS-Management
 // with HTTPS.
-func startSite(t hypervisortest.T, c hvsim.Config) *site {
+func startSite(t interface {
+	Fatalf(format string, args ...any)
+	Cleanup(func())
+}, c hvsim.Config) *site {
 	k := newClock()
 	c.Clock, c.JobTime = k.now, jobTime
 	sim, err := hvsim.Start(c)
@@ -74,7 +77,7 @@ func startSite(t hypervisortest.T, c hvsim.Config) *site {
 }
 
 func wsmanConfig(sim *hvsim.Sim) Config {
-	cfg := Config{Auth: Basic, User: "Administrator", Password: hvsim.DefaultPassword, TLS: &tls.Config{RootCAs: sim.CertPool(), ServerName: "localhost"},
+	cfg := Config{User: "Administrator", Password: hvsim.DefaultPassword, TLS: &tls.Config{RootCAs: sim.CertPool(), ServerName: "localhost"},
 		PollFirst: time.Millisecond, PollLast: 20 * time.Millisecond, EventInterval: 50 * time.Millisecond}
 	for _, h := range sim.Hosts() {
 		cfg.Hosts = append(cfg.Hosts, hostPort(h.URL()))
@@ -230,4 +233,4 @@ func (s *site) host(name string) *hvsim.Host {
 	return nil
 }
 
-func TestConformance(t *testing.T) { hypervisortest.Run(t, harness("WS-Man", startSite)) }
+func TestConformance(t *testing.T) { hypervisortest.Run(t, harness("WS-Man", func(t hypervisortest.T, c hvsim.Config) *site { return startSite(t, c) })) }

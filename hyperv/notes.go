@@ -37,8 +37,8 @@ type notes struct {
 func parseNotes(v []string) notes {
 	text := strings.Join(v, "\n")
 	var n notes
-	i := strings.LastIndex(text, marker+"{")
-	if i >= 0 && (i == 0 || text[i-1] == '\n') && json.Unmarshal([]byte(text[i+len(marker):]), &n) == nil {
+	i := strings.LastIndexByte(text, '\n') + 1 // JSON has no line breaks
+	if data, ok := strings.CutPrefix(text[i:], marker); ok && json.Unmarshal([]byte(data), &n) == nil {
 		n.Description = strings.TrimSuffix(text[:i], "\n")
 		return n
 	}

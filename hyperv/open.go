@@ -91,10 +91,13 @@ func Open(ctx context.Context, cfg Config, o *hypervisor.Options) (*hypervisor.C
 // (1: the server's certificate is not verified), ca, cert, key (PEM files),
 // krb5conf, realm, keytab, ccache. A password in the URL is refused: give it
 // in the environment variable HYPERV_PASSWORD.
-func openURL(ctx context.Context, u *url.URL, _ *hypervisor.Options) (hypervisor.Driver, error) {
+func openURL(ctx context.Context, u *url.URL, o *hypervisor.Options) (hypervisor.Driver, error) {
 	cfg, err := configFromURL(u)
 	if err != nil {
 		return nil, &hypervisor.Error{Op: "open", Kind: hypervisor.KindInvalidArgument, Unsent: true, Err: err}
+	}
+	if o != nil && o.Credentials != nil {
+		cfg.User, cfg.Password = o.Credentials.Username, o.Credentials.Password
 	}
 	return connect(ctx, cfg)
 }

@@ -51,6 +51,9 @@ func (o *op) late() (context.Context, context.CancelFunc) {
 // made. A job that the work begins with gives the task its ID, so that another
 // process can find it.
 func (d *driver) start(ctx context.Context, h *host, id hypervisor.TaskID, work func(o *op) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	s, err := h.session(ctx)
 	if err != nil {
 		return nil, err

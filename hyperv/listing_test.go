@@ -1,0 +1,181 @@
+package hyperv
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+func populate(t testing.TB, s *site, n int) []string {
+	t.Helper()
+	var all []hvsim.Machine
+	for i := range n {
+		all = append(all, hvsim.Machine{Name: fmt.Sprintf("vm-%05d", i), Disks: []string{fmt.Sprintf(`C:\disks\%d.vhdx`, i)}, Switch: "External", Running: i%2 == 0})
+	}
+	ids, err := s.sim.Host(0).Add(all...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+// golden are the calls that each operation makes, by simulator's count. They
+// do not depend on the number of machines.
+var golden = map[string]map[string]int{
+	"full": {
+		"Query Msvm_VirtualSystemSettingData": 1, "Query Msvm_ComputerSystem": 1, "Query Msvm_ProcessorSettingData": 1, "Query Msvm_MemorySettingData": 1,
+		"Query Msvm_StorageAllocationSettingData": 1, "Query Msvm_ResourceAllocationSettingData": 1, "Query Msvm_SyntheticEthernetPortSettingData": 1,
+		"Query Msvm_EmulatedEthernetPortSettingData": 1, "Query Msvm_EthernetPortAllocationSettingData": 1, "Query Msvm_PciExpressSettingData": 1,
+		"Query Msvm_GpuPartitionSettingData": 1, "Query Msvm_GuestNetworkAdapterConfiguration": 1, "Query Msvm_MostCurrentSnapshotInBranch": 1, "HTTP Enumerate": 13,
+	},
+	"brief": {"Query Msvm_VirtualSystemSettingData": 1, "Query Msvm_ComputerSystem": 1, "Query Msvm_ProcessorSettingData": 1, "Query Msvm_MemorySettingData": 1, "HTTP Enumerate": 4},
+}
+
+func TestCallsOfAListing(t *testing.T) {
+	for _, n := range []int{3, 300} {
+		// A large envelope, so that the number of pages does not show.
+		s := startSite(t, hvsim.Config{MaxEnvelopeKB: 1 << 16})
+		s.config.MaxEnvelope = 1 << 26
+		populate(t, s, n)
+		c := openSite(t, s)
+		for name, o := range map[string]*hypervisor.ListOptions{"full": nil, "brief": {Detail: hypervisor.Brief}} {
+			if _, err := hypervisor.Collect(c.VMs(t.Context(), o)); err != nil { // logs in
+				t.Fatal(err)
+			}
+			s.sim.ResetCalls()
+			vms, err := hypervisor.Collect(c.VMs(t.Context(), o))
+			if err != nil || len(vms) != n {
+				t.Fatalf("%d machines, %v", len(vms), err)
+			}
+			got := s.sim.Calls()
+			maps.DeleteFunc(got, func(k string, _ int) bool { return k == "HTTP login" || k == "HTTP sealed" })
+			if !maps.Equal(got, golden[name]) {
+				t.Errorf("%s listing of %d machines:\n got %v\nwant %v", name, n, got, golden[name])
+			}
+		}
+	}
+}
+
+func TestListingTellsWhatSingleReadsTell(t *testing.T) {
+	s := startSite(t, hvsim.Config{})
+	ids := populate(t, s, 4)
+	c := openSite(t, s)
+	for v, err := range c.VMs(t.Context(), nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := c.VM(v.ID).Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(ids, string(v.ID)) || v.Name != i.Name || v.State != i.State || v.CPUs != i.CPUs || v.MemoryBytes != i.MemoryBytes ||
+			len(v.Disks) != 1 || v.Disks[0].Volume != i.Disks[0].Volume || v.Disks[0].Bus != "scsi" || len(v.NICs) != 1 || v.NICs[0] != i.NICs[0] || !v.NICs[0].Connected || v.Machine != "generation 2" {
+			t.Errorf("listing %+v\ninfo %+v", v, i)
+		}
+		if i.Disks[0].SizeBytes != 20*hypervisor.GiB || i.Disks[0].Provisioning != hypervisor.Thin {
+			t.Errorf("disk %+v", i.Disks[0])
+		}
+	}
+}
+
+// TestHostileTexts: names, descriptions and labels come back as they were.
+func TestHostileTexts(t *testing.T) {
+	s := startSite(t, hvsim.Config{})
+	c := openSite(t, s)
+	for n, name := range []string{`it's`, `say "hi"`, `50%_[x]`, `<vm>&amp;</vm>`, `]]>`, `<![CDATA[x]]>`, `back\slash\`, `ünïcode 日本`, `a'; SELECT * FROM x --`, `{brace}`, `anyvisor:{}`} {
+		spec := small(name)
+		spec.Description = "first line " + name + "\nsecond <line>"
+		spec.Labels = map[string]string{"app/x": name}
+		spec.Token = fmt.Sprintf("token-%d", n)
+		vm := create(t, c, spec)
+		i, err := vm.Info(t.Context())
+		if err != nil || i.Name != name || i.Description != spec.Description || i.Labels["app/x"] != name || i.Token != spec.Token {
+			t.Errorf("%q came back as %+v, %v", name, i, err)
+			continue
+		}
+		if found, err := c.FindVM(t.Context(), name); err != nil || found.ID() != vm.ID() {
+			t.Errorf("FindVM(%q): %v", name, err)
+		}
+		again := create(t, c, spec)
+		if again.ID() != vm.ID() {
+			t.Errorf("the token of %q made a second machine", name)
+		}
+		if _, err := vm.CreateSnapshot(t.Context(), name, &hypervisor.SnapshotOptions{Description: name}).Wait(t.Context()); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+		if all, err := vm.Snapshots(t.Context()); err != nil || len(all) != 1 || all[0].Name != name || all[0].Description != name {
+			t.Errorf("snapshot of %q came back as %+v, %v", name, all, err)
+		}
+		clone, err := vm.Clone(t.Context(), name+" 2", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(t.Context())
+		if err != nil {
+			t.Errorf("clone of %q: %v", name, err)
+			continue
+		}
+		if i, err := clone.Info(t.Context()); err != nil || i.Name != name+" 2" || i.Labels["app/x"] != name {
+			t.Errorf("clone of %q came back as %+v, %v", name, i, err)
+		}
+	}
+}
+
+func TestNotes(t *testing.T) {
+	for _, n := range []notes{{}, {Description: "text"}, {Description: "two\nlines", Labels: map[string]string{"a": "<&>\n"}}, {Token: "t", Template: true, Bases: []string{`C:\a b.vhdx`}},
+		{Description: "anyvisor:{not json", Token: "x"}, {Description: "ends with a line\n", Token: "x"}} {
+		got := parseNotes(n.strings())
+		if fmt.Sprint(got) != fmt.Sprint(n) {
+			t.Errorf("%+v came back as %+v", n, got)
+		}
+	}
+	if n := parseNotes([]string{"one", "two"}); n.Description != "one\ntwo" {
+		t.Errorf("%+v", n)
+	}
+	if n := parseNotes(nil); n.Description != "" || len(notes{}.strings()) != 1 {
+		t.Errorf("%+v", n)
+	}
+	if f := fileName(`a/b:c*"` + strings.Repeat("é", 100)); strings.ContainsAny(f, `/:*"é`) || len(f) > 60 {
+		t.Error(f)
+	}
+}
+
+// BenchmarkList compares a listing of 10,000 machines with one call for each
+// machine, as code does that asks for machines one by one.
+func BenchmarkList(b *testing.B) {
+	const n = 10000
+	s := startSite(b, hvsim.Config{MaxEnvelopeKB: 1 << 14})
+	s.config.MaxEnvelope = 1 << 24
+	ids := populate(b, s, n)
+	c := openSite(b, s)
+	for name, o := range map[string]*hypervisor.ListOptions{"full": nil, "brief": {Detail: hypervisor.Brief}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				count := 0
+				for _, err := range c.VMs(b.Context(), o) {
+					if err != nil {
+						b.Fatal(err)
+					}
+					count++
+				}
+				if count != n {
+					b.Fatalf("%d machines", count)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/machine")
+		})
+	}
+	b.Run("one by one", func(b *testing.B) {
+		// A sample: all of them would take minutes.
+		const sample = 20
+		for b.Loop() {
+			for _, id := range ids[:sample] {
+				if _, err := c.VM(hypervisor.VMID(id)).Info(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/sample, "ns/machine")
+	})
+}
