@@ -233,4 +233,6 @@ func (s *site) host(name string) *hvsim.Host {
 	return nil
 }
 
-func TestConformance(t *testing.T) { hypervisortest.Run(t, harness("WS-Man", func(t hypervisortest.T, c hvsim.Config) *site { return startSite(t, c) })) }
+func TestConformance(t *testing.T) {
+	hypervisortest.Run(t, harness("WS-Man", func(t hypervisortest.T, c hvsim.Config) *site { return startSite(t, c) }))
+}
