@@ -37,6 +37,9 @@ func (s *Sim) admit(vm *simulator.VirtualMachine, c *types.VirtualMachineConfigI
 	if f := s.admitSwap(vm, c); f != nil {
 		return f
 	}
+	if f := s.admitDisks(vm, c); f != nil {
+		return f
+	}
 	return s.admitDevices(vm, c, h)
 }
 
@@ -68,6 +71,27 @@ func (s *Sim) admitSwap(vm *simulator.VirtualMachine, c *types.VirtualMachineCon
 	ds := s.datastoreByName(s.host(*vm.Runtime.Host), name)
 	if ds != nil && need > ds.Summary.FreeSpace {
 		return &types.NoDiskSpace{FileFault: types.FileFault{File: name}, Datastore: name}
+	}
+	return nil
+}
+
+// admitDisks refuses a disk that another running machine writes. API reference: FileLocked.
+func (s *Sim) admitDisks(vm *simulator.VirtualMachine, c *types.VirtualMachineConfigInfo) types.BaseMethodFault {
+	for _, d := range disksOf(c.Hardware.Device) {
+		b := fileBacking(d)
+		if b == nil || b.Sharing == string(types.VirtualDiskSharingSharingMultiWriter) {
+			continue
+		}
+		for _, other := range s.holders(b.FileName, vm.Self) {
+			if other.Runtime.PowerState != poweredOn {
+				continue
+			}
+			for _, x := range disksOf(other.Config.Hardware.Device) {
+				if y := fileBacking(x); y != nil && y.FileName == b.FileName {
+					return &types.FileLocked{FileFault: types.FileFault{File: b.FileName}}
+				}
+			}
+		}
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func (s *Sim) planClone(req *types.CloneVM_Task) (*clonePlan, types.BaseMethodFa
 	if fault != nil {
 		return nil, fault
 	}
-	if fault := s.checkName(nil, req.Name, p.at.folder, ref{}); fault != nil {
+	if fault := s.checkName(req.Name, p.at.folder, ref{}); fault != nil {
 		return nil, fault
 	}
 	for i, l := range spec.Location.Disk {

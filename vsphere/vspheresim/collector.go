@@ -265,7 +265,7 @@ func (c *collector) collect(ctx *simulator.Context) types.BaseMethodFault {
 			if fault != nil {
 				return fault
 			}
-			list = f.compareAll(objects, changed)
+			list = f.compareAll(objects)
 		}
 		for r := range changed {
 			if _, ok := f.known[r]; !ok || rescan {
@@ -298,7 +298,7 @@ func (c *collector) retrieve(ctx *simulator.Context, spec types.PropertyFilterSp
 	return res.(*methods.RetrievePropertiesExBody).Res.Returnval.Objects, nil
 }
 
-func (f *filter) compareAll(objects []types.ObjectContent, _ map[ref]bool) []types.ObjectUpdate {
+func (f *filter) compareAll(objects []types.ObjectContent) []types.ObjectUpdate {
 	var out []types.ObjectUpdate
 	seen := map[ref]bool{}
 	for _, o := range objects {

@@ -30,7 +30,7 @@ func (f *folderFront) CreateVMTask(ctx *simulator.Context, req *types.CreateVM_T
 
 func (s *Sim) checkCreate(req *types.CreateVM_Task) (place, types.BaseMethodFault) {
 	spec := &req.Config
-	if fault := s.checkName(nil, spec.Name, req.This, ref{}); fault != nil {
+	if fault := s.checkName(spec.Name, req.This, ref{}); fault != nil {
 		return place{}, fault
 	}
 	if spec.Files == nil || spec.Files.VmPathName == "" {
@@ -127,7 +127,7 @@ func (s *Sim) create(ctx *simulator.Context, req *types.CreateVM_Task, at place)
 		for _, c := range disks {
 			s.applyDisk(ctx, vm, c, keys)
 		}
-		if isTrue(spec.CpuHotAddEnabled) == false && vm.Config.CpuHotAddEnabled == nil {
+		if !isTrue(spec.CpuHotAddEnabled) && vm.Config.CpuHotAddEnabled == nil {
 			vm.Config.CpuHotAddEnabled, vm.Config.MemoryHotAddEnabled = types.NewBool(false), orFalse(vm.Config.MemoryHotAddEnabled)
 		}
 		s.settle(vm, &spec)

@@ -54,7 +54,7 @@ func (s *Sim) crossJob(req *types.RelocateVM_Task) job {
 			if fault = to.checkDevices(spec.DeviceChange, vm.Config.Hardware.Device, vm.Runtime.PowerState, to.host(at.host), ref{}); fault != nil {
 				return fault
 			}
-			return to.checkName(nil, vm.Name, at.folder, ref{})
+			return to.checkName(vm.Name, at.folder, ref{})
 		},
 		func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 			if !to.lockFrom() {

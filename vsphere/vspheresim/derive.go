@@ -17,6 +17,11 @@ import (
 func (s *Sim) derive(m *mo.VirtualMachine) {
 	c := m.Config
 	m.Name = c.Name
+	snaps := !c.Template
+	m.Capability.SnapshotOperationsSupported, m.Capability.MultipleSnapshotsSupported = snaps, snaps
+	m.Capability.MemorySnapshotsSupported, m.Capability.RevertToSnapshotSupported = snaps, snaps
+	m.Capability.QuiescedSnapshotsSupported, m.Capability.ChangeTrackingSupported = snaps, true
+	m.Capability.DiskSharesSupported, m.Capability.BootOptionsSupported, m.Capability.NestedHVSupported = true, true, true
 	m.Summary.Vm = &m.Self
 	sc := &m.Summary.Config
 	sc.Name, sc.Template, sc.VmPathName = c.Name, c.Template, c.Files.VmPathName

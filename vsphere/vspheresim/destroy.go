@@ -167,7 +167,7 @@ func (s *Sim) checkRegister(req *types.RegisterVM_Task) (*moVM, place, types.Bas
 	if name == "" {
 		name = m.Config.Name
 	}
-	if fault := s.checkName(nil, name, req.This, ref{}); fault != nil {
+	if fault := s.checkName(name, req.This, ref{}); fault != nil {
 		return nil, place{}, fault
 	}
 	pool := req.Pool

@@ -17,7 +17,7 @@ func (f *vmFront) RenameTask(ctx *simulator.Context, req *types.Rename_Task) soa
 	return &methods.Rename_TaskBody{Res: &types.Rename_TaskResponse{Returnval: s.start(ctx,
 		s.vmJob("Rename_Task", "rename", req.This, false,
 			func(vm *simulator.VirtualMachine) types.BaseMethodFault {
-				return s.checkName(nil, req.NewName, *vm.Parent, vm.Self)
+				return s.checkName(req.NewName, *vm.Parent, vm.Self)
 			},
 			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 				old := vm.Name
@@ -54,7 +54,7 @@ func (f *folderFront) MoveIntoFolderTask(ctx *simulator.Context, req *types.Move
 					return new(types.NotSupported)
 				}
 				if vm := s.vm(r); vm != nil {
-					if fault := s.checkName(nil, vm.Name, to.Self, r); fault != nil {
+					if fault := s.checkName(vm.Name, to.Self, r); fault != nil {
 						return fault
 					}
 				}

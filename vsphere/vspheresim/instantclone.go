@@ -46,7 +46,7 @@ func (s *Sim) planInstant(r ref, spec *types.VirtualMachineInstantCloneSpec) (pl
 	if fault != nil {
 		return at, fault
 	}
-	if fault := s.checkName(nil, spec.Name, at.folder, ref{}); fault != nil {
+	if fault := s.checkName(spec.Name, at.folder, ref{}); fault != nil {
 		return at, fault
 	}
 	for i, o := range spec.Config {

@@ -133,8 +133,14 @@ func (s *Sim) checkLive(l *issues, vm *simulator.VirtualMachine, h *simulator.Ho
 				Fault: cause, LocalizedMessage: "Device '" + label(d) + "' is passed through from the host."}})
 		}
 		if c, ok := d.(*types.VirtualCdrom); ok {
-			if b, real := c.Backing.(*types.VirtualCdromAtapiBackingInfo); real && c.Connectable != nil && c.Connectable.Connected {
-				l.add(&types.CannotAccessVmDevice{Device: label(d), Backing: b.DeviceName, Connected: true})
+			if b, real := c.Backing.(*types.VirtualCdromAtapiBackingInfo); real {
+				// API reference: CannotAccessVmDevice.connected, an error when the device is connected and a warning when not.
+				f := &types.CannotAccessVmDevice{Device: label(d), Backing: b.DeviceName, Connected: c.Connectable != nil && c.Connectable.Connected}
+				if f.Connected {
+					l.add(f)
+				} else {
+					l.warn(f)
+				}
 			}
 		}
 	}

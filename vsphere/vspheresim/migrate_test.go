@@ -4,7 +4,6 @@ import (
 	"net/url"
 	"testing"
 
-	"github.com/vmware/govmomi"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -211,7 +210,6 @@ func TestCrossVCenter(t *testing.T) {
 	if p.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn || *p.Runtime.Host != h {
 		t.Errorf("at the destination: %s on %v", p.Runtime.PowerState, p.Runtime.Host)
 	}
-	var _ *govmomi.Client = other.client
 }
 
 func TestInstantClone(t *testing.T) {

@@ -27,6 +27,7 @@ func (s *Sim) receivers() map[string]interface {
 		"HostDateTimeSystem":     new(clockFront),
 		"EnvironmentBrowser":     new(browserFront),
 		"ClusterComputeResource": new(clusterFront),
+		"Datacenter":             new(datacenterFront),
 		"Task":                   new(taskFront),
 		"VirtualMachine":         new(vmFront),
 		"VirtualMachineSnapshot": new(snapshotFront),

@@ -34,12 +34,19 @@ func (s *Sim) checkReconfigure(vm *simulator.VirtualMachine, spec *types.Virtual
 		return new(types.NotSupported) // API reference: ReconfigVM_Task on a template changes the name and the annotation only (believed)
 	}
 	if spec.Name != "" && spec.Name != vm.Name {
-		if f := s.checkName(nil, spec.Name, *vm.Parent, vm.Self); f != nil {
+		if f := s.checkName(spec.Name, *vm.Parent, vm.Self); f != nil {
 			return f
 		}
 	}
 	if f := s.checkSpec(spec, vm.Config, vm.Runtime.PowerState, h); f != nil {
 		return f
+	}
+	if vm.Runtime.PowerState == poweredOn && (spec.MemoryAllocation != nil || isTrue(spec.MemoryReservationLockedToMax)) {
+		// API reference: InsufficientMemoryResourcesFault, a running machine's reservation comes from its host at once.
+		mem, _ := s.reserved(h, vm)
+		if want, have := memoryReservation(powerOnConfig(vm.Config, spec)), h.Summary.Hardware.MemorySize>>20-mem; want > have {
+			return &types.InsufficientMemoryResourcesFault{Unreserved: have << 20, Requested: want << 20}
+		}
 	}
 	return s.checkDevices(spec.DeviceChange, vm.Config.Hardware.Device, vm.Runtime.PowerState, h, vm.Self)
 }
@@ -140,10 +147,10 @@ func normalize(spec *types.VirtualMachineConfigSpec, devices []types.BaseVirtual
 func (s *Sim) settle(vm *simulator.VirtualMachine, spec *types.VirtualMachineConfigSpec) {
 	c := vm.Config
 	if spec.GuestId != "" {
-		c.GuestFullName = guestName(spec.GuestId)
+		c.GuestFullName = spec.GuestId // there is no public list of the names
 	}
 	if c.GuestFullName == "" {
-		c.GuestFullName = guestName(c.GuestId)
+		c.GuestFullName = c.GuestId
 	}
 	if isTrue(c.MemoryReservationLockedToMax) && c.MemoryAllocation != nil {
 		a := clone(*c.MemoryAllocation)
@@ -169,14 +176,6 @@ func (s *Sim) settle(vm *simulator.VirtualMachine, spec *types.VirtualMachineCon
 	c.ChangeVersion = c.Modified.UTC().Format(time.RFC3339Nano)
 	s.applyGuest(vm)
 	s.derive(&vm.VirtualMachine)
-}
-
-// guestName is a readable name of a guest operating system; the real names are in the list of the configuration option.
-func guestName(id string) string {
-	if id == "" {
-		return ""
-	}
-	return id
 }
 
 // applyDisk adds, changes or removes one disk. The caller holds the lock of the machine.

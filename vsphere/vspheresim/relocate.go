@@ -45,7 +45,7 @@ func (s *Sim) moveJob(method, id string, r ref, spec *types.VirtualMachineReloca
 				return fault
 			}
 			if m.to.folder != *vm.Parent {
-				if fault := s.checkName(nil, vm.Name, m.to.folder, vm.Self); fault != nil {
+				if fault := s.checkName(vm.Name, m.to.folder, vm.Self); fault != nil {
 					return fault
 				}
 			}

@@ -22,7 +22,7 @@ const maxNameLength = 80
 
 // checkName checks the name of a machine in a folder. API reference: Folder.CreateVM_Task, DuplicateName "if another virtual
 // machine in the same folder already has the specified target name", InvalidName.
-func (s *Sim) checkName(ctx *simulator.Context, name string, folder ref, self ref) types.BaseMethodFault {
+func (s *Sim) checkName(name string, folder ref, self ref) types.BaseMethodFault {
 	if name == "" || len(name) > maxNameLength {
 		return &types.InvalidName{Name: name}
 	}

@@ -9,16 +9,15 @@ import (
 
 // Maximums of the vSphere 8 configuration maximums.
 const (
-	maxNICs         = 10
-	maxPassthrough  = 16
-	maxDiskKB       = int64(62) << 30 // 62 TB
-	maxSCSIDisks    = 16              // unit 7 is the controller
-	maxPVSCSIDisks  = 65
-	maxSATADisks    = 30
-	maxNVMeDisks    = 64
-	maxIDEDisks     = 2
-	controllerUnit  = 7
-	firstDefaultKey = 0
+	maxNICs        = 10
+	maxPassthrough = 16
+	maxDiskKB      = int64(62) << 30 // 62 TB
+	maxSCSIDisks   = 16              // unit 7 is the controller
+	maxPVSCSIDisks = 65
+	maxSATADisks   = 30
+	maxNVMeDisks   = 64
+	maxIDEDisks    = 2
+	controllerUnit = 7
 )
 
 func deviceSpec(i int, property string) types.InvalidDeviceSpec {
@@ -53,7 +52,7 @@ func (s *Sim) checkDevices(changes []types.BaseVirtualDeviceConfigSpec, cur []ty
 				return &types.DeviceHotPlugNotSupported{InvalidDeviceSpec: deviceSpec(i, "deviceChange.device")}
 			}
 			if c.Operation == types.VirtualDeviceConfigSpecOperationRemove {
-				if f := s.checkRemove(i, c, old, self); f != nil {
+				if f := s.checkRemove(c, old, self); f != nil {
 					return f
 				}
 				after = after.Select(func(d types.BaseVirtualDevice) bool { return d.GetVirtualDevice().Key != key })
@@ -179,7 +178,7 @@ func (s *Sim) networksOf(h *simulator.HostSystem) []ref {
 
 // checkRemove refuses to destroy a disk that another machine is built on. vSphere's programming guide, "Removing Snapshots
 // and Deleting Linked Virtual Machines": a disk that is shared is not deleted. That it is a fault here is believed.
-func (s *Sim) checkRemove(_ int, c *types.VirtualDeviceConfigSpec, old types.BaseVirtualDevice, self ref) types.BaseMethodFault {
+func (s *Sim) checkRemove(c *types.VirtualDeviceConfigSpec, old types.BaseVirtualDevice, self ref) types.BaseMethodFault {
 	d, ok := old.(*types.VirtualDisk)
 	if !ok || c.FileOperation != types.VirtualDeviceConfigSpecFileOperationDestroy {
 		return nil
