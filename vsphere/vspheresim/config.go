@@ -88,7 +88,8 @@ type Config struct {
 	// SessionTTL ends a session that made no call for that long; zero means never.
 	SessionTTL time.Duration
 
-	// TaskDelay is how long every task takes. [Sim.SetTaskDelay] sets it for one kind of task.
+	// TaskDelay is how long every task takes. [Sim.SetTaskDelay] sets it for one kind of task. [Immediate] makes tasks be over
+	// when the call that starts them returns.
 	TaskDelay time.Duration
 	// RoundTrip is added to every request, as the network between client and server would.
 	RoundTrip time.Duration

@@ -30,12 +30,7 @@ func (f *vmFront) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) s
 // destroy deletes a machine and the files that nobody else needs.
 func (s *Sim) destroy(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	files := s.filesOf(vm)
-	kept := map[string]bool{}
-	for f := range files {
-		if held := s.holders(f, vm.Self); len(held) > 0 {
-			kept[f] = true
-		}
-	}
+	kept := s.heldBy(files, vm.Self)
 	m := vm.VirtualMachine
 	s.takeSpace(ctx, s.placeOf(vm).datastore, -usedSpace(m.Config.Hardware.Device))
 	s.remove(ctx, vm)

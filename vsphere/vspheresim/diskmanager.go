@@ -19,14 +19,19 @@ type (
 // FileManager.DeleteDatastoreFile_Task list FileLocked "if the file is locked", which a disk of a machine that is on is; that a disk of
 // a machine that is off is refused too is believed to be what users of this package want to know of.
 func (s *Sim) held(name string) types.BaseMethodFault {
+	below := strings.TrimSuffix(name, "/") + "/"
+	held := ""
 	for _, vm := range s.allVMs() {
-		for f := range s.filesOf(vm) {
-			if f == name || strings.HasPrefix(f, strings.TrimSuffix(name, "/")+"/") {
-				return &types.FileLocked{FileFault: types.FileFault{File: f}}
+		s.eachFile(vm, func(f string) {
+			if f == name || strings.HasPrefix(f, below) {
+				held = f
 			}
-		}
+		})
 	}
-	return nil
+	if held == "" {
+		return nil
+	}
+	return &types.FileLocked{FileFault: types.FileFault{File: held}}
 }
 
 func (f *diskFront) DeleteVirtualDiskTask(ctx *simulator.Context, req *types.DeleteVirtualDisk_Task) soap.HasFault {

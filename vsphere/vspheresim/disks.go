@@ -93,14 +93,32 @@ func (s *Sim) deltaName(vm *simulator.VirtualMachine, base, dir string) string {
 // filesOf is every disk file in the chains of a machine and of its snapshots.
 func (s *Sim) filesOf(vm *simulator.VirtualMachine) map[string]bool {
 	used := map[string]bool{}
-	for _, c := range s.configsOf(vm) {
-		for _, d := range disksOf(c.Hardware.Device) {
-			for _, f := range chainOf(d) {
-				used[f] = true
+	s.eachFile(vm, func(f string) { used[f] = true })
+	return used
+}
+
+func (s *Sim) eachFile(vm *simulator.VirtualMachine, f func(file string)) {
+	devices := func(list []types.BaseVirtualDevice) {
+		for _, d := range list {
+			disk, ok := d.(*types.VirtualDisk)
+			if !ok {
+				continue
+			}
+			if b := fileBacking(disk); b != nil {
+				for ; b != nil; b = b.Parent {
+					f(b.FileName)
+				}
+				continue
+			}
+			for _, name := range chainOf(disk) {
+				f(name)
 			}
 		}
 	}
-	return used
+	devices(vm.Config.Hardware.Device)
+	for _, snap := range s.snapshotsOf(vm) {
+		devices(snap.Config.Hardware.Device)
+	}
 }
 
 // configsOf is the configuration of a machine and those of its snapshots.
@@ -135,8 +153,28 @@ func (s *Sim) snapshotsOf(vm *simulator.VirtualMachine) []*simulator.VirtualMach
 func (s *Sim) holders(file string, except ref) []*simulator.VirtualMachine {
 	var out []*simulator.VirtualMachine
 	for _, vm := range s.allVMs() {
-		if vm.Self != except && s.filesOf(vm)[file] {
+		if vm.Self == except {
+			continue
+		}
+		held := false
+		s.eachFile(vm, func(f string) { held = held || f == file })
+		if held {
 			out = append(out, vm)
+		}
+	}
+	return out
+}
+
+// heldBy is those of some files that machines other than one are built on.
+func (s *Sim) heldBy(files map[string]bool, except ref) map[string]bool {
+	out := map[string]bool{}
+	for _, vm := range s.allVMs() {
+		if vm.Self != except {
+			s.eachFile(vm, func(f string) {
+				if files[f] {
+					out[f] = true
+				}
+			})
 		}
 	}
 	return out
@@ -182,11 +220,10 @@ func (s *Sim) forestOf(vm *simulator.VirtualMachine) *forest {
 		if other.Self == vm.Self {
 			continue
 		}
-		for file := range s.filesOf(other) {
-			if mine[file] {
-				add(other, false)
-				break
-			}
+		shares := false
+		s.eachFile(other, func(f string) { shares = shares || mine[f] })
+		if shares {
+			add(other, false)
 		}
 	}
 	return f
@@ -283,8 +320,18 @@ func (s *Sim) needsConsolidation(vm *simulator.VirtualMachine) bool {
 
 // removeUnused deletes the files that were in a chain and are no more, unless another machine needs them.
 func (s *Sim) removeUnused(vm *mo.VirtualMachine, before, after map[string]bool) {
+	gone := map[string]bool{}
 	for f := range before {
-		if !after[f] && len(s.holders(f, vm.Self)) == 0 {
+		if !after[f] {
+			gone[f] = true
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	held := s.heldBy(gone, vm.Self)
+	for f := range gone {
+		if !held[f] {
 			s.deleteDiskFile(vm, f)
 		}
 	}

@@ -1,6 +1,7 @@
 package vspheresim_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/vmware/govmomi/vim25/types"
@@ -20,5 +21,19 @@ func TestStartAndCount(t *testing.T) {
 	}
 	if p := w.props(vm); p.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff || p.Summary.Runtime.PowerState != p.Runtime.PowerState {
 		t.Errorf("power %s, summary %s", p.Runtime.PowerState, p.Summary.Runtime.PowerState)
+	}
+}
+
+func TestCallsPerOperationAreConstant(t *testing.T) {
+	w := start(t, vspheresim.Config{VMs: 1, TaskDelay: vspheresim.Immediate})
+	vm := w.vm("DC0_C0_RP0_VM0")
+	want := []string{"PowerOffVM_Task", "CreateFilter", "WaitForUpdatesEx", "DestroyPropertyFilter"}
+	for range 20 {
+		w.sim.ResetCalls()
+		w.done(vm.PowerOff(w.ctx))
+		if got := w.sim.CallLog(); !slices.Equal(got, want) {
+			t.Fatalf("calls %v, want %v", got, want)
+		}
+		w.done(vm.PowerOn(w.ctx))
 	}
 }

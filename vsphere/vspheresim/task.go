@@ -39,8 +39,12 @@ type jobSet struct {
 	task            types.ManagedObjectReference // the one that came last
 }
 
+// Immediate is a delay of tasks: the task is over before the call that starts it returns. With it the number of calls that an
+// operation takes is always the same.
+const Immediate time.Duration = -1
+
 // SetTaskDelay makes tasks of one method ("CloneVM_Task") take d, whatever Config.TaskDelay is. A method of
-// "*" stands for all methods that have no delay of their own.
+// "*" stands for all methods that have no delay of their own. See also [Immediate].
 func (s *Sim) SetTaskDelay(method string, d time.Duration) {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
@@ -91,11 +95,16 @@ func (s *Sim) start(ctx *simulator.Context, j job) types.ManagedObjectReference 
 	s.lock(tctx, j.entity, func() { reg.Put(task) })
 	s.taskEvent(tctx, task.Info)
 
-	s.tasks.Go(func() {
+	run := func() {
 		defer cancel()
 		res, fault := s.perform(wait, tctx, task, j, busy)
 		s.finish(tctx, task, res, fault)
-	})
+	}
+	if s.taskDelay(j.method) < 0 && j.until == nil {
+		run()
+	} else {
+		s.tasks.Go(run)
+	}
 	return task.Self
 }
 
