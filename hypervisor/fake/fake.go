@@ -1,0 +1,226 @@
+// Package fake is a driver without a hypervisor: hosts, machines, disks and
+// devices live in memory and behave like the real ones. Disks and memory have
+// content, so a test sees that a revert brought the old content back; what
+// real platforms refuse is refused; work takes as long as [Config.Delays]
+// says, costs nothing under testing/synctest, and can be cancelled, fail or
+// leave things behind (see [Fault]).
+//
+//	b := fake.New(fake.Config{})
+//	c, err := b.Open(ctx, nil)
+//	defer c.Close()
+//
+// A [Backend] is the platform; any number of Clients may be open on it, one
+// after the other or at once, and two backends serve to migrate between
+// Clients. Tests look behind the API with [Backend.ReadDisk],
+// [Backend.ReadMemory], [Backend.Calls] and the like.
+//
+// The URL fake:// opens a backend of its own, fake://name one that every
+// Client in the process with that name shares. Its parameters are hosts (a
+// number), seed, edition, and delay (of every task, "2s").
+package fake
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// Config describes a backend. The zero value is a platform of two hosts with
+// GPUs and network cards, a shared datastore, a local one on each host, and
+// no machines, where everything works and takes no time.
+type Config struct {
+	// Name is the endpoint that Describe tells.
+	Name string
+	// Edition is "full" (also the empty one), "standard" or "free"; see the
+	// table in capability.go for what the lesser ones lack.
+	Edition string
+	// Disable replaces the answer for capabilities. Calls that need one whose
+	// level is No are refused with its reason.
+	Disable map[hypervisor.Capability]hypervisor.Support
+
+	Hosts      []Host // nil: DefaultHosts(2)
+	Datastores []Datastore
+	Networks   []Network
+
+	// Delays is how long tasks take, by operation ("vm.clone"); "*" stands
+	// for all that are not named. Power operations, deletion and the like are
+	// tasks too. See Backend.SetDelay.
+	Delays map[string]time.Duration
+	// Latency is how long every call takes.
+	Latency time.Duration
+	// NoTools makes machines without guest tools; see Backend.SetGuest.
+	NoTools bool
+	// UniqueNames refuses a machine's name that is taken.
+	UniqueNames bool
+	// PageSize is the most machines on a page of a listing; 0 means 1000.
+	PageSize int
+	// Uncancelable names operations ("snapshot.delete") whose tasks can't be
+	// cancelled.
+	Uncancelable []string
+	// CallLog, EventLog and TaskLog are how many calls, events and ended
+	// tasks are kept; 0 means 10,000, 10,000 and 1,000.
+	CallLog, EventLog, TaskLog int
+	// Seed makes the IDs. Backends with one seed make the same IDs for the
+	// same calls; 0 gives each backend of a process another one.
+	Seed uint64
+	// Clock is the platform's; nil means time.Now.
+	Clock func() time.Time `json:"-"`
+	// Exec runs programs in guests; nil means a few built-in ones (see
+	// Driver.Exec).
+	Exec func(hypervisor.VMID, hypervisor.ExecRequest) (hypervisor.ExecResult, error) `json:"-"`
+}
+
+// Host describes a host of a Config.
+type Host struct {
+	ID          hypervisor.HostID
+	Name        string
+	Pool        hypervisor.PoolID
+	Version     string // "8.0"; machines don't migrate live to a lower one
+	CPUModel    string
+	CPUVendor   string // machines don't migrate live to another one's
+	CPUFeatures []string
+	Sockets     int
+	Cores       int // in all; two threads each
+	MemoryBytes int64
+	NoIOMMU     bool // off in the firmware: devices can't be assigned
+	State       hypervisor.HostState
+	Devices     []Device
+}
+
+// Device describes a device of a Host.
+type Device struct {
+	hypervisor.DeviceInfo        // ID, Host and what changes are filled in
+	HostUses              string // why the host needs it: "console"
+	VFProduct             string // of the virtual functions, four hex digits
+}
+
+// Datastore describes a place for disk images.
+type Datastore struct {
+	ID            hypervisor.DatastoreID
+	Name, Type    string
+	CapacityBytes int64
+	Hosts         []hypervisor.HostID // nil: all
+}
+
+// Network describes a network.
+type Network struct {
+	ID    hypervisor.NetworkID
+	Name  string
+	VLAN  int
+	Hosts []hypervisor.HostID // nil: all
+}
+
+// Backend is one platform. Its methods are safe for concurrent use.
+type Backend struct {
+	serial uint64 // order of locks
+	cfg    Config
+
+	mu     sync.Mutex
+	rnd    *rand.PCG
+	st     state
+	vms    map[hypervisor.VMID]*vm
+	order  []*vm // by Seq
+	tokens map[string]hypervisor.VMID
+	names  map[string]int
+	kids   map[hypervisor.VolumeID]map[hypervisor.VolumeID]struct{}
+	made   map[string]*task // tokens of work in progress
+	holds  map[hypervisor.Ref]*hold
+	tasks  map[hypervisor.TaskID]*task
+	ended  []hypervisor.TaskID
+
+	events  []hypervisor.Event // the last of them has number st.Events
+	waiting chan struct{}      // closed at the next event; nil if nobody waits
+
+	faults []*armed
+	calls  []Call
+	nCalls int
+	delays map[string]time.Duration
+}
+
+var serials atomic.Uint64
+
+// New makes a backend. It starts nothing that would have to be closed.
+func New(cfg Config) *Backend {
+	b := newBackend(cfg)
+	b.furnish()
+	return b
+}
+
+func newBackend(cfg Config) *Backend {
+	def := func(n *int, v int) {
+		if *n <= 0 {
+			*n = v
+		}
+	}
+	def(&cfg.PageSize, 1000)
+	def(&cfg.CallLog, 10000)
+	def(&cfg.EventLog, 10000)
+	def(&cfg.TaskLog, 1000)
+	b := &Backend{serial: serials.Add(1), cfg: cfg,
+		vms: map[hypervisor.VMID]*vm{}, tokens: map[string]hypervisor.VMID{}, names: map[string]int{},
+		kids: map[hypervisor.VolumeID]map[hypervisor.VolumeID]struct{}{},
+		made: map[string]*task{}, holds: map[hypervisor.Ref]*hold{}, tasks: map[hypervisor.TaskID]*task{},
+		delays: map[string]time.Duration{}}
+	if b.cfg.Seed == 0 {
+		b.cfg.Seed = b.serial
+	}
+	if b.cfg.Name == "" {
+		b.cfg.Name = fmt.Sprintf("fake-%d", b.serial)
+	}
+	for op, d := range cfg.Delays {
+		b.delays[op] = d
+	}
+	b.rnd = rand.NewPCG(b.cfg.Seed, 0xa11ce)
+	b.st = newState()
+	return b
+}
+
+// Open opens a Client on the backend.
+func (b *Backend) Open(ctx context.Context, o *hypervisor.Options) (*hypervisor.Client, error) {
+	return hypervisor.New(ctx, b.Driver(), o)
+}
+
+// Driver opens a session for callers who want the driver itself, for example
+// to wrap it.
+func (b *Backend) Driver() *Driver {
+	return &Driver{b: b, done: make(chan struct{})}
+}
+
+// SetDelay changes how long tasks of an operation take ("*": all that are not
+// named) from now on.
+func (b *Backend) SetDelay(op string, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.delays[op] = d
+}
+
+func (b *Backend) delay(op string) time.Duration {
+	if d, ok := b.delays[op]; ok {
+		return d
+	}
+	return b.delays["*"]
+}
+
+func (b *Backend) now() time.Time {
+	if b.cfg.Clock != nil {
+		return b.cfg.Clock()
+	}
+	return time.Now()
+}
+
+// uuid makes an ID in the form of a random UUID (RFC 9562, version 4).
+func (b *Backend) uuid() string {
+	x, y := b.rnd.Uint64(), b.rnd.Uint64()
+	return fmt.Sprintf("%08x-%04x-4%03x-%04x-%012x", x>>32, x>>16&0xffff, x&0xfff, 0x8000|y>>48&0x3fff, y&0xffffffffffff)
+}
+
+// number makes a short ID that no other object has.
+func (b *Backend) number(prefix string) string {
+	b.st.Serial++
+	return fmt.Sprintf("%s-%d", prefix, b.st.Serial)
+}
