@@ -1,6 +1,7 @@
 package vspheresim
 
 import (
+	"reflect"
 	"strconv"
 
 	"github.com/vmware/govmomi/simulator"
@@ -14,6 +15,7 @@ func (s *Sim) post(ctx *simulator.Context, events ...types.BaseEvent) {
 	m := s.registry().EventManager()
 	s.lock(ctx, m, func() {
 		for _, e := range events {
+			e.GetEvent().FullFormattedMessage = reflect.TypeOf(e).Elem().Name() // for a kind that has no text
 			m.PostEvent(ctx, &types.PostEvent{EventToPost: e})
 		}
 	})

@@ -125,11 +125,12 @@ func (s *Sim) prototypeDevices(name string, p place, ds *simulator.Datastore) []
 	}
 	scsi, _ := devices.CreateSCSIController("pvscsi")
 	scsi.GetVirtualDevice().Key = 1000
+	scsi.GetVirtualDevice().DeviceInfo = &types.Description{Label: "SCSI controller 0", Summary: "VMware paravirtual SCSI"}
 	devices = append(devices, scsi)
 	disk := devices.CreateDisk(scsi.(types.BaseVirtualController), ds.Self, dsJoin(ds.Name, name, name+".vmdk"))
 	disk.Key = 2000
 	disk.CapacityInKB, disk.CapacityInBytes = 10<<20, 10<<30
-	disk.DeviceInfo = &types.Description{Label: "disk-1000-0", Summary: "10,485,760 KB"}
+	disk.DeviceInfo = &types.Description{Label: "Hard disk 1", Summary: "10,485,760 KB"}
 	b := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
 	b.Uuid, b.ContentId = uuid.NewString(), newContentID()
 	no := false
@@ -139,7 +140,7 @@ func (s *Sim) prototypeDevices(name string, p place, ds *simulator.Datastore) []
 	if net := s.firstNetwork(p.host); net != nil {
 		nic := new(types.VirtualVmxnet3)
 		nic.Key, nic.ControllerKey, nic.UnitNumber = 4000, 100, types.NewInt32(7)
-		nic.DeviceInfo = &types.Description{Label: "ethernet-0", Summary: net.Name}
+		nic.DeviceInfo = &types.Description{Label: "Network adapter 1", Summary: net.Name}
 		nic.Backing = &types.VirtualEthernetCardNetworkBackingInfo{
 			VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: net.Name}, Network: &net.Self,
 		}
@@ -186,6 +187,7 @@ func (s *Sim) insert(ctx *simulator.Context, m *mo.VirtualMachine, p place, link
 	}
 	vm.AvailableField = simulator.GetCustomFieldsAvailable(ctx, &vm.Self)
 	vm.ConfigStatus, vm.OverallStatus = types.ManagedEntityStatusGreen, types.ManagedEntityStatusGreen
+	s.applyGuest(vm)
 	s.derive(&vm.VirtualMachine)
 	if len(vm.Datastore) == 0 {
 		vm.Datastore = []ref{p.datastore}
