@@ -91,13 +91,13 @@ func ParsePath(s string) (Ref, error) {
 	i := strings.IndexAny(rest, ".=")
 	if i < 0 {
 		r.Class = rest
-		if r.Class == "" {
+		if !identifier(r.Class) {
 			return bad("no class")
 		}
 		return r, nil
 	}
 	r.Class, rest = rest[:i], strings.TrimPrefix(rest[i:], ".")
-	if r.Class == "" {
+	if !identifier(r.Class) {
 		return bad("no class")
 	}
 	for rest != "" {
@@ -118,6 +118,16 @@ func ParsePath(s string) (Ref, error) {
 		}
 	}
 	return r, nil
+}
+
+func identifier(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c != '_' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9' || i == 0) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 func keyValue(s string) (val, tail, bad string) {

@@ -49,7 +49,7 @@ const maxRequest = 16 << 20
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST")
-		http.Error(w, "", http.StatusMethodNotAllowed)
+		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxRequest))
@@ -57,12 +57,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/soap+xml") {
-		http.Error(w, "", http.StatusUnsupportedMediaType)
+		w.WriteHeader(http.StatusUnsupportedMediaType)
 		return
 	}
 	status, reply, drop := s.Answer(body)
 	if reply == "" {
-		http.Error(w, "", status)
+		w.WriteHeader(status)
 		return
 	}
 	Write(w, "application/soap+xml;charset=UTF-8", status, []byte(reply), drop)
