@@ -82,6 +82,45 @@ func (s *Sim) remove(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	delete(s.vms, vm.Self)
 }
 
+// parkedVM is a machine whose files are there and that is not in the inventory.
+type parkedVM struct {
+	vm        *moVM
+	snapshots map[ref]types.VirtualMachineConfigInfo
+	state     vmState
+}
+
+// unpark gives a machine that is registered again its snapshots, with new references.
+func (s *Sim) unpark(ctx *simulator.Context, vm *simulator.VirtualMachine, p *parkedVM) {
+	st := p.state
+	s.vms[vm.Self] = &st
+	if p.vm.Snapshot == nil {
+		return
+	}
+	info := clone(*p.vm.Snapshot)
+	fresh := map[ref]ref{}
+	var walk func([]types.VirtualMachineSnapshotTree)
+	walk = func(list []types.VirtualMachineSnapshotTree) {
+		for i := range list {
+			snap := new(simulator.VirtualMachineSnapshot)
+			snap.Vm, snap.Config = vm.Self, p.snapshots[list[i].Snapshot]
+			s.registry().Put(snap)
+			fresh[list[i].Snapshot] = snap.Self
+			list[i].Snapshot, list[i].Vm = snap.Self, vm.Self
+			walk(list[i].ChildSnapshotList)
+		}
+	}
+	walk(info.RootSnapshotList)
+	if cur := info.CurrentSnapshot; cur != nil {
+		n := fresh[*cur]
+		info.CurrentSnapshot = &n
+	}
+	s.mutate(ctx, vm, func() {
+		vm.Snapshot = &info
+		s.relinkSnapshots(ctx, vm)
+		s.derive(&vm.VirtualMachine)
+	})
+}
+
 // UnregisterVM: API reference VirtualMachine.UnregisterVM; InvalidPowerState. The files stay, and RegisterVM_Task finds the machine again.
 func (f *vmFront) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) soap.HasFault {
 	s, body := f.sim, new(methods.UnregisterVMBody)
@@ -100,7 +139,11 @@ func (f *vmFront) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) 
 		return body
 	}
 	m := clone(vm.VirtualMachine)
-	s.parked[m.Config.Files.VmPathName] = &m
+	park := &parkedVM{vm: &m, snapshots: map[ref]types.VirtualMachineConfigInfo{}, state: *s.stateOf(vm.Self)}
+	for _, snap := range s.snapshotsOf(vm) {
+		park.snapshots[snap.Self] = clone(snap.Config)
+	}
+	s.parked[m.Config.Files.VmPathName] = park
 	for _, d := range disksOf(m.Config.Hardware.Device) {
 		if b := fileBacking(d); b != nil {
 			s.loose[b.FileName] = looseDisk{backing: b, size: d.CapacityInBytes}
@@ -116,7 +159,7 @@ func (f *vmFront) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) 
 func (f *folderFront) RegisterVMTask(ctx *simulator.Context, req *types.RegisterVM_Task) soap.HasFault {
 	s := f.sim
 	var at place
-	var m *moVM
+	var m *parkedVM
 	return &methods.RegisterVM_TaskBody{Res: &types.RegisterVM_TaskResponse{Returnval: s.start(ctx, job{
 		method: "RegisterVM_Task", id: "Folder.registerVm", entity: req.This,
 		check: func() (fault types.BaseMethodFault) {
@@ -124,7 +167,7 @@ func (f *folderFront) RegisterVMTask(ctx *simulator.Context, req *types.Register
 			return fault
 		},
 		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-			n := clone(*m)
+			n := clone(*m.vm)
 			if req.Name != "" {
 				n.Config.Name = escapeName(req.Name)
 			}
@@ -132,13 +175,14 @@ func (f *folderFront) RegisterVMTask(ctx *simulator.Context, req *types.Register
 			n.Snapshot, n.RootSnapshot = nil, nil
 			delete(s.parked, req.Path)
 			vm := s.insert(ctx, &n, at, true)
+			s.unpark(ctx, vm, m)
 			s.event(ctx, vm, func(e types.VmEvent) types.BaseEvent { return &types.VmRegisteredEvent{VmEvent: e} })
 			return vm.Self, nil
 		},
 	})}}
 }
 
-func (s *Sim) checkRegister(req *types.RegisterVM_Task) (*moVM, place, types.BaseMethodFault) {
+func (s *Sim) checkRegister(req *types.RegisterVM_Task) (*parkedVM, place, types.BaseMethodFault) {
 	switch {
 	case req.Path == "":
 		return nil, place{}, invalid("path")
@@ -160,7 +204,7 @@ func (s *Sim) checkRegister(req *types.RegisterVM_Task) (*moVM, place, types.Bas
 	}
 	name := req.Name
 	if name == "" {
-		name = m.Config.Name
+		name = m.vm.Config.Name
 	}
 	if fault := s.checkName(name, req.This, ref{}); fault != nil {
 		return nil, place{}, fault
@@ -180,7 +224,7 @@ func (s *Sim) checkRegister(req *types.RegisterVM_Task) (*moVM, place, types.Bas
 	if datastore == nil {
 		return nil, place{}, &types.InvalidDatastore{Name: dsPath(req.Path).Datastore}
 	}
-	at, fault := s.choose(place{}, &req.This, pool, req.Host, datastore, m.Config)
+	at, fault := s.choose(place{}, &req.This, pool, req.Host, datastore, m.vm.Config)
 	return m, at, fault
 }
 

@@ -38,6 +38,7 @@ func TestRegisterFindsAMachineAgain(t *testing.T) {
 	isFault[*types.InvalidPowerState](w, vm.Unregister(w.ctx))
 	w.done(vm.PowerOff(w.ctx))
 	w.done(vm.Reconfigure(w.ctx, types.VirtualMachineConfigSpec{Annotation: "kept", NumCPUs: 3}))
+	w.done(vm.CreateSnapshot(w.ctx, "kept", "", false, false))
 	path := w.props(vm).Config.Files.VmPathName
 	pool, _ := w.finder.ResourcePool(w.ctx, "*/Resources")
 	task, err := w.vmFolder().RegisterVM(w.ctx, path, "", false, pool, nil)
@@ -51,6 +52,7 @@ func TestRegisterFindsAMachineAgain(t *testing.T) {
 	if p := w.props(w.vm("again")); p.Config.Annotation != "kept" || p.Config.Hardware.NumCPU != 3 {
 		t.Errorf("%+v", p.Summary.Config)
 	}
+	w.done(w.vm("again").RevertToSnapshot(w.ctx, "kept", false))
 }
 
 func TestLicenceSaysWhatTheEditionHas(t *testing.T) {

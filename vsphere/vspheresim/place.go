@@ -45,6 +45,11 @@ func (s *Sim) choose(old place, folder, pool, host, datastore *ref, c *types.Vir
 			return p, new(types.NoCompatibleHost)
 		}
 		p.host = h.Self
+	case !usable(s.host(p.host)):
+		// The host was not asked for: another one of the cluster will do.
+		if h := s.bestHost(owner, p.datastore, c); h != nil {
+			p.host = h.Self
+		}
 	}
 	h := s.host(p.host)
 	if h.Runtime.ConnectionState != types.HostSystemConnectionStateConnected {

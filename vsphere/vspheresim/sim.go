@@ -12,7 +12,6 @@ import (
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/simulator/vpx"
-	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	// The REST endpoints (tags), the lookup and token services, and storage policies of a vCenter.
@@ -37,9 +36,9 @@ type Sim struct {
 	cancels map[types.ManagedObjectReference]context.CancelFunc
 	vms     map[types.ManagedObjectReference]*vmState
 	hosts   map[types.ManagedObjectReference]*hostState
-	loose   map[string]looseDisk          // disks that no machine has, by file
-	tokens  map[string]guestFile          // transfers of files of guests
-	parked  map[string]*mo.VirtualMachine // machines that were unregistered, by the path of their vmx file
+	loose   map[string]looseDisk // disks that no machine has, by file
+	tokens  map[string]guestFile // transfers of files of guests
+	parked  map[string]*parkedVM // machines that were unregistered, by the path of their vmx file
 	fronts  map[string]methodSet
 	nextMAC uint32
 	chain   int32 // event chains, atomic
@@ -88,7 +87,7 @@ func Start(cfg Config) (*Sim, error) {
 		hosts:      map[types.ManagedObjectReference]*hostState{},
 		loose:      map[string]looseDisk{},
 		tokens:     map[string]guestFile{},
-		parked:     map[string]*mo.VirtualMachine{},
+		parked:     map[string]*parkedVM{},
 		taskDelays: map[string]time.Duration{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -46,7 +46,7 @@ func TestManyClients(t *testing.T) {
 			sub := *w
 			sub.client = c
 			src := object.NewVirtualMachine(c.Client, w.vm(fmt.Sprintf("DC0_C0_RP0_VM%d", i)).Reference())
-			for n := range 4 {
+			for n := range 2 {
 				info := sub.done(src.Clone(w.ctx, folder, fmt.Sprintf("w%d-%d", i, n), types.VirtualMachineCloneSpec{
 					PowerOn: true, Location: types.VirtualMachineRelocateSpec{DiskMoveType: childDisk}}))
 				vm := object.NewVirtualMachine(c.Client, info.Result.(types.ManagedObjectReference))
