@@ -87,7 +87,6 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 		if s, err := d.deviceSupport(ctx, k); err != nil || s.Level != hypervisor.Yes {
 			return s, err
 		}
-	case hypervisor.Templates, hypervisor.WatchResume, hypervisor.MigrateCross:
 	}
 	if scope.Kind == hypervisor.KindOfVM {
 		return d.vmSupport(ctx, k, hypervisor.VMID(scope.ID))
@@ -129,8 +128,17 @@ func (d *driver) vmSupport(ctx context.Context, k hypervisor.Capability, id hype
 			return no(hypervisor.ReasonToolsMissing, toolsDetail), nil
 		}
 	case hypervisor.SnapshotMemory, hypervisor.PowerSuspend, hypervisor.MigrateLive:
-		if len(v.AttachedPCIs) > 0 || len(v.VGPUs) > 0 || v.Other[pciKey] != "" {
-			return no(hypervisor.ReasonVMPassthrough, "the machine has a passed-through device, whose state can't be kept"), nil
+		if len(v.AttachedPCIs) == 0 && len(v.VGPUs) == 0 && v.Other[pciKey] == "" {
+			break
+		}
+		inv, err := d.loadDevices(ctx)
+		if err != nil {
+			return hypervisor.Support{}, err
+		}
+		for _, a := range inv.devices(v) {
+			if !inv.movable(a) {
+				return no(hypervisor.ReasonVMPassthrough, "the machine has a passed-through device, whose state can't be kept"), nil
+			}
 		}
 	case hypervisor.CPUHotAdd:
 		if running && v.VCPUsMax <= v.VCPUsStart {

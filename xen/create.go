@@ -3,7 +3,6 @@ package xen
 import (
 	"context"
 	"fmt"
-	"maps"
 	"strconv"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -31,23 +30,6 @@ func (d *driver) sizes(ctx context.Context, on hypervisor.Ref, cpus, memory int6
 		return hypervisor.Errorf(hypervisor.KindExhausted, on, "%d bytes of memory: the largest host has %d", memory, most)
 	}
 	return nil
-}
-
-// findToken returns the machine that carries a token.
-func (d *driver) findToken(ctx context.Context, token string) (hypervisor.Ref, bool, error) {
-	if token == "" {
-		return hypervisor.Ref{}, false, nil
-	}
-	var all map[xapi.Ref]vmRec
-	if err := d.c.Call(ctx, &all, "VM.get_all_records"); err != nil {
-		return hypervisor.Ref{}, false, err
-	}
-	for _, v := range all {
-		if v.Other[tokenKey] == token && !v.IsSnapshot {
-			return hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}, true, nil
-		}
-	}
-	return hypervisor.Ref{}, false, nil
 }
 
 // plan is a spec with its references looked up, before anything is made.
@@ -103,42 +85,90 @@ func (d *driver) planCreate(ctx context.Context, on hypervisor.Ref, s hypervisor
 }
 
 // CreateVM makes a machine of VM.create, VDI.create, VBD.create and
-// VIF.create.
+// VIF.create. Until it is whole a machine with a token carries makingKey; a
+// repeated call goes on with one that another process left unfinished.
 func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
-	if ref, ok, err := d.findToken(ctx, s.Token); err != nil || ok {
-		return done(ref), err
-	}
-	p, err := d.planCreate(ctx, on, s)
-	if err != nil {
-		return nil, err
-	}
-	return d.compose(ctx, "create", on, hypervisor.VMCreate, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		return j.create(ctx, s, p)
+	return d.once(ctx, s.Token, func() (hypervisor.DriverTask, error) {
+		on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+		f, err := d.lookFor(ctx, s.Token)
+		if err != nil || f.whole != nil {
+			return f.done(), err
+		}
+		p, err := d.planCreate(ctx, on, s)
+		if err != nil {
+			return nil, err
+		}
+		return d.compose(ctx, "create", on, hypervisor.VMCreate, s.Token, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+			j.bound = true
+			var vm xapi.Ref
+			if f.making != "" {
+				whole, half, err := j.takeOver(ctx)
+				if err != nil {
+					return hypervisor.Ref{}, err
+				}
+				if whole != nil {
+					return *whole, nil
+				}
+				vm = half
+			}
+			return j.create(ctx, s, p, vm)
+		})
 	})
 }
 
-func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan) (hypervisor.Ref, error) {
-	var vm xapi.Ref
-	var made vmRec
-	if err := j.d.c.Call(ctx, &vm, "VM.create", createRecord(s, p)); err != nil {
-		return hypervisor.Ref{}, err
-	}
+// create makes what is not there yet of a machine; vm is the part that
+// another process left, or empty.
+func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan, vm xapi.Ref) (hypervisor.Ref, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
-	j.mustUndo(on, func(ctx context.Context) error { return j.d.c.Call(ctx, nil, "VM.destroy", vm) })
-	if err := j.d.c.Call(ctx, &made, "VM.get_record", vm); err != nil {
+	if vm == "" {
+		other := createOther(s)
+		if s.Token != "" {
+			other[makingKey+s.Token] = string(j.task)
+		}
+		var err error
+		if vm, err = j.make(ctx, "VM", other, createRecord(s, p, other)); err != nil {
+			return hypervisor.Ref{}, err
+		}
+		j.undo = append(j.undo, func(ctx context.Context) error {
+			err := j.d.destroy(ctx, "VM", vm)
+			if err != nil {
+				j.left = append(j.left, on)
+			}
+			return err
+		})
+	}
+	var v vmRec
+	if err := j.d.c.Call(ctx, &v, "VM.get_record", vm); err != nil {
 		return hypervisor.Ref{}, err
 	}
-	on.ID = made.UUID
+	on.ID = v.UUID
+	disks, nics, err := j.parts(ctx, v)
+	if err != nil {
+		return hypervisor.Ref{}, err
+	}
 	for i, dp := range p.disks {
-		if _, err := j.addDisk(ctx, vm, dp, strconv.Itoa(i), fmt.Sprintf("%s disk %d", s.Name, i), i == 0); err != nil {
-			return hypervisor.Ref{}, err
+		if dev := strconv.Itoa(i); !disks[dev] {
+			if _, err := j.addDisk(ctx, vm, dp, dev, fmt.Sprintf("%s disk %d", s.Name, i), i == 0); err != nil {
+				return hypervisor.Ref{}, err
+			}
 		}
 		j.report(hypervisor.TaskState{Fraction: float64(i+1) / float64(len(p.disks)+1), Phase: "disks"})
 	}
 	for i, n := range p.nets {
-		if _, err := j.addNIC(ctx, vm, n, s.NICs[i].MAC, strconv.Itoa(i)); err != nil {
+		if dev := strconv.Itoa(i); !nics[dev] {
+			if _, err := j.addNIC(ctx, vm, n, s.NICs[i].MAC, dev); err != nil {
+				return hypervisor.Ref{}, err
+			}
+		}
+	}
+	if s.Token != "" {
+		// From the first of these on the machine is whole.
+		if err := j.d.c.Call(ctx, nil, "VM.add_to_other_config", vm, tokenKey, s.Token); err != nil && xapi.Code(err) != "MAP_DUPLICATE_KEY" {
 			return hypervisor.Ref{}, err
+		}
+		j.undo = nil
+		if err := j.d.c.Call(ctx, nil, "VM.remove_from_other_config", vm, makingKey+s.Token); err != nil {
+			j.notes = append(j.notes, "the mark "+makingKey+s.Token+" could not be taken off the machine: "+err.Error())
 		}
 	}
 	if s.Start {
@@ -147,24 +177,52 @@ func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan) (hypervis
 	return on, nil
 }
 
+// parts tells which devices a machine has: none, if it was just made.
+func (j *job) parts(ctx context.Context, v vmRec) (disks, nics map[string]bool, err error) {
+	vbds, err := records[vbdRec](ctx, j.d, "VBD", v.VBDs)
+	if err != nil {
+		return nil, nil, err
+	}
+	vifs, err := records[vifRec](ctx, j.d, "VIF", v.VIFs)
+	disks, nics = map[string]bool{}, map[string]bool{}
+	for _, b := range vbds {
+		disks[b.UserDevice] = true
+	}
+	for _, f := range vifs {
+		nics[f.Device] = true
+	}
+	return disks, nics, err
+}
+
 // started powers a new machine on. One that was made and doesn't start stays,
 // and is named.
 func (j *job) started(ctx context.Context, on hypervisor.Ref, vm, host xapi.Ref) (hypervisor.Ref, error) {
 	j.undo = nil // the machine is whole
-	var err error
-	if host.IsNull() {
-		_, err = j.run(ctx, 0.9, 1, "VM.start", vm, false, false)
-	} else {
-		_, err = j.run(ctx, 0.9, 1, "VM.start_on", vm, host, false, false)
+	method, args := "VM.start", []any{vm, false, false}
+	if !host.IsNull() {
+		method, args = "VM.start_on", []any{vm, host, false, false}
 	}
+	_, err := j.runTo(ctx, 0.9, 1, *j.d.inState(vm, method, hypervisor.Running), method, args...)
 	if err != nil {
 		j.left = append(j.left, on)
 	}
 	return on, err
 }
 
+// createOther is the other_config that a new machine gets.
+func createOther(s hypervisor.VMSpec) map[string]string {
+	other := map[string]string{}
+	for k, l := range s.Labels {
+		other[labelKey+k] = l
+	}
+	if s.GuestOS != "" {
+		other["anyvisor:guest-os"] = s.GuestOS
+	}
+	return other
+}
+
 // createRecord is the argument of VM.create.
-func createRecord(s hypervisor.VMSpec, p plan) map[string]any {
+func createRecord(s hypervisor.VMSpec, p plan, other map[string]string) map[string]any {
 	dynMin, dynMax := s.MemoryBytes, s.MemoryBytes
 	if s.DynamicMemory != nil {
 		dynMin, dynMax = s.DynamicMemory.MinBytes, s.DynamicMemory.MaxBytes
@@ -185,16 +243,6 @@ func createRecord(s hypervisor.VMSpec, p plan) map[string]any {
 	if s.SecureBoot {
 		platform["secureboot"] = "true"
 	}
-	other := map[string]string{}
-	for k, l := range s.Labels {
-		other[labelKey+k] = l
-	}
-	if s.Token != "" {
-		other[tokenKey] = s.Token
-	}
-	if s.GuestOS != "" {
-		other["anyvisor:guest-os"] = s.GuestOS
-	}
 	return map[string]any{
 		"name_label": s.Name, "name_description": s.Description, "user_version": 1, "is_a_template": false, "affinity": host,
 		"memory_static_min": min(dynMin, s.MemoryBytes), "memory_dynamic_min": dynMin, "memory_dynamic_max": dynMax,
@@ -204,88 +252,4 @@ func createRecord(s hypervisor.VMSpec, p plan) map[string]any {
 		"HVM_boot_policy": "BIOS order", "HVM_boot_params": map[string]string{"order": "cdn", "firmware": string(firmware)},
 		"platform": platform, "PCI_bus": "", "other_config": other, "recommendations": "", "domain_type": "hvm",
 	}
-}
-
-// DeleteVM destroys a machine, its snapshots, and the images of all of them or
-// of the snapshots alone.
-func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.DeleteRequest) (hypervisor.DriverTask, error) {
-	vm, v, err := d.vm(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
-	st := state(v.PowerState)
-	switch {
-	case v.DefaultTemplate:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "this is one of the pool's default templates, which can't be deleted")
-	case (st == hypervisor.Running || st == hypervisor.Paused) && !r.Force:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is %s: power it off first, or set Force", st)
-	}
-	return d.compose(ctx, "delete", on, hypervisor.VMDelete, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		if st == hypervisor.Running || st == hypervisor.Paused || st == hypervisor.Suspended && r.Disks == hypervisor.KeepDisks {
-			if _, err := j.run(ctx, 0, 0.3, "VM.hard_shutdown", vm); err != nil {
-				return on, err
-			}
-		}
-		for _, s := range v.Snapshots {
-			if err := d.destroyWithDisks(ctx, s); err != nil {
-				return on, err
-			}
-		}
-		if r.Disks == hypervisor.KeepDisks {
-			return on, d.c.Call(ctx, nil, "VM.destroy", vm)
-		}
-		return on, d.destroyWithDisks(ctx, vm)
-	})
-}
-
-// destroyWithDisks destroys a machine or snapshot and the images that belong
-// to it: VM.destroy leaves them behind. An image that another machine has
-// attached, or a read-only one such as an ISO, stays.
-func (d *driver) destroyWithDisks(ctx context.Context, vm xapi.Ref) error {
-	var v vmRec
-	if err := d.c.Call(ctx, &v, "VM.get_record", vm); err != nil {
-		if kindOf(err) == hypervisor.KindNotFound {
-			return nil
-		}
-		return err
-	}
-	vbds, err := records[vbdRec](ctx, d, "VBD", v.VBDs)
-	if err != nil {
-		return err
-	}
-	var images []xapi.Ref
-	for b := range maps.Values(vbds) {
-		if !b.Empty && b.Type == "Disk" {
-			images = append(images, b.VDI)
-		}
-	}
-	if !v.SuspendVDI.IsNull() {
-		images = append(images, v.SuspendVDI)
-	}
-	if err := d.c.Call(ctx, nil, "VM.destroy", vm); err != nil {
-		return err
-	}
-	recs, err := records[vdiRec](ctx, d, "VDI", images)
-	if err != nil {
-		return err
-	}
-	var left []hypervisor.Ref
-	var first error
-	for _, ref := range images {
-		rec, ok := recs[ref]
-		if !ok || rec.ToolsISO || len(rec.VBDs) > 0 {
-			continue
-		}
-		if err := d.c.Call(ctx, nil, "VDI.destroy", ref); err != nil && kindOf(err) != hypervisor.KindNotFound {
-			left = append(left, hypervisor.VolumeID(rec.UUID).Ref())
-			if first == nil {
-				first = err
-			}
-		}
-	}
-	if first != nil {
-		return &hypervisor.Error{Kind: kindOf(first), Leftover: left, Err: first}
-	}
-	return nil
 }

@@ -33,6 +33,8 @@ const watchWait = 30 * time.Second
 func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Event, error] {
 	return func(yield func(hypervisor.Event, error) bool) {
 		resumed := token != ""
+		master := d.c.Address()
+		lost := "" // why the listing must be read again
 		for {
 			wait := watchWait
 			if token == "" {
@@ -41,10 +43,7 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 			e, err := d.c.From(ctx, []string{"VM", "host"}, token, wait)
 			switch xapi.Code(err) {
 			case "EVENTS_LOST", "EVENT_FROM_TOKEN_PARSE_FAILURE":
-				token, resumed = "", false
-				if !yield(hypervisor.Event{Type: hypervisor.Resync, Time: time.Now(), Detail: err.Error()}, nil) {
-					return
-				}
+				token, lost = "", err.Error()
 				continue
 			}
 			if err != nil {
@@ -53,8 +52,20 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 				}
 				return
 			}
+			if now := d.c.Address(); now != master {
+				// Another master, whose tokens count from elsewhere.
+				master, token, lost = now, "", "the pool has another master"
+				continue
+			}
 			silent := token == "" // what is there already is no news
 			token = e.Token
+			if lost != "" {
+				// Told now, so that whoever lists again misses nothing in between.
+				if !yield(hypervisor.Event{Type: hypervisor.Resync, Time: time.Now(), Token: token, Detail: lost}, nil) {
+					return
+				}
+				lost, resumed = "", false
+			}
 			for _, x := range e.Events {
 				ev, ok := d.event(x, resumed)
 				if !ok || silent {

@@ -91,7 +91,7 @@ func (d *driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 	if !h.Enabled && n == 0 {
 		return done(id.Ref()), nil
 	}
-	return d.compose(ctx, "maintenance", id.Ref(), hypervisor.HostMaintenance, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "maintenance", id.Ref(), hypervisor.HostMaintenance, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		if h.Enabled {
 			args := []any{host}
 			if d.api >= 2021 {
@@ -120,5 +120,5 @@ func (d *driver) ExitMaintenance(ctx context.Context, id hypervisor.HostID) (hyp
 	if err != nil {
 		return nil, err
 	}
-	return d.async(ctx, id.Ref(), hypervisor.HostMaintenance, nil, "host.enable", host)
+	return d.async(ctx, id.Ref(), hypervisor.HostMaintenance, nil, nil, "host.enable", host)
 }

@@ -11,20 +11,21 @@ import (
 
 // move is a migration with everything looked up.
 type move struct {
-	vm      xapi.Ref
-	v       vmRec
-	on      hypervisor.Ref
-	r       hypervisor.MigrateRequest
-	inv     *inventory
-	dst     *driver // the pool it goes to
-	there   *inventory
-	pbds    map[xapi.Ref]pbdRec // of that pool
-	pifs    map[xapi.Ref]pifRec
-	load    map[xapi.Ref]hostMetricsRec
-	host    xapi.Ref // Null: stays, or any (off)
-	sr      xapi.Ref // Null: disks stay
-	running bool
-	live    bool
+	vm       xapi.Ref
+	v        vmRec
+	on       hypervisor.Ref
+	r        hypervisor.MigrateRequest
+	inv      *inventory
+	dst      *driver // the pool it goes to
+	there    *inventory
+	pbds     map[xapi.Ref]pbdRec // of that pool
+	pifs     map[xapi.Ref]pifRec
+	herePIFs map[xapi.Ref]pifRec // of the machine's pool
+	load     map[xapi.Ref]hostMetricsRec
+	host     xapi.Ref // Null: stays, or any (off)
+	sr       xapi.Ref // Null: disks stay
+	running  bool
+	live     bool
 }
 
 // how names the message that does it.
@@ -113,6 +114,12 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 			return nil, err
 		}
 	}
+	m.herePIFs = m.pifs
+	if m.dst != d {
+		if err := d.c.Call(ctx, &m.herePIFs, "PIF.get_all_records"); err != nil {
+			return nil, err
+		}
+	}
 	if m.host, err = m.dst.byUUID(ctx, "host", string(r.Host)); err != nil {
 		return nil, err
 	}
@@ -146,156 +153,6 @@ func (m *move) capability() hypervisor.Capability {
 		return hypervisor.MigrateLive
 	}
 	return hypervisor.MigrateCold
-}
-
-// CheckMigrate collects the driver's own checks and XAPI's
-// VM.assert_can_migrate or VM.assert_can_boot_here, which stop at their first.
-func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.MigrateReport, error) {
-	m, err := d.plan(ctx, id, r)
-	if err != nil {
-		return hypervisor.MigrateReport{}, err
-	}
-	return d.check(ctx, m)
-}
-
-func (d *driver) check(ctx context.Context, m *move) (hypervisor.MigrateReport, error) {
-	rep := hypervisor.MigrateReport{Method: m.how()}
-	block := func(code hypervisor.ReasonCode, on hypervisor.Ref, format string, args ...any) {
-		rep.Blockers = append(rep.Blockers, hypervisor.Blocker{Reason: code, Object: on, Detail: fmt.Sprintf(format, args...)})
-	}
-	if m.v.Template {
-		block(hypervisor.ReasonIsTemplate, m.on, "this is a template: copy it to the other datastore instead")
-	}
-	if len(m.v.CurrentOperations) > 0 {
-		block(hypervisor.ReasonVMBusy, m.on, "another operation is at work on the machine: wait for it")
-	}
-	if m.host != xapi.Null && m.host == m.v.ResidentOn && m.sr.IsNull() && m.r.To == nil {
-		block(hypervisor.ReasonSameHost, m.r.Host.Ref(), "the machine is on this host already")
-	}
-	if m.live {
-		for _, a := range m.inv.devices(m.v) {
-			t := m.inv.vgpuOf(string(a.ID))
-			if t == nil || len(t.Compat) == 0 {
-				block(hypervisor.ReasonVMPassthrough, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(a.ID)},
-					"the machine has device %s, whose state can't be moved: detach it, or move the machine cold", a.ID)
-			}
-		}
-	}
-	if !m.host.IsNull() {
-		m.checkHost(block)
-	}
-	if len(rep.Blockers) > 0 {
-		return rep, nil
-	}
-	if err := m.assert(ctx, d); err != nil {
-		if k := kindOf(err); k == hypervisor.KindUnavailable || k == hypervisor.KindUnknown && xapi.Code(err) == "" {
-			return rep, err
-		}
-		block(blockerReason(xapi.Code(err)), m.on, "the pool refuses: %v", err)
-	}
-	return rep, nil
-}
-
-func (m *move) checkHost(block func(hypervisor.ReasonCode, hypervisor.Ref, string, ...any)) {
-	h := m.there.hosts[m.host]
-	load := m.load[h.Metrics]
-	on := m.r.Host.Ref()
-	if !load.Live {
-		block(hypervisor.ReasonHostDown, on, "the host doesn't answer")
-	} else if !h.Enabled {
-		block(hypervisor.ReasonMaintenance, on, "the host is disabled: enable it first")
-	}
-	if m.running && load.Live && (m.host != m.v.ResidentOn || m.r.To != nil) && load.Free < m.v.DynamicMin {
-		block(hypervisor.ReasonNoMemory, on, "the host has %d bytes of free memory, the machine needs %d", load.Free, m.v.DynamicMin)
-	}
-	if !m.sr.IsNull() && !m.reaches(m.host, m.sr) {
-		block(hypervisor.ReasonDiskUnreachable, m.r.Storage.Ref(), "the host doesn't reach this datastore")
-	}
-	if m.r.To != nil {
-		if m.sr.IsNull() {
-			block(hypervisor.ReasonDiskUnreachable, m.on, "name the datastore of the other pool that takes the disks")
-		}
-		for _, v := range m.there.vms {
-			if v.UUID == m.v.UUID && !v.IsSnapshot {
-				block(hypervisor.ReasonIDTaken, m.on, "the other pool has a machine with this uuid")
-			}
-		}
-	} else if m.sr.IsNull() && m.live && m.localDisks() {
-		for _, img := range m.images() {
-			if !m.reaches(m.host, img.SR) {
-				block(hypervisor.ReasonDiskUnreachable, hypervisor.VolumeID(img.UUID).Ref(), "the host doesn't reach this disk's datastore: name one in Storage that it does reach")
-			}
-		}
-	}
-	if !m.sr.IsNull() {
-		var need int64
-		for _, img := range m.images() {
-			if img.SR != m.sr || m.r.To != nil {
-				need += img.Used
-			}
-		}
-		if sr := m.there.srs[m.sr]; sr.Size > 0 && sr.Size-sr.Used < need {
-			block(hypervisor.ReasonNoSpace, m.r.Storage.Ref(), "the datastore has %d bytes left, the disks take %d", sr.Size-sr.Used, need)
-		}
-	}
-}
-
-// blockerReason maps the codes of assert_can_migrate and assert_can_boot_here.
-func blockerReason(code string) hypervisor.ReasonCode {
-	switch code {
-	case "LICENCE_RESTRICTION", "FEATURE_RESTRICTED":
-		return hypervisor.ReasonEdition
-	case "HOST_NOT_ENOUGH_FREE_MEMORY":
-		return hypervisor.ReasonNoMemory
-	case "VM_HOST_INCOMPATIBLE_VERSION", "VM_HOST_INCOMPATIBLE_VERSION_MIGRATE", "VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION":
-		return hypervisor.ReasonVersion
-	case "VM_INCOMPATIBLE_WITH_THIS_HOST", "CPU_INCOMPATIBLE", "HOSTS_NOT_COMPATIBLE":
-		return hypervisor.ReasonCPU
-	case "VM_REQUIRES_SR", "VM_REQUIRES_VDI", "SUSPEND_IMAGE_NOT_ACCESSIBLE", "VDI_NOT_IN_MAP":
-		return hypervisor.ReasonDiskUnreachable
-	case "VM_REQUIRES_NETWORK", "VIF_NOT_IN_MAP":
-		return hypervisor.ReasonNetworkMissing
-	case "VM_HAS_PCI_ATTACHED", "VM_HAS_VGPU", "VM_HAS_SRIOV_VIF", "VM_HAS_VUSBS":
-		return hypervisor.ReasonVMPassthrough
-	case "VM_LACKS_FEATURE", "VM_NON_SUSPENDABLE":
-		return hypervisor.ReasonToolsMissing
-	case "VM_BAD_POWER_STATE":
-		return hypervisor.ReasonVMState
-	case "HOST_DISABLED":
-		return hypervisor.ReasonMaintenance
-	case "HOST_OFFLINE", "HOST_NOT_LIVE", "CANNOT_CONTACT_HOST":
-		return hypervisor.ReasonHostDown
-	case "OTHER_OPERATION_IN_PROGRESS", "TOO_MANY_STORAGE_MIGRATES":
-		return hypervisor.ReasonVMBusy
-	case "SR_FULL":
-		return hypervisor.ReasonNoSpace
-	case "DUPLICATE_VM":
-		return hypervisor.ReasonIDTaken
-	case "VDI_IS_ENCRYPTED", "VDI_INCOMPATIBLE_TYPE", "VDI_CBT_ENABLED", "SR_DOES_NOT_SUPPORT_MIGRATION", "VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION":
-		return hypervisor.ReasonDiskFormat
-	}
-	return hypervisor.ReasonConfig
-}
-
-// assert asks the pool.
-func (m *move) assert(ctx context.Context, d *driver) error {
-	switch m.how() {
-	case "VM.migrate_send":
-		args, err := m.sendArgs(ctx)
-		if err != nil {
-			return err
-		}
-		return d.c.Call(ctx, nil, "VM.assert_can_migrate", args...)
-	case "VM.pool_migrate":
-		if !m.running {
-			return d.c.Call(ctx, nil, "VM.assert_can_boot_here", m.vm, m.host)
-		}
-		if err := d.c.Call(ctx, nil, "VM.assert_operation_valid", m.vm, "pool_migrate"); err != nil {
-			return err
-		}
-		return d.c.Call(ctx, nil, "VM.assert_can_boot_here", m.vm, m.host)
-	}
-	return d.c.Call(ctx, nil, "VM.assert_can_boot_here", m.vm, m.host)
 }
 
 // sendArgs prepares the destination (host.migrate_receive) and builds the
@@ -332,8 +189,13 @@ func (m *move) sendArgs(ctx context.Context) ([]any, error) {
 			vifs[r] = m.networkThere(m.inv.vifs[r].Network, network)
 		}
 	}
-	live := m.live
-	return []any{m.vm, dest, live, vdis, vifs, map[string]string{}, map[xapi.Ref]xapi.Ref{}}, nil
+	groups := map[xapi.Ref]xapi.Ref{}
+	if m.r.To != nil {
+		for _, r := range m.v.VGPUs {
+			groups[r] = m.groupThere(r)
+		}
+	}
+	return []any{m.vm, dest, m.live, vdis, vifs, map[string]string{}, groups}, nil
 }
 
 // networkThere finds the network of the same name in the other pool, or the
@@ -361,7 +223,7 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 	if !rep.OK() {
 		return nil, &hypervisor.Error{Kind: hypervisor.KindIncompatible, Object: m.on, Unsent: true, Err: &hypervisor.BlockedError{Blockers: rep.Blockers}}
 	}
-	return d.compose(ctx, "migrate", m.on, m.capability(), func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "migrate", m.on, m.capability(), "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		if r.Timeout > 0 {
 			var stop context.CancelFunc
 			ctx, stop = context.WithTimeoutCause(ctx, r.Timeout, hypervisor.ErrTimeout)
@@ -382,7 +244,7 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 func (m *move) run(ctx context.Context, j *job, method string) error {
 	switch method {
 	case "VM.pool_migrate":
-		_, err := j.run(ctx, 0, 1, method, m.vm, m.host, map[string]string{"live": fmt.Sprint(m.live)})
+		_, err := j.runTo(ctx, 0, 1, m.arrived(j.d), method, m.vm, m.host, map[string]string{"live": fmt.Sprint(m.live)})
 		return err
 	case "VM.set_affinity":
 		// A machine that is off on shared storage is on no host: its next start
@@ -393,11 +255,49 @@ func (m *move) run(ctx context.Context, j *job, method string) error {
 	if err != nil {
 		return err
 	}
-	if _, err = j.run(ctx, 0, 1, method, args...); err != nil {
+	if _, err = j.runTo(ctx, 0, 1, m.arrived(j.d), method, args...); err != nil {
 		return err
 	}
 	if !m.host.IsNull() && !m.running && m.r.To == nil {
 		return j.d.c.Call(ctx, nil, "VM.set_affinity", m.vm, m.host)
 	}
 	return nil
+}
+
+// arrived is the goal of a migration: the machine is where it should be, with
+// its disks.
+func (m *move) arrived(d *driver) goal {
+	return goal{vm: m.vm, there: func(ctx context.Context) (xapi.Ref, bool, error) {
+		if m.r.To != nil {
+			if _, err := d.vmRef(ctx, hypervisor.VMID(m.v.UUID)); kindOf(err) != hypervisor.KindNotFound {
+				return "", false, err
+			}
+			ref, err := m.dst.vmRef(ctx, hypervisor.VMID(m.v.UUID))
+			return ref, err == nil, err
+		}
+		var v vmRec
+		if err := d.c.Call(ctx, &v, "VM.get_record", m.vm); err != nil {
+			return "", false, err
+		}
+		if m.running && !m.host.IsNull() && v.ResidentOn != m.host {
+			return "", false, nil
+		}
+		vbds, err := records[vbdRec](ctx, d, "VBD", v.VBDs)
+		if err != nil {
+			return "", false, err
+		}
+		var images []xapi.Ref
+		for _, b := range vbds {
+			if !b.Empty && b.Type == "Disk" {
+				images = append(images, b.VDI)
+			}
+		}
+		vdis, err := records[vdiRec](ctx, d, "VDI", images)
+		for _, img := range vdis {
+			if !m.sr.IsNull() && img.SR != m.sr {
+				return "", false, err
+			}
+		}
+		return m.vm, err == nil, err
+	}}
 }

@@ -55,6 +55,8 @@ type driver struct {
 	// more arguments in places.
 	api int64
 
+	tokens tokens
+
 	mu    sync.Mutex
 	known map[xapi.Ref]knownVM // for events of objects that are gone
 }
@@ -179,10 +181,16 @@ func (d *driver) describe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var h hostRec
-	if err := d.c.Call(ctx, &h, "host.get_record", p.Master); err != nil {
+	var hosts map[xapi.Ref]hostRec
+	if err := d.c.Call(ctx, &hosts, "host.get_all_records"); err != nil {
 		return err
 	}
+	var members []string
+	for _, h := range hosts {
+		members = append(members, h.Address)
+	}
+	d.c.SetMembers(members)
+	h := hosts[p.Master]
 	d.api = h.APIMajor*1000 + h.APIMinor
 	d.desc = hypervisor.Description{Driver: "xapi", Product: h.Software["product_brand"], Version: h.Software["product_version"], Endpoint: d.c.Address()}
 	return nil

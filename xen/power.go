@@ -3,6 +3,7 @@ package xen
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
@@ -24,8 +25,12 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 	wrong := func(remedy string) (hypervisor.DriverTask, error) {
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is %s: %s", st, remedy)
 	}
-	call := func(k hypervisor.Capability, method string, args ...any) (hypervisor.DriverTask, error) {
-		return d.async(ctx, on, k, nil, method, append([]any{vm}, args...)...)
+	call := func(k hypervisor.Capability, to hypervisor.PowerState, method string, args ...any) (hypervisor.DriverTask, error) {
+		g := d.inState(vm, method, to)
+		if to == st { // after a reboot it looks as before
+			g = nil
+		}
+		return d.async(ctx, on, k, g, nil, method, append([]any{vm}, args...)...)
 	}
 	switch r.Op {
 	case hypervisor.PowerOpStart:
@@ -35,29 +40,29 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 		case hypervisor.Paused:
 			return wrong("use Resume")
 		case hypervisor.Suspended:
-			return call(hypervisor.PowerSuspend, "VM.resume", false, false)
+			return call(hypervisor.PowerSuspend, hypervisor.Running, "VM.resume", false, false)
 		}
-		return call(hypervisor.VMCreate, "VM.start", false, false)
+		return call(hypervisor.VMCreate, hypervisor.Running, "VM.start", false, false)
 	case hypervisor.PowerOpResume:
 		switch st {
 		case hypervisor.Running:
 			return done(on), nil
 		case hypervisor.Paused:
-			return call(hypervisor.PowerPause, "VM.unpause")
+			return call(hypervisor.PowerPause, hypervisor.Running, "VM.unpause")
 		case hypervisor.Suspended:
-			return call(hypervisor.PowerSuspend, "VM.resume", false, false)
+			return call(hypervisor.PowerSuspend, hypervisor.Running, "VM.resume", false, false)
 		}
 		return wrong("use Start")
 	case hypervisor.PowerOpOff:
 		if st == hypervisor.Off {
 			return done(on), nil
 		}
-		return call(hypervisor.VMCreate, "VM.hard_shutdown")
+		return call(hypervisor.VMCreate, hypervisor.Off, "VM.hard_shutdown")
 	case hypervisor.PowerOpReset:
 		if st != hypervisor.Running && st != hypervisor.Paused {
 			return wrong("start it first")
 		}
-		return call(hypervisor.PowerReset, "VM.hard_reboot")
+		return call(hypervisor.PowerReset, hypervisor.Running, "VM.hard_reboot")
 	case hypervisor.PowerOpPause:
 		if st == hypervisor.Paused {
 			return done(on), nil
@@ -65,7 +70,7 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 		if st != hypervisor.Running {
 			return wrong("only a running machine can be paused")
 		}
-		return call(hypervisor.PowerPause, "VM.pause")
+		return call(hypervisor.PowerPause, hypervisor.Paused, "VM.pause")
 	case hypervisor.PowerOpSuspend:
 		if st == hypervisor.Suspended {
 			return done(on), nil
@@ -73,7 +78,7 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 		if st != hypervisor.Running {
 			return wrong("only a running machine can be suspended")
 		}
-		return call(hypervisor.PowerSuspend, "VM.suspend")
+		return call(hypervisor.PowerSuspend, hypervisor.Suspended, "VM.suspend")
 	case hypervisor.PowerOpShutdown:
 		if st == hypervisor.Off {
 			return done(on), nil
@@ -87,13 +92,18 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 	if r.Op == hypervisor.PowerOpReboot {
 		method = "VM.clean_reboot"
 	}
-	if !contains(v.AllowedOperations, method[len("VM."):]) && len(v.CurrentOperations) == 0 && r.Op == hypervisor.PowerOpReboot || !d.toolsRun(ctx, v) && !r.Force {
+	if !slices.Contains(v.AllowedOperations, method[len("VM."):]) && len(v.CurrentOperations) == 0 && r.Op == hypervisor.PowerOpReboot || !d.toolsRun(ctx, v) && !r.Force {
 		return nil, hypervisor.Unsupported(on, hypervisor.PowerShutdown, hypervisor.ReasonToolsMissing, toolsDetail)
 	}
-	return d.compose(ctx, string(r.Op), on, hypervisor.PowerShutdown, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, string(r.Op), on, hypervisor.PowerShutdown, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		limited, stop := context.WithTimeoutCause(ctx, r.Timeout, hypervisor.ErrTimeout)
 		defer stop()
-		_, err := j.run(limited, 0, 1, method, vm)
+		var err error
+		if r.Op == hypervisor.PowerOpReboot {
+			_, err = j.run(limited, 0, 1, method, vm)
+		} else {
+			_, err = j.runTo(limited, 0, 1, *d.inState(vm, method, hypervisor.Off), method, vm)
+		}
 		if err == nil || ctx.Err() != nil {
 			return on, err
 		}
@@ -118,14 +128,5 @@ func (d *driver) toolsRun(ctx context.Context, v vmRec) bool {
 	if err := d.c.Call(ctx, &g, "VM_guest_metrics.get_record", v.GuestMetrics); err != nil {
 		return false
 	}
-	return len(g.PVDrivers) > 0 || g.Other["feature-shutdown"] == "1" || contains(v.AllowedOperations, "clean_shutdown")
-}
-
-func contains(all []string, s string) bool {
-	for _, a := range all {
-		if a == s {
-			return true
-		}
-	}
-	return false
+	return len(g.PVDrivers) > 0 || g.Other["feature-shutdown"] == "1" || slices.Contains(v.AllowedOperations, "clean_shutdown")
 }

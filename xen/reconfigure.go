@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
 // Reconfigure changes names at any time, sizes of a machine that is off
@@ -35,14 +36,17 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 	if ch.Description != nil {
 		steps = append(steps, step{"VM.set_name_description", []any{*ch.Description}, "VM.set_name_description", []any{v.Description}})
 	}
-	return d.compose(ctx, "reconfigure", on, hypervisor.Reconfigure, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "reconfigure", on, hypervisor.Reconfigure, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		for _, s := range steps {
-			if err := d.c.Call(ctx, nil, s.method, append([]any{vm}, s.args...)...); err != nil {
+			err := d.c.Call(ctx, nil, s.method, append([]any{vm}, s.args...)...)
+			if err == nil || xapi.Lost(err) { // a lost answer may stand for a change that was made
+				j.undo = append(j.undo, func(ctx context.Context) error {
+					return d.c.Call(ctx, nil, s.undo, append([]any{vm}, s.back...)...)
+				})
+			}
+			if err != nil {
 				return on, err
 			}
-			j.undo = append(j.undo, func(ctx context.Context) error {
-				return d.c.Call(ctx, nil, s.undo, append([]any{vm}, s.back...)...)
-			})
 		}
 		return on, nil
 	})

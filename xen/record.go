@@ -135,6 +135,7 @@ type pifRec struct {
 type hostRec struct {
 	UUID         string            `json:"uuid"`
 	Name         string            `json:"name_label"`
+	Address      string            `json:"address"`
 	Enabled      bool              `json:"enabled"`
 	APIMajor     int64             `json:"API_version_major"`
 	APIMinor     int64             `json:"API_version_minor"`
@@ -187,16 +188,17 @@ type pgpuRec struct {
 	Capacities map[xapi.Ref]int64 `json:"supported_VGPU_max_capacities"`
 	Dom0       string             `json:"dom0_access"`
 	Display    bool               `json:"is_system_display_device"`
+	Compat     map[string]string  `json:"compatibility_metadata"`
 }
 
 type vgpuRec struct {
-	UUID       string            `json:"uuid"`
-	VM         xapi.Ref          `json:"VM"`
-	Group      xapi.Ref          `json:"GPU_group"`
-	Type       xapi.Ref          `json:"type"`
-	ResidentOn xapi.Ref          `json:"resident_on"`
-	Scheduled  xapi.Ref          `json:"scheduled_to_be_resident_on"`
-	Compat     map[string]string `json:"compatibility_metadata"`
+	UUID       string   `json:"uuid"`
+	VM         xapi.Ref `json:"VM"`
+	Group      xapi.Ref `json:"GPU_group"`
+	Type       xapi.Ref `json:"type"`
+	Device     string   `json:"device"`
+	ResidentOn xapi.Ref `json:"resident_on"`
+	Scheduled  xapi.Ref `json:"scheduled_to_be_resident_on"`
 }
 
 type vgpuTypeRec struct {

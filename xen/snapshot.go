@@ -105,27 +105,48 @@ func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 			return nil, err
 		}
 	}
-	return d.compose(ctx, "snapshot", on, k, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "snapshot", on, k, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		method, args := "VM.snapshot", []any{vm, r.Name}
 		if r.Memory {
 			method = "VM.checkpoint"
 		} else if d.api >= 2021 {
 			args = append(args, []xapi.Ref{}) // ignore_vdis, since API version 2.21
 		}
-		ref, err := j.run(ctx, 0, 0.9, method, args...)
+		ref, err := j.runTo(ctx, 0, 0.9, goal{vm: vm, there: func(ctx context.Context) (xapi.Ref, bool, error) {
+			return d.newSnapshot(ctx, vm, v.Snapshots, r.Name)
+		}}, method, args...)
 		if err != nil {
 			return hypervisor.Ref{}, err
 		}
+		ctx, stop := late(ctx)
+		defer stop()
 		var s vmRec
 		if err := d.c.Call(ctx, &s, "VM.get_record", ref); err != nil {
 			return hypervisor.Ref{}, err
 		}
 		made := hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: s.UUID, Name: s.Name}
 		if r.Description != v.Description {
-			err = d.c.Call(ctx, nil, "VM.set_name_description", ref, r.Description)
+			if err = d.c.Call(ctx, nil, "VM.set_name_description", ref, r.Description); err != nil {
+				j.left = append(j.left, made) // it is whole, but for its text
+			}
 		}
 		return made, err
 	})
+}
+
+// newSnapshot finds a snapshot of a machine that is none of those known.
+func (d *driver) newSnapshot(ctx context.Context, vm xapi.Ref, known []xapi.Ref, name string) (xapi.Ref, bool, error) {
+	var now vmRec
+	if err := d.c.Call(ctx, &now, "VM.get_record", vm); err != nil {
+		return "", false, err
+	}
+	recs, err := records[vmRec](ctx, d, "VM", now.Snapshots)
+	for ref, s := range recs {
+		if s.Name == name && !slices.Contains(known, ref) {
+			return ref, true, err
+		}
+	}
+	return "", false, err
 }
 
 // snapshot finds a machine's snapshot.
@@ -155,16 +176,27 @@ func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 		return nil, err
 	}
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
-	return d.compose(ctx, "revert", on, hypervisor.SnapshotDisk, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		if _, err := j.run(ctx, 0, 0.6, "VM.revert", ref); err != nil {
+	return d.compose(ctx, "revert", on, hypervisor.SnapshotDisk, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+		if _, err := j.runTo(ctx, 0, 0.6, d.reverted(vm, ref, v), "VM.revert", ref); err != nil {
 			return on, err
 		}
 		if r.KeepOff || state(s.PowerState) != hypervisor.Suspended {
 			return on, nil
 		}
-		_, err := j.run(ctx, 0.6, 1, "VM.resume", vm, false, false)
+		_, err := j.runTo(ctx, 0.6, 1, *d.inState(vm, "", hypervisor.Running), "VM.resume", vm, false, false)
 		return on, err
 	})
+}
+
+// reverted is the goal of a revert. One to the snapshot that is the current
+// one already can't be told from none.
+func (d *driver) reverted(vm, snap xapi.Ref, before vmRec) goal {
+	return goal{vm: vm, there: func(ctx context.Context) (xapi.Ref, bool, error) {
+		var v vmRec
+		err := d.c.Call(ctx, &v, "VM.get_record", vm)
+		st := state(v.PowerState)
+		return vm, before.Parent != snap && v.Parent == snap && (st == hypervisor.Off || st == hypervisor.Suspended), err
+	}}
 }
 
 // DeleteSnapshot destroys the snapshot and its images; XAPI hands its children
@@ -194,7 +226,7 @@ func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 		}
 	}
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
-	return d.compose(ctx, "delete snapshot", on, hypervisor.SnapshotDisk, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "delete snapshot", on, hypervisor.SnapshotDisk, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		for i, s := range slices.Backward(gone) {
 			if err := ctx.Err(); err != nil {
 				return on, err

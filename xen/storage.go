@@ -67,36 +67,21 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 	return out, nil
 }
 
-// CreateVolume is VDI.create, or VDI.copy of another image.
+// CreateVolume is VDI.create and, of another image, VDI.copy into it.
 func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}
 	p, err := d.planDisk(ctx, on, hypervisor.DiskSpec{SizeBytes: s.SizeBytes, Provisioning: s.Provisioning, Datastore: s.Datastore, Image: s.From}, "")
 	if err != nil {
 		return nil, err
 	}
-	return d.compose(ctx, "create image", on, hypervisor.VolumeManage, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		var vdi xapi.Ref
-		var err error
-		if s.From != "" {
-			if vdi, err = j.run(ctx, 0, 0.9, "VDI.copy", p.from, p.sr, xapi.Null, xapi.Null); err == nil {
-				j.mustUndo(on, func(ctx context.Context) error { return d.c.Call(ctx, nil, "VDI.destroy", vdi) })
-				err = d.c.Call(ctx, nil, "VDI.set_name_label", vdi, s.Name)
-			}
-		} else {
-			err = d.c.Call(ctx, &vdi, "VDI.create", map[string]any{"name_label": s.Name, "name_description": "", "SR": p.sr, "virtual_size": s.SizeBytes,
-				"type": "user", "sharable": false, "read_only": false, "other_config": map[string]string{}, "xenstore_data": map[string]string{},
-				"sm_config": map[string]string{}, "tags": []string{}})
-		}
+	return d.compose(ctx, "create image", on, hypervisor.VolumeManage, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+		j.bound = true
+		vdi, err := j.newImage(ctx, s.Name, p.sr, p.from, s.SizeBytes)
 		if err != nil {
 			return on, err
 		}
 		var v vdiRec
-		if err := d.c.Call(ctx, &v, "VDI.get_record", vdi); err != nil {
-			return on, err
-		}
-		if s.SizeBytes > v.Size {
-			err = d.c.Call(ctx, nil, "VDI.resize", vdi, s.SizeBytes)
-		}
+		err = d.c.Call(ctx, &v, "VDI.get_record", vdi)
 		return hypervisor.VolumeID(v.UUID).Ref(), err
 	})
 }
@@ -123,7 +108,7 @@ func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 		}
 		return nil, hypervisor.Errorf(hypervisor.KindBusy, id.Ref(), "machine %s (%q) has this image as a disk: detach it first", vm.UUID, vm.Name)
 	}
-	return d.async(ctx, id.Ref(), hypervisor.VolumeManage, nil, "VDI.destroy", ref)
+	return d.async(ctx, id.Ref(), hypervisor.VolumeManage, nil, nil, "VDI.destroy", ref)
 }
 
 // Networks lists the pool's networks.

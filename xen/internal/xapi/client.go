@@ -82,7 +82,9 @@ type Client struct {
 
 	mu      sync.Mutex // guards the fields below; login holds it
 	base    string
+	members []string // addresses of the pool's hosts
 	session string
+	logins  int
 	closed  bool
 	// ctx ends with Close, so that long polls end too.
 	ctx  context.Context
@@ -120,21 +122,50 @@ func (c *Client) login(ctx context.Context, old string) (string, error) {
 		return c.session, nil
 	}
 	c.session = ""
-	for range 3 { // a member, its master, and a master that changed meanwhile
-		var s string
-		err := c.post(ctx, c.base, "session.login_with_password", []any{c.cfg.Username, c.cfg.Password, "2.0", originator}, &s)
-		var e *Error
-		if errors.As(err, &e) && e.Code == "HOST_IS_SLAVE" && len(e.Params) > 0 {
-			c.base = withHost(c.base, e.Params[0])
-			continue
+	var lost error
+	for _, at := range append([]string{c.base}, c.members...) {
+		base := at
+		if at != c.base {
+			base = withHost(c.base, at)
 		}
-		if err != nil {
-			return "", err
+		for range 3 { // a member, its master, and a master that changed meanwhile
+			var s string
+			err := c.post(ctx, base, "session.login_with_password", []any{c.cfg.Username, c.cfg.Password, "2.0", originator}, &s)
+			var e *Error
+			if errors.As(err, &e) && e.Code == "HOST_IS_SLAVE" && len(e.Params) > 0 {
+				base = withHost(base, e.Params[0])
+				lost = &TransportError{Method: "session.login_with_password", Unsent: true, Err: errors.New("no member of the pool says that it is the master")}
+				continue
+			}
+			if Unsent(err) { // this host is down: another one may know the new master
+				lost = err
+				break
+			}
+			if err != nil {
+				return "", err
+			}
+			c.base, c.session = base, s
+			c.logins++
+			return s, nil
 		}
-		c.session = s
-		return s, nil
 	}
-	return "", &TransportError{Method: "session.login_with_password", Unsent: true, Err: errors.New("no member of the pool says that it is the master")}
+	return "", lost
+}
+
+// SetMembers tells the addresses of the pool's hosts, which are asked for the
+// master when the one known is down.
+func (c *Client) SetMembers(addresses []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members = addresses
+}
+
+// Logins counts the sessions so far: after another one, tokens of events and
+// references of tasks may be worthless.
+func (c *Client) Logins() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.logins
 }
 
 // withHost replaces the host of a URL. An address without port keeps the old one.
@@ -164,21 +195,36 @@ func (c *Client) Address() string {
 
 // Call sends a message with the session as its first argument and decodes the
 // result. A session that has expired is renewed and the call sent again, once:
-// the server refuses such calls before it acts (wire-protocol.md).
+// the server refuses such calls before it acts (wire-protocol.md). A connection
+// that broke is renewed once for calls that only read or never reached the
+// server.
 func (c *Client) Call(ctx context.Context, result any, method string, args ...any) error {
 	base, s := c.current()
 	err := c.post(ctx, base, method, append([]any{s}, args...), result)
 	switch code := Code(err); {
 	case code == "HOST_IS_SLAVE": // the master changed: ask the member who it is
-		s = ""
-	case code == "SESSION_INVALID", code == "SESSION_AUTHENTICATION_FAILED":
+		c.mu.Lock()
+		if c.session == s {
+			c.session = ""
+		}
+		c.mu.Unlock()
+	case code == "SESSION_INVALID":
+	case Unsent(err) && ctx.Err() == nil:
+		c.mu.Lock()
+		alone := len(c.members) < 2
+		if c.session == s && !alone {
+			c.session = ""
+		}
+		c.mu.Unlock()
+		if alone {
+			return c.post(ctx, base, method, append([]any{s}, args...), result)
+		}
+	case lost(err) && reads(method) && ctx.Err() == nil:
+		if err = c.post(ctx, base, method, append([]any{s}, args...), result); Code(err) != "SESSION_INVALID" {
+			return err
+		}
 	default:
 		return err
-	}
-	if s == "" {
-		c.mu.Lock()
-		c.session = ""
-		c.mu.Unlock()
 	}
 	renewed, lerr := c.login(ctx, s)
 	if lerr != nil {
@@ -187,6 +233,27 @@ func (c *Client) Call(ctx context.Context, result any, method string, args ...an
 	base, _ = c.current()
 	return c.post(ctx, base, method, append([]any{renewed}, args...), result)
 }
+
+// reads reports whether a message changes nothing on the server.
+func reads(method string) bool {
+	_, verb, _ := strings.Cut(method, ".")
+	return strings.HasPrefix(verb, "get_") || strings.HasPrefix(verb, "assert_") || strings.HasPrefix(verb, "retrieve_") || method == "event.from"
+}
+
+func lost(err error) bool {
+	var t *TransportError
+	return errors.As(err, &t)
+}
+
+// Unsent reports whether a call can't have reached the server.
+func Unsent(err error) bool {
+	var t *TransportError
+	return errors.As(err, &t) && t.Unsent
+}
+
+// Lost reports whether a call may have reached the server although its answer
+// did not come.
+func Lost(err error) bool { return lost(err) && !Unsent(err) }
 
 type response struct {
 	Result json.RawMessage `json:"result"`

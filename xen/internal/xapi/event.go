@@ -113,10 +113,11 @@ const poll = 30 * time.Second
 
 // TaskWatch follows one task.
 type TaskWatch struct {
-	c     *Client
-	ref   Ref
-	token string
-	seen  Task
+	c      *Client
+	ref    Ref
+	token  string
+	logins int // when token was given
+	seen   Task
 }
 
 // WatchTask makes a watch. Its methods are for one goroutine at a time.
@@ -126,6 +127,11 @@ func (c *Client) WatchTask(ref Ref) *TaskWatch { return &TaskWatch{c: c, ref: re
 // progress change or ctx ends.
 func (w *TaskWatch) Next(ctx context.Context) (Task, error) {
 	for {
+		if n := w.c.Logins(); n != w.logins {
+			// Another session, perhaps with another master, whose tokens count
+			// from elsewhere.
+			w.token, w.logins = "", n
+		}
 		wait := poll
 		if w.token == "" {
 			wait = 0 // all that is known of the task comes at once
@@ -139,7 +145,6 @@ func (w *TaskWatch) Next(ctx context.Context) (Task, error) {
 		if err != nil {
 			return Task{}, err
 		}
-		first := w.token == ""
 		w.token = e.Token
 		for _, v := range e.Events {
 			if v.Class != "task" || v.Ref != w.ref {
@@ -152,19 +157,29 @@ func (w *TaskWatch) Next(ctx context.Context) (Task, error) {
 			if err := json.Unmarshal(v.Snapshot, &t); err != nil {
 				return Task{}, err
 			}
-			if t.Status != w.seen.Status || t.Progress != w.seen.Progress || w.seen.UUID == "" {
-				w.seen = t
+			if w.news(t) {
 				return t, nil
 			}
 		}
-		if first && len(e.Events) == 0 {
-			// event.from says nothing of references that don't exist.
+		if len(e.Events) == 0 {
+			// event.from says nothing of references that don't exist, and a new
+			// master doesn't tell of tasks that the old one had.
 			var t Task
 			if err := w.c.Call(ctx, &t, "task.get_record", w.ref); err != nil {
 				return Task{}, err
 			}
-			w.seen = t
-			return t, nil
+			if w.news(t) {
+				return t, nil
+			}
 		}
 	}
+}
+
+// news remembers a state and reports whether it differs from the last one.
+func (w *TaskWatch) news(t Task) bool {
+	if t.Status == w.seen.Status && t.Progress == w.seen.Progress && w.seen.UUID != "" {
+		return false
+	}
+	w.seen = t
+	return true
 }
