@@ -66,8 +66,22 @@ var known = func() map[hypervisor.Capability]bool {
 	return m
 }()
 
+// base is what a capability builds on: without that it isn't there either.
+var base = map[hypervisor.Capability]hypervisor.Capability{
+	hypervisor.DiskHotplug: hypervisor.DiskAttach, hypervisor.DiskGrowLive: hypervisor.DiskGrow, hypervisor.NICHotplug: hypervisor.NICAttach,
+	hypervisor.CPUHotAdd: hypervisor.Reconfigure, hypervisor.MemoryHotAdd: hypervisor.Reconfigure,
+	hypervisor.SnapshotMemory: hypervisor.SnapshotDisk, hypervisor.SnapshotQuiesce: hypervisor.SnapshotDisk,
+	hypervisor.CloneFromSnapshot: hypervisor.CloneFull, hypervisor.CloneRunning: hypervisor.CloneFull, hypervisor.CloneCustomize: hypervisor.CloneFull,
+	hypervisor.MigratePostCopy: hypervisor.MigrateLive, hypervisor.MigrateTuning: hypervisor.MigrateLive, hypervisor.WatchResume: hypervisor.WatchEvents,
+}
+
 // supports answers for a scope that exists.
 func (b *Backend) supports(k hypervisor.Capability, scope hypervisor.Ref) hypervisor.Support {
+	if on, ok := base[k]; ok {
+		if s := b.supports(on, hypervisor.Ref{}); s.Level == hypervisor.No {
+			return s
+		}
+	}
 	if !known[k] {
 		return no(hypervisor.ReasonNotImplemented, "this package doesn't know "+string(k))
 	}

@@ -2,6 +2,8 @@ package fake_test
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -18,7 +20,6 @@ type bench struct {
 	cfg   fake.Config
 	other *fake.Config // of the other Client; nil: none
 	wrap  func(*fake.Driver) hypervisor.Driver
-	unfit bool // without the means to look behind the API
 }
 
 func (b bench) harness(label string) hypervisortest.Harness {
@@ -79,18 +80,24 @@ func (b bench) backend(t hypervisortest.T) *hypervisortest.Backend {
 			}
 		})
 	}
-	out.Uptime = func(_ context.Context, id hypervisor.VMID) (int, error) {
-		var d time.Duration
-		var err error
-		for _, p := range platforms {
-			if d, err = p.Uptime(id); err == nil {
-				break
+	// The guest's counter lives in its memory: a boot sets it to 1000, every
+	// look at it adds one.
+	of := func(id hypervisor.VMID) *fake.Backend {
+		for _, x := range platforms {
+			if _, err := x.State(id); err == nil {
+				return x
 			}
 		}
-		return int(d), err
+		return p
 	}
-	if b.unfit {
-		out.WriteDisk, out.ReadDisk, out.Uptime, out.State, out.Images, out.Slow = nil, nil, nil, nil, nil, nil
+	out.Booted = func(_ context.Context, id hypervisor.VMID) error { return of(id).WriteMemory(id, "1000") }
+	out.Uptime = func(_ context.Context, id hypervisor.VMID) (int, error) {
+		ram, err := of(id).ReadMemory(id)
+		if err != nil {
+			return 0, err
+		}
+		n, _ := strconv.Atoi(ram) // nothing: a boot that just began
+		return n + 1, of(id).WriteMemory(id, strconv.Itoa(n+1))
 	}
 	return out
 }
@@ -99,4 +106,38 @@ func whole() bench { return bench{other: &fake.Config{}} }
 
 func TestConformance(t *testing.T) {
 	hypervisortest.Run(t, whole().harness(""))
+}
+
+// TestEditions: what an edition lacks, or a Config switches off, is refused
+// with its reason, one at a time and all together.
+func TestEditions(t *testing.T) {
+	cfgs := map[string]fake.Config{
+		"standard": {Edition: "standard"}, "free": {Edition: "free"},
+		"one host":  {Hosts: fake.DefaultHosts(1)},
+		"no IOMMU":  {Hosts: []fake.Host{{NoIOMMU: true, Cores: 64, MemoryBytes: hypervisor.TiB, Devices: []fake.Device{fake.H100("0000:81:00.0", 0, 1)}}}},
+		"no tools":  {NoTools: true},
+		"unique":    {UniqueNames: true},
+		"all fixed": {Uncancelable: []string{"vm.clone", "migrate"}},
+	}
+	for _, k := range hypervisor.Capabilities() {
+		cfgs["without "+string(k)] = fake.Config{Disable: map[hypervisor.Capability]hypervisor.Support{
+			k: {Level: hypervisor.No, Reason: hypervisor.ReasonPlatform, Detail: "switched off"}}}
+	}
+	// The suite can't do without these: every area makes and removes machines.
+	for _, k := range []hypervisor.Capability{hypervisor.VMCreate, hypervisor.VMDelete, hypervisor.SnapshotDisk} {
+		delete(cfgs, "without "+string(k))
+	}
+	for name, cfg := range cfgs {
+		t.Run(name, func(t *testing.T) {
+			h := bench{cfg: cfg}.harness("")
+			h.Repeat = 2
+			h.Only = []string{"inventory", "lifecycle", "power", "reconfigure", "disks", "snapshots", "clones", "templates", "migration",
+				"devices", "labels", "guest", "hosts", "volumes", "refusals"}
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			for _, f := range hypervisortest.Check(ctx, h) {
+				t.Error(fmt.Sprint(f))
+			}
+		})
+	}
 }
