@@ -54,7 +54,7 @@ func devices(e *env) {
 		}
 		return got[0]
 	}
-	if pci || vf || vgpu {
+	if pci {
 		vm := e.create("absent")
 		_, err = vm.AttachDevice(e.ctx, hypervisor.DeviceRequest{Vendor: "fffe", Product: "fffe"}).Wait(e.ctx)
 		e.oneOf(err, "AttachDevice of a kind that is not there", hypervisor.ErrExhausted, hypervisor.ErrNotFound)
@@ -86,7 +86,7 @@ func devices(e *env) {
 					e.Errorf("device %s is in use and said to be assignable", d.ID)
 				}
 				second := e.create("second")
-				_, err = second.AttachDevice(e.ctx, hypervisor.DeviceRequest{ID: d.ID}).Wait(e.ctx)
+				_, err = second.AttachDevice(e.ctx, hypervisor.DeviceRequest{ID: d.ID, VirtualFunction: k == hypervisor.DeviceVF}).Wait(e.ctx)
 				e.oneOf(err, "AttachDevice of a device in use", hypervisor.ErrBusy, hypervisor.ErrExhausted)
 			}
 		} else {

@@ -200,7 +200,11 @@ func clones(e *env) {
 	}
 	absent := e.c.VM(e.AbsentVM)
 	if e.has(hypervisor.CloneFull) {
-		full := clone("full", &hypervisor.CloneOptions{Labels: map[string]string{"role": "copy"}})
+		o := &hypervisor.CloneOptions{}
+		if e.has(hypervisor.Labels) {
+			o.Labels = map[string]string{"role": "copy"}
+		}
+		full := clone("full", o)
 		i := e.info(full)
 		for n, d := range i.Disks {
 			if d.Parent != "" {
@@ -342,9 +346,13 @@ func clones(e *env) {
 	if e.has(hypervisor.CloneCustomize) {
 		e.off(src)
 		vm, err := src.Clone(e.ctx, e.name("custom"), &hypervisor.CloneOptions{Customize: &hypervisor.Customization{HostName: "guest1"}}).Wait(e.ctx)
-		e.ok(err, "a customized clone")
-		e.keep(vm.ID())
-		e.proved(hypervisor.CloneCustomize)
+		if c, serr := src.Supports(e.ctx, hypervisor.CloneCustomize); serr == nil && c.Level == hypervisor.No { // no tools in this guest, say
+			e.refused(err, hypervisor.CloneCustomize, src.ID().Ref())
+		} else {
+			e.ok(err, "a customized clone")
+			e.keep(vm.ID())
+			e.proved(hypervisor.CloneCustomize)
+		}
 	}
 }
 
