@@ -1,0 +1,188 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+func no(r hypervisor.ReasonCode, format string, args ...any) hypervisor.Support {
+	return hypervisor.Support{Level: hypervisor.No, Reason: r, Detail: fmt.Sprintf(format, args...)}
+}
+
+func partial(r hypervisor.ReasonCode, detail string) hypervisor.Support {
+	return hypervisor.Support{Level: hypervisor.Partial, Reason: r, Detail: detail}
+}
+
+var yes = hypervisor.Support{Level: hypervisor.Yes}
+
+const (
+	noSnapshots = "libvirt's Xen driver has no snapshots, and RAM and disks of a Xen machine can't be taken at one moment from outside: clone the machine while it is off, or keep its RAM with Suspend"
+	noAgent     = "libvirt's Xen driver has no channel to an agent in the guest"
+	// What Xen says in its log for a PV machine without shadow paging is
+	// "Failed to enable logdirty: 22".
+	pvNotLive = "a PV machine moves live only where Xen has shadow paging, which Debian's is built without and libvirt doesn't tell: AutoMigrate moves it while it stands still, RAM and all"
+)
+
+// fixed are the answers that hold for every host. They follow from the calls
+// that libvirt's Xen driver has (libvirt.org/hvsupport.html, column Xen).
+var fixed = map[hypervisor.Capability]hypervisor.Support{
+	hypervisor.SnapshotDisk:       no(hypervisor.ReasonPlatform, noSnapshots),
+	hypervisor.SnapshotMemory:     no(hypervisor.ReasonPlatform, noSnapshots),
+	hypervisor.SnapshotQuiesce:    no(hypervisor.ReasonPlatform, noSnapshots),
+	hypervisor.CloneFromSnapshot:  no(hypervisor.ReasonPlatform, noSnapshots),
+	hypervisor.CloneInstant:       no(hypervisor.ReasonPlatform, "libvirt can't fork a running Xen machine: make a full clone while it is off"),
+	hypervisor.CloneRunning:       no(hypervisor.ReasonPlatform, "libvirt's Xen driver can't put a running machine on an overlay, so its disks never hold still: clone it while it is off"),
+	hypervisor.CloneCustomize:     no(hypervisor.ReasonNotImplemented, "give the guest a cloud-init image as a second disk"),
+	hypervisor.Templates:          partial(hypervisor.ReasonEmulated, "libvirt has no templates: the definition is made unable to start"),
+	hypervisor.PowerReset:         partial(hypervisor.ReasonEmulated, "libvirt's Xen driver has no Reset: the domain is destroyed and created anew from its definition"),
+	hypervisor.MemoryHotAdd:       partial(hypervisor.ReasonEmulated, "Xen has no memory slots: a machine made with MaxMemoryBytes starts ballooned and grows up to it"),
+	hypervisor.DiskGrowLive:       no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no BlockResize: power the machine off first"),
+	hypervisor.MigrateStorage:     no(hypervisor.ReasonNotImplemented, "clone the machine to the other datastore"),
+	hypervisor.MigrateLiveStorage: no(hypervisor.ReasonPlatform, "libvirt's Xen driver can't mirror the disks of a running machine"),
+	hypervisor.MigrateBoth:        no(hypervisor.ReasonPlatform, "libvirt's Xen driver refuses to copy storage in a migration (VIR_MIGRATE_NON_SHARED_DISK): use a shared datastore"),
+	hypervisor.MigratePostCopy:    no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no post-copy migration"),
+	hypervisor.MigrateTuning:      no(hypervisor.ReasonPlatform, "libvirt's Xen driver refuses limits of bandwidth and downtime, compression, auto-converge and several streams"),
+	hypervisor.DeviceVF:           {Level: hypervisor.Unproven, Reason: hypervisor.ReasonNoDevice, Detail: "the same code as for PCI functions, never run with SR-IOV hardware"},
+	hypervisor.DeviceVGPU:         no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no mediated devices"),
+	hypervisor.DeviceHotplug:      no(hypervisor.ReasonPlatform, "a PV machine takes a device while it runs only if it had one from the start, and lets go of it only with a guest driver (xen-pcifront) that libvirt can't see: power it off first"),
+	hypervisor.WatchResume:        no(hypervisor.ReasonPlatform, "libvirt keeps no events: list again after a Resync"),
+	hypervisor.GuestFacts:         no(hypervisor.ReasonPlatform, noAgent),
+	hypervisor.GuestExec:          no(hypervisor.ReasonPlatform, noAgent),
+	hypervisor.GuestClock:         no(hypervisor.ReasonPlatform, noAgent),
+	hypervisor.GuestFreeze:        no(hypervisor.ReasonPlatform, noAgent),
+	hypervisor.HostMaintenance:    no(hypervisor.ReasonPlatform, "libvirt has no maintenance mode: use Host.Evacuate"),
+	hypervisor.PlacementNative:    no(hypervisor.ReasonPlatform, "libvirt has no scheduler: Place and PlanBalance are composed"),
+	hypervisor.TaskResume:         partial(hypervisor.ReasonEmulated, "creating and cloning are found again by what they made; other work only by its own Client"),
+	hypervisor.TaskCancel:         partial(hypervisor.ReasonPlatform, "creating and cloning can be cancelled between images; libvirt's Xen driver has no AbortJob, so saving and migrating run to their end"),
+}
+
+// needsHosts are those that a Client of one host can't do.
+var needsHosts = map[hypervisor.Capability]bool{hypervisor.MigrateLive: true, hypervisor.MigrateCold: true}
+
+// Supports implements hypervisor.Driver.
+func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hypervisor.Ref) (hypervisor.Support, error) {
+	if !slices.Contains(hypervisor.Capabilities(), k) {
+		return no(hypervisor.ReasonNotImplemented, "unknown capability %q", k), nil
+	}
+	var hosts []*host
+	machine := scope.Kind == hypervisor.KindOfVM || scope.Kind == hypervisor.KindOfTemplate
+	switch {
+	case scope.Kind == hypervisor.KindOfHost:
+		h, err := d.host(hypervisor.HostID(scope.ID))
+		if err != nil {
+			return hypervisor.Support{}, err
+		}
+		hosts = []*host{h}
+	case machine:
+		h, err := d.locate(ctx, hypervisor.VMID(scope.ID))
+		if err != nil {
+			return hypervisor.Support{}, err
+		}
+		hosts = []*host{h}
+	default:
+		up, err := d.up(ctx)
+		if err != nil {
+			return hypervisor.Support{}, err
+		}
+		hosts = up
+	}
+	best := hypervisor.Support{}
+	for i, h := range hosts {
+		f, err := h.identify(ctx)
+		if err != nil {
+			return hypervisor.Support{}, err
+		}
+		if s := d.onHostFacts(k, f); i == 0 || s.Level > best.Level {
+			best = s
+		}
+	}
+	if best.Level == hypervisor.No || !machine {
+		return best, nil
+	}
+	return onHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
+		s, err := state(dom)
+		if err != nil {
+			return best, err
+		}
+		x, mark, err := parse(dom, 0)
+		if err != nil {
+			return best, err
+		}
+		if no, ok := onMachine(k, s, x, mark); ok {
+			return no, nil
+		}
+		return best, nil
+	})
+}
+
+// onHostFacts answers for one host.
+func (d *driver) onHostFacts(k hypervisor.Capability, f *libvirtx.Facts) hypervisor.Support {
+	if s, ok := fixed[k]; ok {
+		return s
+	}
+	switch {
+	case needsHosts[k] && len(d.hosts) < 2:
+		return no(hypervisor.ReasonSingleHost, "this Client has one host: open several, as in xen+ssh://root@h1,h2/system, or give MigrateOptions.To")
+	case k == hypervisor.CPUHotAdd:
+		return cpuHotAdd(f)
+	}
+	return yes
+}
+
+// cpuHotAdd knows the limit of libxlDomainSetVcpusFlags: the host's CPUs.
+func cpuHotAdd(f *libvirtx.Facts) hypervisor.Support {
+	if f.CPU.Threads < 2 {
+		return no(hypervisor.ReasonConfig, "libvirt gives a running machine at most as many CPUs as the host has, and host %s has one", f.Name)
+	}
+	return hypervisor.Support{Level: hypervisor.Unproven, Reason: hypervisor.ReasonConfig, Detail: "never run on a host with several CPUs; libvirt gives a running machine at most as many as the host has"}
+}
+
+// onMachine answers for one machine where it can do less than its host.
+func onMachine(k hypervisor.Capability, s hypervisor.PowerState, x *libvirtxml.Domain, mark libvirtx.Mark) (hypervisor.Support, bool) {
+	on := s == hypervisor.Running || s == hypervisor.Paused
+	switch k {
+	case hypervisor.PowerShutdown, hypervisor.PowerReset, hypervisor.PowerPause, hypervisor.PowerSuspend, hypervisor.MigrateLive, hypervisor.Reconfigure:
+		if isTemplate(x, mark) {
+			return no(hypervisor.ReasonIsTemplate, "this is a template: turn it into a machine first"), true
+		}
+	}
+	switch k {
+	case hypervisor.PowerSuspend, hypervisor.MigrateLive:
+		if passthrough(x) {
+			return no(hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved or moved: detach it first"), true
+		}
+	case hypervisor.CPUHotAdd:
+		if on && x.VCPU != nil && cpus(x) >= int(x.VCPU.Value) {
+			return no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d CPUs: raise MaxCPUs with NextStart", x.VCPU.Value), true
+		}
+	case hypervisor.MemoryHotAdd:
+		if on && currentKiB(x) >= memoryKiB(x) {
+			return no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB: raise MaxMemory with NextStart", memoryKiB(x)>>10), true
+		}
+	case hypervisor.DevicePCI, hypervisor.DeviceVF:
+		if kindOfMachine(x) == pvh {
+			return pvhNoDevice, true
+		}
+	}
+	if k == hypervisor.MigrateLive && kindOfMachine(x) == pv {
+		return no(hypervisor.ReasonPlatform, pvNotLive), true
+	}
+	return hypervisor.Support{}, false
+}
+
+var pvhNoDevice = no(hypervisor.ReasonPlatform, "Xen has no passthrough for PVH machines: make it pv or hvm")
+
+// refuse makes the error for what is never supported.
+func refuse(on hypervisor.Ref, k hypervisor.Capability) error {
+	s := fixed[k]
+	return hypervisor.Unsupported(on, k, s.Reason, s.Detail)
+}

@@ -1,0 +1,327 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// move is one migration, looked at and not begun.
+type move struct {
+	from, to *host
+	x        *libvirtxml.Domain // the definition for the next start
+	state    hypervisor.PowerState
+	still    bool // the guest stands still while its memory is sent
+	report   hypervisor.MigrateReport
+}
+
+func (m *move) block(r hypervisor.ReasonCode, on hypervisor.Ref, format string, args ...any) {
+	m.report.Blockers = append(m.report.Blockers, hypervisor.Blocker{Reason: r, Object: on, Detail: fmt.Sprintf(format, args...)})
+}
+
+// plan refuses what this driver never does and finds all that stands in the way.
+func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
+	h, err := d.locate(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	target := d
+	if r.To != nil {
+		var ok bool
+		if target, ok = r.To.(*driver); !ok {
+			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.MigrateCross, hypervisor.ReasonPlatform, "the other Client is of another kind: only plain Xen takes a Xen machine")
+		}
+	}
+	switch {
+	case r.Pool != "":
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.MigrateLive, hypervisor.ReasonPlatform, "libvirt has no resource pools: give a host")
+	case r.PostCopy:
+		return nil, refuse(id.Ref(), hypervisor.MigratePostCopy)
+	case r.Tuned():
+		return nil, refuse(id.Ref(), hypervisor.MigrateTuning)
+	case r.Timeout != 0:
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.TaskCancel, hypervisor.ReasonPlatform, "libvirt's Xen driver has no AbortJob: a migration under way can't be limited in time")
+	}
+	m := &move{from: h}
+	type seen struct {
+		live  *libvirtxml.Domain
+		mark  libvirtx.Mark
+		pools []libvirtx.Pool
+	}
+	v, err := onHost(ctx, h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (v seen, err error) {
+		if m.state, err = state(dom); err != nil {
+			return v, err
+		}
+		if v.live, v.mark, err = parse(dom, 0); err != nil {
+			return v, err
+		}
+		if m.x, _, err = inactive(dom); err != nil {
+			return v, err
+		}
+		v.pools, err = libvirtx.Pools(c)
+		return v, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if v.mark.Role != "" {
+		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+	}
+	if r.Storage != "" && !onStorage(v.pools, v.live, r.Storage) {
+		k := hypervisor.MigrateBoth
+		switch {
+		case r.Host == "" && m.state == hypervisor.Off:
+			k = hypervisor.MigrateStorage
+		case r.Host == "":
+			k = hypervisor.MigrateLiveStorage
+		}
+		return nil, refuse(id.Ref(), k)
+	}
+	if r.Host == "" {
+		if len(target.hosts) != 1 {
+			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "name the host that takes the machine")
+		}
+		m.to = target.hosts[0]
+	} else if m.to, err = target.host(r.Host); err != nil {
+		return nil, err
+	}
+	if _, err := m.to.identify(ctx); err != nil {
+		m.block(hypervisor.ReasonHostDown, m.to.ID().Ref(), "the host does not answer: %v", err)
+		return m, nil
+	}
+	m.how(r.Mode, id, v.live, isTemplate(v.live, v.mark))
+	if m.from.ID() == m.to.ID() {
+		m.block(hypervisor.ReasonSameHost, m.to.ID().Ref(), "the machine is on this host already")
+		return m, nil
+	}
+	return m, m.checkTarget(ctx, id, v.live, v.pools)
+}
+
+// onStorage reports whether all disks of a machine are in a pool.
+func onStorage(pools []libvirtx.Pool, x *libvirtxml.Domain, ds hypervisor.DatastoreID) bool {
+	for _, k := range writable(x) {
+		if p, ok := libvirtx.PoolOf(pools, diskPath(k)); !ok || p.UUID != string(ds) {
+			return false
+		}
+	}
+	return true
+}
+
+// how decides between live, standing still and cold.
+func (m *move) how(mode hypervisor.MigrateMode, id hypervisor.VMID, x *libvirtxml.Domain, template bool) {
+	running := m.state == hypervisor.Running
+	switch {
+	case template && mode == hypervisor.Live:
+		m.block(hypervisor.ReasonIsTemplate, id.Ref(), "a template does not run")
+	case m.state == hypervisor.Suspended:
+		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is suspended and its saved RAM is a file of its host: resume it or power it off first")
+	case m.state == hypervisor.Paused:
+		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is paused, and its guest takes part in a migration: resume it first")
+	case mode == hypervisor.Live && !running:
+		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is %s: it does not run", m.state)
+	case mode == hypervisor.Cold && running:
+		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is running: power it off first")
+	}
+	m.report.Method = "cold: the definition moves, the disks are shared"
+	if !running {
+		return
+	}
+	m.report.Method = "live, driven by this program"
+	if m.to.peer.URI != "" {
+		m.report.Method = "live, peer to peer"
+	}
+	if passthrough(x) {
+		m.block(hypervisor.ReasonVMPassthrough, id.Ref(), "a passed-through device can't be moved: detach it first")
+	}
+	if kindOfMachine(x) != pv {
+		return
+	}
+	if mode == hypervisor.Live {
+		m.block(hypervisor.ReasonPlatform, id.Ref(), "%s", pvNotLive)
+	}
+	m.still, m.report.Method = true, "stop and copy: the guest stands still while its RAM is sent"
+	m.report.Warnings = append(m.report.Warnings, hypervisor.Blocker{Reason: hypervisor.ReasonPlatform, Object: id.Ref(), Detail: pvNotLive})
+}
+
+// checkTarget looks whether the other host can take the machine.
+func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxml.Domain, pools []libvirtx.Pool) error {
+	to := m.to.ID()
+	type seen struct {
+		pools []libvirtx.Pool
+		nets  []hypervisor.NetworkInfo
+		free  uint64
+	}
+	v, err := libvirtx.Do(ctx, m.to.conn, 6, func(c *libvirt.Connect) (v seen, err error) {
+		for what, look := range map[string]func() (*libvirt.Domain, error){
+			"name": func() (*libvirt.Domain, error) { return c.LookupDomainByName(x.Name) },
+			"ID":   func() (*libvirt.Domain, error) { return c.LookupDomainByUUIDString(string(id)) },
+		} {
+			dom, err := look()
+			if libvirtx.NotFound(err) {
+				continue
+			}
+			if err != nil {
+				return v, err
+			}
+			same, err := dom.GetUUIDString()
+			_ = dom.Free() // a local reference
+			if err != nil {
+				return v, err
+			}
+			if what == "name" && same != string(id) {
+				m.block(hypervisor.ReasonNameTaken, hypervisor.VMID(same).Ref(), "host %s has another machine named %q", to, x.Name)
+			} else if what == "ID" {
+				m.block(hypervisor.ReasonIDTaken, id.Ref(), "host %s has a definition of this machine already: undefine it there", to)
+			}
+		}
+		if v.pools, err = libvirtx.Pools(c); err != nil {
+			return v, err
+		}
+		if v.nets, err = networks(c, to); err != nil {
+			return v, err
+		}
+		v.free, err = libvirtx.FreeMemory(c)
+		return v, err
+	})
+	if err != nil {
+		return err
+	}
+	for i := range x.Devices.Disks {
+		p := diskPath(&x.Devices.Disks[i])
+		if p == "" {
+			continue
+		}
+		here, ok := libvirtx.PoolOf(pools, p)
+		if there, found := libvirtx.PoolOf(v.pools, p); !ok || !found || here.UUID != there.UUID {
+			m.block(hypervisor.ReasonDiskUnreachable, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(libvirtx.ImageID(pools, m.from.ID(), p))},
+				"image %s is not in a storage pool that both hosts have: move it to a shared one (with one UUID on both)", p)
+		}
+	}
+	for i := range x.Devices.Interfaces {
+		n := &x.Devices.Interfaces[i]
+		if want := nicInfo(n).Network; !isGuard(n) && want != "" && !hasNetwork(v.nets, want) {
+			m.block(hypervisor.ReasonNetworkMissing, want.Ref(), "host %s has no such network", to)
+		}
+	}
+	if need := uint64(currentKiB(x)) << 10; m.state == hypervisor.Running && v.free < need {
+		m.block(hypervisor.ReasonNoMemory, to.Ref(), "the machine has %d MiB of memory, host %s %d MiB free", need>>20, to, v.free>>20)
+	}
+	return nil
+}
+
+func hasNetwork(nets []hypervisor.NetworkInfo, id hypervisor.NetworkID) bool {
+	for _, n := range nets {
+		if n.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckMigrate implements hypervisor.Migrator.
+func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.MigrateReport, error) {
+	m, err := d.plan(ctx, id, r)
+	if err != nil {
+		return hypervisor.MigrateReport{}, err
+	}
+	return m.report, nil
+}
+
+// Migrate implements hypervisor.Migrator.
+func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.DriverTask, error) {
+	m, err := d.plan(ctx, id, r)
+	if err != nil {
+		return nil, err
+	}
+	if !m.report.OK() {
+		return nil, hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
+	}
+	t, err := d.run(ctx, "migrate", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		report(hypervisor.TaskState{Fraction: -1, Phase: m.report.Method})
+		begin := time.Now()
+		sure := context.WithoutCancel(ctx)
+		result := hypervisor.MigrateResult{VM: id, Host: m.to.ID(), Downtime: -1, Method: m.report.Method}
+		var err error
+		if m.state == hypervisor.Running {
+			err = m.send(sure, id)
+		} else {
+			err = m.hand(sure, id)
+		}
+		result.Total = time.Since(begin)
+		return hypervisor.TaskState{Result: id.Ref(), Migration: &result, Err: err}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return unstoppable{t}, nil
+}
+
+// unstoppable is a migration: libvirt's Xen driver has nothing to stop it with.
+type unstoppable struct{ hypervisor.DriverTask }
+
+func (u unstoppable) Cancel(context.Context) error {
+	return hypervisor.Unsupported(u.ID().Ref(), hypervisor.TaskCancel, hypervisor.ReasonPlatform, "libvirt's Xen driver has no AbortJob: the migration runs to its end")
+}
+
+// send moves a running machine. When it fails libvirt lets the machine run on
+// at the source and removes what the target had of it.
+func (m *move) send(ctx context.Context, id hypervisor.VMID) error {
+	flags := libvirt.MIGRATE_PERSIST_DEST | libvirt.MIGRATE_UNDEFINE_SOURCE
+	if !m.still {
+		flags |= libvirt.MIGRATE_LIVE
+	}
+	p := &libvirt.DomainMigrateParameters{}
+	if uri := m.to.peer.Migrate; uri != "" {
+		p.URI, p.URISet = uri, true
+	}
+	_, err := onHost(ctx, m.from, id, 5, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		if uri := m.to.peer.URI; uri != "" {
+			return struct{}{}, dom.MigrateToURI3(uri, p, flags|libvirt.MIGRATE_PEER2PEER)
+		}
+		return libvirtx.Do(ctx, m.to.conn, 3, func(to *libvirt.Connect) (struct{}, error) {
+			there, err := dom.Migrate3(to, p, flags)
+			if err != nil {
+				return struct{}{}, err
+			}
+			return struct{}{}, there.Free()
+		})
+	})
+	return err
+}
+
+// hand moves the definition of a machine that is off: the target gets it
+// before the source forgets it.
+func (m *move) hand(ctx context.Context, id hypervisor.VMID) error {
+	_, err := onHost(ctx, m.from, id, 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		s, err := state(dom)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if s != hypervisor.Off {
+			return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s by now", s)
+		}
+		if _, err := libvirtx.Do(ctx, m.to.conn, 1, func(to *libvirt.Connect) (struct{}, error) { return struct{}{}, define(to, m.x) }); err != nil {
+			return struct{}{}, err
+		}
+		err = dom.UndefineFlags(0)
+		if err == nil {
+			return struct{}{}, nil
+		}
+		_, back := onHost(ctx, m.to, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, dom.UndefineFlags(0)
+		})
+		if back != nil {
+			err = fmt.Errorf("%w (and the target keeps a definition: %w)", err, back)
+		}
+		return struct{}{}, err
+	})
+	return err
+}

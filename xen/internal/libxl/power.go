@@ -1,0 +1,176 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// Power implements hypervisor.Powerer.
+func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
+	return d.simple(ctx, string(r.Op), id, shortWork, func(ctx context.Context) error {
+		if r.Op == hypervisor.PowerOpShutdown {
+			return d.shutdown(ctx, id, r)
+		}
+		_, err := onDomain(context.WithoutCancel(ctx), d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, power(dom, id, r)
+		})
+		return err
+	})
+}
+
+// power brings a machine to where the operation leads.
+func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) error {
+	s, err := state(dom)
+	if err != nil {
+		return err
+	}
+	x, mark, err := parse(dom, 0)
+	if err != nil {
+		return err
+	}
+	switch {
+	case mark.Role != "":
+		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+	case isTemplate(x, mark) && r.Op != hypervisor.PowerOpOff:
+		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine with MarkVM, or deploy from it")
+	}
+	wrong := func(remedy string) error {
+		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: %s", s, remedy)
+	}
+	switch r.Op {
+	case hypervisor.PowerOpStart:
+		switch s {
+		case hypervisor.Running:
+			return nil
+		case hypervisor.Off, hypervisor.Suspended: // libvirt restores a saved state by itself
+			return dom.Create()
+		}
+		return wrong("use Resume")
+	case hypervisor.PowerOpResume:
+		switch s {
+		case hypervisor.Running:
+			return nil
+		case hypervisor.Paused:
+			return dom.Resume()
+		case hypervisor.Suspended:
+			return dom.Create()
+		}
+		return wrong("use Start")
+	case hypervisor.PowerOpOff:
+		switch s {
+		case hypervisor.Off:
+			return nil
+		case hypervisor.Suspended:
+			return dom.ManagedSaveRemove(0)
+		}
+		return dom.Destroy()
+	case hypervisor.PowerOpPause:
+		switch s {
+		case hypervisor.Paused:
+			return nil
+		case hypervisor.Running:
+			return dom.Suspend()
+		}
+		return wrong("only a running one can be paused")
+	case hypervisor.PowerOpSuspend:
+		switch s {
+		case hypervisor.Suspended:
+			return nil
+		case hypervisor.Running, hypervisor.Paused:
+			if passthrough(x) {
+				return hypervisor.Unsupported(id.Ref(), hypervisor.PowerSuspend, hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved: detach it first")
+			}
+			if s == hypervisor.Paused {
+				return wrong("the guest takes part in saving its RAM: resume it first")
+			}
+			return dom.ManagedSave(0)
+		}
+		return wrong("only a running one can be suspended")
+	case hypervisor.PowerOpReset:
+		if s == hypervisor.Running || s == hypervisor.Paused {
+			return reset(dom, id)
+		}
+		return wrong("use Start")
+	case hypervisor.PowerOpReboot:
+		if s != hypervisor.Running {
+			return wrong("use Start or Resume")
+		}
+		return dom.Reboot(libvirt.DOMAIN_REBOOT_DEFAULT)
+	}
+	return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "unknown power operation %q", r.Op)
+}
+
+// reset is composed: libvirt's Xen driver has no such call.
+func reset(dom *libvirt.Domain, id hypervisor.VMID) error {
+	if persistent, err := dom.IsPersistent(); err != nil || !persistent {
+		return hypervisor.Unsupported(id.Ref(), hypervisor.PowerReset, hypervisor.ReasonConfig, "the domain is transient: destroyed, it would be gone")
+	}
+	if err := dom.Destroy(); err != nil {
+		return err
+	}
+	if err := dom.Create(); err != nil {
+		return fmt.Errorf("the machine was powered off and could not be started again: %w", err)
+	}
+	return nil
+}
+
+// shutdown asks the guest through Xen's own channel, and by the ACPI button if
+// it does not listen there, and waits for the end.
+func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) error {
+	end := time.Now().Add(r.Timeout)
+	done, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+		s, err := state(dom)
+		if err != nil || s == hypervisor.Off {
+			return s == hypervisor.Off, err
+		}
+		x, mark, err := parse(dom, 0)
+		switch {
+		case err != nil:
+			return false, err
+		case isTemplate(x, mark):
+			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template, which never runs")
+		case s != hypervisor.Running:
+			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: its guest can't shut down; resume it first, or use PowerOff", s)
+		}
+		return false, dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_DEFAULT)
+	})
+	for err == nil && !done {
+		done, err = onDomain(ctx, d, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+			s, err := state(dom)
+			if err != nil || s == hypervisor.Off {
+				return err == nil, err
+			}
+			if time.Now().Before(end) {
+				return false, nil
+			}
+			if r.Force {
+				return true, dom.Destroy()
+			}
+			return false, hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest did not shut down within %v and goes on running", r.Timeout)
+		})
+		if err == nil && !done {
+			err = pause(ctx, pollEvery)
+		}
+	}
+	return err
+}
+
+// SetLabels implements hypervisor.Labeler.
+func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
+	_, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, m, err := inactive(dom)
+		if err != nil {
+			return struct{}{}, err
+		}
+		m.SetLabels(labels)
+		return struct{}{}, writeMark(dom, m)
+	})
+	return err
+}

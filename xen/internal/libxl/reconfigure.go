@@ -1,0 +1,242 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"context"
+	"fmt"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// resize sets the memory of a definition, within its range if it has one.
+func resize(x *libvirtxml.Domain, kib int64) {
+	limit := uint64(kib)
+	if memoryKiB(x) > currentKiB(x) && kib <= memoryKiB(x) { // ballooned: the range stays
+		limit = uint64(memoryKiB(x))
+	}
+	setMemory(x, limit, uint64(kib))
+}
+
+func setCPUs(x *libvirtxml.Domain, now, limit int) {
+	current, old := cpus(x), max(x.VCPU.Value, 1)
+	if now == 0 {
+		now = current
+	}
+	if limit == 0 {
+		if limit = int(old); current == limit { // no room for hot add before, none now
+			limit = now
+		}
+	}
+	x.VCPU.Current, x.VCPU.Value, x.VCPUs = uint(now), uint(max(now, limit)), nil
+}
+
+// Reconfigure implements hypervisor.Reconfigurer.
+func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
+	if ch.Name != "" {
+		if err := checkName("new name", ch.Name, id.Ref()); err != nil {
+			return nil, err
+		}
+	}
+	return d.simple(ctx, "reconfigure", id, shortWork, func(ctx context.Context) error {
+		h, err := d.locate(ctx, id)
+		if err != nil {
+			return err
+		}
+		f, err := h.identify(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = onHost(context.WithoutCancel(ctx), h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			s, err := changeable(dom, id)
+			if err != nil {
+				return struct{}{}, err
+			}
+			want := hypervisor.VMSpec{CPUs: ch.CPUs, MaxCPUs: ch.MaxCPUs, MemoryBytes: ch.MemoryBytes, MaxMemoryBytes: ch.MaxMemory}
+			if r := ch.DynamicMemory; r != nil && *r != (hypervisor.MemoryRange{}) {
+				want.DynamicMemory = r
+			}
+			if err := (site{h: h, f: f}).fits(id.Ref(), want); err != nil {
+				return struct{}{}, err
+			}
+			if s == hypervisor.Off {
+				return struct{}{}, changeOff(c, dom, id, ch)
+			}
+			return struct{}{}, changeLive(c, dom, f, id, ch)
+		})
+		return err
+	})
+}
+
+// apply writes changes into a definition.
+func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hypervisor.Ref) error {
+	if x.VCPU == nil {
+		x.VCPU = &libvirtxml.DomainVCPU{Value: 1}
+	}
+	if ch.CPUs > 0 || ch.MaxCPUs > 0 {
+		if ch.MaxCPUs > 0 && ch.CPUs == 0 && ch.MaxCPUs < cpus(x) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, cpus(x))
+		}
+		setCPUs(x, ch.CPUs, ch.MaxCPUs)
+	}
+	now := currentKiB(x)
+	if ch.MemoryBytes > 0 {
+		now = ch.MemoryBytes >> 10
+	}
+	if r := ch.DynamicMemory; r != nil {
+		m.MinKiB = uint64(r.MinBytes >> 10)
+		switch {
+		case *r == (hypervisor.MemoryRange{}):
+			setMemory(x, uint64(now), uint64(now))
+		case now<<10 < r.MinBytes || now<<10 > r.MaxBytes:
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the machine's memory of %d bytes is outside DynamicMemory %d to %d", now<<10, r.MinBytes, r.MaxBytes)
+		default:
+			setMemory(x, uint64(r.MaxBytes>>10), uint64(now))
+		}
+	} else if ch.MemoryBytes > 0 {
+		if m.MinKiB > 0 && (now < int64(m.MinKiB) || now > memoryKiB(x)) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, memoryKiB(x))
+		}
+		resize(x, now)
+	}
+	if limit := ch.MaxMemory >> 10; limit > 0 {
+		if limit < now {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxMemory %d is below the machine's memory of %d KiB", ch.MaxMemory, now)
+		}
+		setMemory(x, uint64(limit), uint64(now))
+	}
+	if ch.Description != nil {
+		x.Description = *ch.Description
+	}
+	return putMark(x, *m)
+}
+
+// changeOff redefines. libvirt's Xen driver has no Rename, and refuses a
+// definition that changes the name of a UUID: with a new name the old
+// definition is removed first, and comes back if the new one is refused.
+func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
+	x, m, err := inactive(dom)
+	if err != nil {
+		return err
+	}
+	if err := apply(x, &m, ch, id.Ref()); err != nil {
+		return err
+	}
+	if ch.Name == "" || ch.Name == x.Name {
+		return define(c, x)
+	}
+	if other, err := c.LookupDomainByName(ch.Name); err == nil {
+		_ = other.Free() // a local reference
+		return hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: ch.Name}, "the name is taken: libvirt wants unique names")
+	}
+	old, _, err := inactive(dom)
+	if err != nil {
+		return err
+	}
+	x.Name = ch.Name
+	if err := dom.UndefineFlags(0); err != nil {
+		return err
+	}
+	if err = define(c, x); err == nil {
+		return nil
+	}
+	if again := define(c, old); again != nil {
+		return &hypervisor.Error{Kind: libvirtx.Kind(err), Object: id.Ref(), Leftover: diskRefs(c, old),
+			Err: fmt.Errorf("the machine could not be renamed (%w), and its old definition not be restored (%w)", err, again)}
+	}
+	return err
+}
+
+// diskRefs names the images of a definition.
+func diskRefs(c *libvirt.Connect, x *libvirtxml.Domain) []hypervisor.Ref {
+	var out []hypervisor.Ref
+	pools, _ := libvirtx.Pools(c) // without them the paths have to do
+	for _, k := range writable(x) {
+		p := diskPath(k)
+		out = append(out, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(libvirtx.ImageID(pools, "", p)), Name: p})
+	}
+	return out
+}
+
+// changeLive first looks whether everything can be done, then does it.
+func changeLive(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, id hypervisor.VMID, ch hypervisor.Changes) error {
+	live, mark, err := parse(dom, 0)
+	if err != nil {
+		return err
+	}
+	if ch.Name != "" && ch.Name != live.Name {
+		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "only machines that are off can be renamed: shut it down first")
+	}
+	later := hypervisor.Changes{} // at the next start
+	wait := func(s hypervisor.Support, k hypervisor.Capability) error {
+		if ch.NextStart {
+			return nil
+		}
+		return hypervisor.Unsupported(id.Ref(), k, s.Reason, s.Detail+"; set NextStart to have it at the next start")
+	}
+	if ch.CPUs == cpus(live) {
+		ch.CPUs = 0
+	}
+	if ch.CPUs > 0 {
+		s, bad := cpuHotAdd(f), true
+		if s.Level != hypervisor.No {
+			s, bad = onMachine(hypervisor.CPUHotAdd, hypervisor.Running, live, mark)
+			bad = bad && ch.CPUs > int(live.VCPU.Value)
+			if !bad && ch.CPUs > f.CPU.Threads {
+				s, bad = no(hypervisor.ReasonConfig, "libvirt gives a running machine at most as many CPUs as the host has, %d", f.CPU.Threads), true
+			}
+		}
+		if bad {
+			if err := wait(s, hypervisor.CPUHotAdd); err != nil {
+				return err
+			}
+			later.CPUs, ch.CPUs = ch.CPUs, 0
+		}
+	}
+	if want := ch.MemoryBytes >> 10; want > memoryKiB(live) {
+		s := no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB", memoryKiB(live)>>10)
+		if err := wait(s, hypervisor.MemoryHotAdd); err != nil {
+			return err
+		}
+		later.MemoryBytes, ch.MemoryBytes = ch.MemoryBytes, 0
+	} else if ch.MemoryBytes > 0 && want < int64(mark.MinKiB) {
+		return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
+	}
+	if ch.MaxCPUs > 0 || ch.MaxMemory > 0 || ch.DynamicMemory != nil {
+		if err := wait(no(hypervisor.ReasonVMState, "limits can't change while the machine runs"), hypervisor.Reconfigure); err != nil {
+			return err
+		}
+		later.MaxCPUs, later.MaxMemory, later.DynamicMemory = ch.MaxCPUs, ch.MaxMemory, ch.DynamicMemory
+	}
+	const both = libvirt.DOMAIN_AFFECT_LIVE | libvirt.DOMAIN_AFFECT_CONFIG
+	if ch.Description != nil {
+		if err := dom.SetMetadata(libvirt.DOMAIN_METADATA_DESCRIPTION, *ch.Description, "", "", both); err != nil {
+			return err
+		}
+	}
+	if ch.CPUs > 0 {
+		if err := dom.SetVcpusFlags(uint(ch.CPUs), libvirt.DOMAIN_VCPU_LIVE|libvirt.DOMAIN_VCPU_CONFIG); err != nil {
+			return err
+		}
+	}
+	if ch.MemoryBytes > 0 {
+		if err := dom.SetMemoryFlags(uint64(ch.MemoryBytes>>10), libvirt.DOMAIN_MEM_LIVE|libvirt.DOMAIN_MEM_CONFIG); err != nil {
+			return err
+		}
+	}
+	if later == (hypervisor.Changes{}) {
+		return nil
+	}
+	x, m, err := inactive(dom)
+	if err != nil {
+		return err
+	}
+	if err := apply(x, &m, later, id.Ref()); err != nil {
+		return err
+	}
+	return define(c, x)
+}

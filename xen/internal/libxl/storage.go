@@ -1,0 +1,180 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// hostPools are the pools of one host that answers.
+type hostPools struct {
+	h     *host
+	pools []libvirtx.Pool
+}
+
+// allPools reads the pools of all hosts that answer.
+func (d *driver) allPools(ctx context.Context) ([]hostPools, error) {
+	out := make([]hostPools, len(d.hosts))
+	errs := make([]error, len(d.hosts))
+	var wg sync.WaitGroup
+	for i, h := range d.hosts {
+		wg.Go(func() {
+			out[i].h = h
+			if _, errs[i] = h.identify(ctx); errs[i] == nil {
+				out[i].pools, errs[i] = libvirtx.Do(ctx, h.conn, 1, libvirtx.Pools)
+			}
+		})
+	}
+	wg.Wait()
+	kept := out[:0]
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			kept = append(kept, out[i])
+		case d.kindOf(err) != hypervisor.KindUnavailable:
+			return nil, err
+		}
+	}
+	if len(kept) == 0 {
+		return nil, errs[0]
+	}
+	return kept, nil
+}
+
+// Datastores implements hypervisor.StorageLister.
+func (d *driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, error) {
+	all, err := d.allPools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at := map[string]int{}
+	var out []hypervisor.DatastoreInfo
+	for _, hp := range all {
+		for _, p := range hp.pools {
+			i, ok := at[p.UUID]
+			if !ok {
+				i = len(out)
+				at[p.UUID] = i
+				out = append(out, hypervisor.DatastoreInfo{ID: hypervisor.DatastoreID(p.UUID), Name: p.Name, Type: p.Type,
+					CapacityBytes: p.Capacity, FreeBytes: min(p.Free, p.Capacity), Shared: p.Network})
+			}
+			out[i].Accessible = out[i].Accessible || p.Active
+			if p.Active {
+				out[i].Hosts = append(out[i].Hosts, hp.h.ID())
+				out[i].Shared = out[i].Shared || len(out[i].Hosts) > 1
+			}
+		}
+	}
+	return out, nil
+}
+
+// onPool runs f on a host that has the pool.
+func onPool[T any](ctx context.Context, d *driver, pool string, calls int, f func(h *host, c *libvirt.Connect, pools []libvirtx.Pool) (T, error)) (T, error) {
+	var zero T
+	all, err := d.allPools(ctx)
+	if err != nil {
+		return zero, err
+	}
+	for _, hp := range all {
+		for _, p := range hp.pools {
+			if p.UUID == pool && p.Active {
+				return libvirtx.Do(ctx, hp.h.conn, calls, func(c *libvirt.Connect) (T, error) { return f(hp.h, c, hp.pools) })
+			}
+		}
+	}
+	return zero, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.DatastoreID(pool).Ref(), "no host that answers has such an active datastore")
+}
+
+// Volumes implements hypervisor.StorageManager.
+func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
+	return onPool(ctx, d, string(ds), 3, func(h *host, c *libvirt.Connect, pools []libvirtx.Pool) ([]hypervisor.VolumeInfo, error) {
+		if err := libvirtx.Refresh(c, string(ds)); err != nil {
+			return nil, err
+		}
+		vols, err := libvirtx.Volumes(c, string(ds))
+		if err != nil {
+			return nil, err
+		}
+		var out []hypervisor.VolumeInfo
+		for _, v := range vols {
+			i := hypervisor.VolumeInfo{ID: v.ID(), Name: v.Name, Datastore: ds, SizeBytes: v.Capacity, UsedBytes: v.Allocation, Format: v.Format}
+			if v.Backing != "" {
+				i.Parent = libvirtx.ImageID(pools, h.ID(), v.Backing)
+			}
+			out = append(out, i)
+		}
+		return out, nil
+	})
+}
+
+// CreateVolume implements hypervisor.StorageManager. The image is qcow2, or
+// raw if its name ends with .raw or .iso.
+func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
+	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}
+	if err := checkName("name", s.Name, on); err != nil {
+		return nil, err
+	}
+	format := "qcow2"
+	if strings.HasSuffix(s.Name, ".raw") || strings.HasSuffix(s.Name, ".iso") {
+		format = "raw"
+	}
+	tid := hypervisor.TaskID("libxl:create-volume:" + libvirtx.Nonce())
+	return d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		v, err := onPool(context.WithoutCancel(ctx), d, string(s.Datastore), 3, func(_ *host, c *libvirt.Connect, pools []libvirtx.Pool) (libvirtx.Volume, error) {
+			spec := libvirtx.VolumeSpec{Pool: string(s.Datastore), Name: s.Name, Capacity: s.SizeBytes, Format: format, Thick: s.Provisioning == hypervisor.Thick}
+			if s.From != "" {
+				pool, name, ok := libvirtx.SplitVolumeID(s.From)
+				if !ok {
+					return libvirtx.Volume{}, hypervisor.Errorf(hypervisor.KindNotFound, s.From.Ref(), "no such image")
+				}
+				from, err := libvirtx.FindVolume(c, pool, name)
+				if err != nil {
+					return libvirtx.Volume{}, err
+				}
+				spec.From, spec.Capacity = from.Path, max(spec.Capacity, from.Capacity)
+			}
+			return libvirtx.CreateVolume(c, pools, spec)
+		})
+		return hypervisor.TaskState{Result: v.Ref(), Err: err}
+	})
+}
+
+// DeleteVolume implements hypervisor.StorageManager.
+func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
+	pool, name, ok := libvirtx.SplitVolumeID(id)
+	if !ok {
+		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such image: an ID is a pool's UUID, a slash, and a name")
+	}
+	tid := hypervisor.TaskID("libxl:delete-volume:" + libvirtx.Nonce())
+	return d.tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+		h, err := onPool(ctx, d, pool, 1, func(h *host, _ *libvirt.Connect, _ []libvirtx.Pool) (*host, error) { return h, nil })
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		b, err := d.books(ctx, h)
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		_, err = libvirtx.Do(context.WithoutCancel(ctx), h.conn, 3, func(c *libvirt.Connect) (struct{}, error) {
+			v, err := libvirtx.FindVolume(c, pool, name)
+			if err != nil {
+				return struct{}{}, err
+			}
+			if o := b.others(v.Path, ""); len(o) > 0 {
+				return struct{}{}, busyWith(id.Ref(), o, "the image is a disk of")
+			}
+			if o := b.dependants(set{v.Path: true}); len(o) > 0 {
+				return struct{}{}, busyWith(id.Ref(), o, "the image is the base of")
+			}
+			return struct{}{}, libvirtx.DeleteVolume(c, pool, name)
+		})
+		return hypervisor.TaskState{Err: err}
+	})
+}

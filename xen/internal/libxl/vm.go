@@ -1,0 +1,328 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// ListVMs implements hypervisor.Driver. It is three requests for each host, in
+// parallel, and one for each domain: libvirt's Xen driver has no bulk
+// statistics, and the number of CPUs is in the definition alone. Full adds the
+// storage pools and a look-up of each disk's image.
+func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
+	hosts := d.hosts
+	if q.Host != "" {
+		h, err := d.host(q.Host)
+		if err != nil {
+			return hypervisor.VMPage{}, err
+		}
+		hosts = []*host{h}
+	}
+	parts := make([][]hypervisor.VMInfo, len(hosts))
+	errs := make([]error, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Go(func() { parts[i], errs[i] = h.list(ctx, q) })
+	}
+	wg.Wait()
+	failed := 0
+	for _, err := range errs {
+		if err != nil {
+			failed++
+			// A host that is down hides its machines, not those of others.
+			if len(hosts) == 1 || d.kindOf(err) != hypervisor.KindUnavailable {
+				return hypervisor.VMPage{}, err
+			}
+		}
+	}
+	if failed == len(hosts) {
+		return hypervisor.VMPage{}, errs[0]
+	}
+	return hypervisor.VMPage{VMs: merge(parts)}, nil
+}
+
+// merge keeps one of two definitions of a machine: the one that is not off.
+func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	at := map[hypervisor.VMID]int{}
+	var out []hypervisor.VMInfo
+	for _, p := range parts {
+		for _, v := range p {
+			i, dup := at[v.ID]
+			switch {
+			case !dup:
+				at[v.ID] = len(out)
+				out = append(out, v)
+			case out[i].State == hypervisor.Off:
+				out[i] = v
+			}
+		}
+	}
+	return out
+}
+
+// list reads one host's machines.
+func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+	if _, err := h.identify(ctx); err != nil {
+		return nil, err
+	}
+	if q.Name == "" && q.Token == "" {
+		return libvirtx.Do(ctx, h.conn, 3, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) { return h.listAll(ctx, c, q) })
+	}
+	return libvirtx.Do(ctx, h.conn, 1, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
+		var dom *libvirt.Domain
+		var err error
+		if q.Token != "" {
+			dom, err = c.LookupDomainByUUIDString(libvirtx.TokenUUID(q.Token))
+		} else {
+			dom, err = c.LookupDomainByName(q.Name)
+		}
+		if libvirtx.NotFound(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer dom.Free()
+		v, err := h.read(ctx, c, dom)
+		if d := h.d.kindOf(err); d == hypervisor.KindNotFound ||
+			err == nil && (v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Token != q.Token) {
+			return nil, nil
+		}
+		return []hypervisor.VMInfo{v}, err
+	})
+}
+
+func (h *host) listAll(ctx context.Context, c *libvirt.Connect, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+	in := inventory{host: h.ID(), at: time.Now(), full: q.Detail == hypervisor.Full}
+	var all []libvirt.Domain
+	var paused, saved map[string]bool
+	var wg sync.WaitGroup
+	errs := make([]error, 4)
+	wg.Go(func() { all, errs[0] = c.ListAllDomains(0) })
+	wg.Go(func() { paused, errs[1] = marked(c, libvirt.CONNECT_LIST_DOMAINS_PAUSED) })
+	wg.Go(func() { saved, errs[2] = marked(c, libvirt.CONNECT_LIST_DOMAINS_MANAGEDSAVE) })
+	if in.full {
+		wg.Go(func() { in.pools, errs[3] = libvirtx.Pools(c) })
+	}
+	wg.Wait()
+	defer func() {
+		for i := range all {
+			_ = all[i].Free() // a local reference
+		}
+	}()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	hypervisor.CountCalls(ctx, len(all)+2*len(in.pools))
+	out := make([]hypervisor.VMInfo, len(all))
+	err := libvirtx.Each(len(all), func(i int) error {
+		uuid, err := all[i].GetUUIDString() // this and the ID are local
+		if err != nil || uuid == dom0 {
+			return err
+		}
+		state := hypervisor.Off
+		if _, err := all[i].GetID(); err == nil {
+			state = hypervisor.Running
+			if paused[uuid] {
+				state = hypervisor.Paused
+			}
+		} else if saved[uuid] {
+			state = hypervisor.Suspended
+		}
+		x, mark, err := parse(&all[i], 0)
+		if libvirtx.NotFound(err) || err == nil && mark.Role != "" {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		out[i] = in.machine(ctx, c, x, mark, state)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	keep := out[:0]
+	for i := range out {
+		if out[i].ID != "" && out[i].Template == q.Templates {
+			keep = append(keep, out[i])
+		}
+	}
+	return keep, nil
+}
+
+// marked returns the UUIDs of the domains that a filter lets pass.
+func marked(c *libvirt.Connect, f libvirt.ConnectListAllDomainsFlags) (map[string]bool, error) {
+	all, err := c.ListAllDomains(f)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool, len(all))
+	for i := range all {
+		id, err := all[i].GetUUIDString()
+		if err != nil {
+			return nil, err
+		}
+		out[id] = true
+		_ = all[i].Free() // a local reference
+	}
+	return out, nil
+}
+
+// GetVM implements hypervisor.Driver.
+func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
+	h, err := d.locate(ctx, id)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	if _, err := h.identify(ctx); err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	return onHost(ctx, h, id, 0, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
+		return h.read(ctx, c, dom)
+	})
+}
+
+// read is one machine in full, with its running job.
+func (h *host) read(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
+	s, err := state(dom)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	x, mark, err := parse(dom, 0)
+	if err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	if mark.Role != "" || x.UUID == dom0 {
+		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(x.UUID).Ref(), "this domain is no machine")
+	}
+	in := inventory{host: h.ID(), at: time.Now(), full: true}
+	if in.pools, err = libvirtx.Pools(c); err != nil {
+		return hypervisor.VMInfo{}, err
+	}
+	hypervisor.CountCalls(ctx, 5+2*len(in.pools))
+	v := in.machine(ctx, c, x, mark, s)
+	if t, ok := jobTask(dom, x.UUID); ok {
+		v.Tasks = append(v.Tasks, t)
+	}
+	return v, nil
+}
+
+// inventory is what a listing knows besides the domains.
+type inventory struct {
+	host  hypervisor.HostID
+	at    time.Time
+	full  bool
+	pools []libvirtx.Pool
+}
+
+// powerState maps virDomainState. Blocked and shutting down machines hold RAM
+// and may run on by themselves: they are Running.
+func powerState(s libvirt.DomainState) hypervisor.PowerState {
+	switch s {
+	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED, libvirt.DOMAIN_SHUTDOWN, libvirt.DOMAIN_PMSUSPENDED:
+		return hypervisor.Running
+	case libvirt.DOMAIN_PAUSED:
+		return hypervisor.Paused
+	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED:
+		return hypervisor.Off
+	}
+	return hypervisor.StateUnknown
+}
+
+// machine describes a domain by its definition.
+func (in *inventory) machine(ctx context.Context, c *libvirt.Connect, x *libvirtxml.Domain, mark libvirtx.Mark, s hypervisor.PowerState) hypervisor.VMInfo {
+	v := hypervisor.VMInfo{ID: hypervisor.VMID(x.UUID), Name: x.Name, Host: in.host, ReadAt: in.at, State: s,
+		CPUs: cpus(x), MemoryBytes: currentKiB(x) << 10, MaxMemoryBytes: memoryKiB(x) << 10}
+	if isTemplate(x, mark) {
+		v.Template, v.MemoryBytes, v.MaxMemoryBytes = true, int64(mark.Template.CurrentKiB)<<10, int64(mark.Template.MemoryKiB)<<10
+	}
+	if !in.full {
+		v.MaxMemoryBytes = 0
+		return v
+	}
+	v.Description, v.GuestOS, v.Token, v.Labels, v.CreatedAt = x.Description, mark.GuestOS, mark.Token, mark.LabelMap(), mark.CreatedAt()
+	v.Placement.Host, v.Machine = in.host, kindOfMachine(x)
+	if v.Machine == hvm {
+		v.Firmware = hypervisor.BIOS
+		if x.OS.Firmware == "efi" || x.OS.Loader != nil && x.OS.Loader.Type == "pflash" {
+			v.Firmware = hypervisor.UEFI
+		}
+	}
+	if x.VCPU != nil {
+		v.MaxCPUs = int(x.VCPU.Value)
+	}
+	if mark.MinKiB > 0 {
+		v.DynamicMemory = &hypervisor.MemoryRange{MinBytes: int64(mark.MinKiB) << 10, MaxBytes: v.MaxMemoryBytes}
+	}
+	for i := range x.Devices.Disks {
+		v.Disks = append(v.Disks, in.disk(ctx, c, &x.Devices.Disks[i]))
+	}
+	if len(v.Disks) > 0 {
+		v.Placement.Datastore = v.Disks[0].Datastore
+	}
+	for i := range x.Devices.Interfaces {
+		if n := &x.Devices.Interfaces[i]; !isGuard(n) {
+			v.NICs = append(v.NICs, nicInfo(n))
+		}
+	}
+	v.Devices = attached(in.host, x)
+	return v
+}
+
+// cpus is how many CPUs a definition gives, or a running domain has.
+func cpus(x *libvirtxml.Domain) int {
+	switch {
+	case x.VCPU == nil:
+		return 1
+	case x.VCPU.Current > 0:
+		return int(x.VCPU.Current)
+	}
+	return int(x.VCPU.Value)
+}
+
+// disk describes one disk, with what its storage pool knows of the image.
+func (in *inventory) disk(ctx context.Context, c *libvirt.Connect, k *libvirtxml.DomainDisk) hypervisor.DiskInfo {
+	i := hypervisor.DiskInfo{CDROM: k.Device == "cdrom", ReadOnly: k.ReadOnly != nil, Provisioning: hypervisor.Thin}
+	if k.Target != nil {
+		i.ID, i.Bus = hypervisor.DiskID(k.Target.Dev), k.Target.Bus
+	}
+	if k.Driver != nil {
+		i.Format = k.Driver.Type
+	}
+	p := diskPath(k)
+	if p == "" {
+		return i
+	}
+	i.Volume = libvirtx.ImageID(in.pools, in.host, p)
+	if pool, ok := libvirtx.PoolOf(in.pools, p); ok {
+		i.Datastore = hypervisor.DatastoreID(pool.UUID)
+	}
+	hypervisor.CountCalls(ctx, 3)
+	vol, err := libvirtx.FindImage(c, in.pools, p)
+	if err != nil {
+		return i // in no pool, or gone: what the definition says has to do
+	}
+	i.SizeBytes, i.UsedBytes = vol.Capacity, vol.Allocation
+	if vol.Backing != "" {
+		i.Parent = libvirtx.ImageID(in.pools, in.host, vol.Backing)
+	}
+	if i.UsedBytes >= i.SizeBytes && i.SizeBytes > 0 {
+		i.Provisioning = hypervisor.Thick
+	}
+	return i
+}
