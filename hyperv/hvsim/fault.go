@@ -68,7 +68,8 @@ func (s *Sim) strike(h *Host, op, what string, fits func(*Fault) bool) *Fault {
 }
 
 func (s *Sim) fault(h *Host, op, what string) error {
-	if f := s.strike(h, op, what, func(f *Fault) bool { return f.HRESULT != 0 }); f != nil {
+	// A fault for any operation is for those that ask WMI something; the next page of an answer is not one.
+	if f := s.strike(h, op, what, func(f *Fault) bool { return f.HRESULT != 0 && (op != "Pull" || f.Op == op) }); f != nil {
 		return wbem.Errorf(f.HRESULT, "")
 	}
 	return nil

@@ -157,3 +157,28 @@ func TestEnvelopeRules(t *testing.T) {
 	_, err = c.call(c.service("Msvm_VirtualSystemManagementService"), "GetSummaryInformation", arg{"RequestedInformation", []string{"0", "1"}})
 	wantFault(t, err, "w:EncodingLimit", "")
 }
+
+func TestFaultBetweenPages(t *testing.T) {
+	sim := start(t, hvsim.Config{})
+	l := make([]hvsim.Machine, 150)
+	for n := range l {
+		l[n].Name = fmt.Sprint("vm", n)
+	}
+	if _, err := sim.Host(0).Add(l...); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, sim, 0)
+	sim.Inject(hvsim.Fault{Op: "Pull", HRESULT: 0x800706BA})
+	got, err := c.queryNS(virtNS, "SELECT * FROM Msvm_VirtualSystemSettingData")
+	wantFault(t, err, "w:InternalError", "2147944122")
+	if len(got) == 0 || len(got) == 150 {
+		t.Fatalf("%d before the fault", len(got))
+	}
+	remove := sim.Inject(hvsim.Fault{Host: "HV01", HRESULT: 0x80041003, Times: -1})
+	for range 3 {
+		_, err = c.queryNS(virtNS, "SELECT * FROM Msvm_ComputerSystem")
+		wantFault(t, err, "w:AccessDenied", hrAccessDenied)
+	}
+	remove()
+	c.query("SELECT * FROM Msvm_ComputerSystem")
+}

@@ -46,6 +46,14 @@ func (p provider) Open(namespace string) error {
 	return err
 }
 
+// PullFault lets a fault strike between the pages of an enumeration.
+func (p provider) PullFault() error {
+	s := p.h.sim
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fault(p.h, "Pull", "")
+}
+
 // Login implements wbem.Server.
 func (p provider) Login(user, password string) bool { return p.h.known(user, password) }
 
