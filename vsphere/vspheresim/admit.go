@@ -167,10 +167,31 @@ type devicePool struct {
 	gpus  []GPU
 	whole map[string]bool     // given to a machine as a whole
 	parts map[string][]string // vGPU profiles given out, by GPU
+	vfs   map[string]int      // virtual functions given out, by physical function
+}
+
+// function takes a virtual function for an SR-IOV adapter. Without a physical function in its backing, which means any, it is not counted.
+func (p *devicePool) function(card *types.VirtualSriovEthernetCard) types.BaseMethodFault {
+	if card.SriovBacking == nil || card.SriovBacking.PhysicalFunctionBacking == nil {
+		return nil
+	}
+	id := card.SriovBacking.PhysicalFunctionBacking.Id
+	for _, b := range p.host.Config.PciPassthruInfo {
+		v, ok := b.(*types.HostSriovInfo)
+		if !ok || v.Id != id || !v.SriovActive {
+			continue
+		}
+		if p.vfs[id] >= int(v.NumVirtualFunction) {
+			return &types.ResourceInUse{Type: "VirtualFunction", Name: id}
+		}
+		p.vfs[id]++
+		return nil
+	}
+	return &types.DeviceBackingNotSupported{DeviceNotSupported: *deviceNotSupported(card), Backing: id}
 }
 
 func (s *Sim) freeDevices(h *simulator.HostSystem, except *simulator.VirtualMachine) *devicePool {
-	p := &devicePool{host: h, whole: map[string]bool{}, parts: map[string][]string{}}
+	p := &devicePool{host: h, whole: map[string]bool{}, parts: map[string][]string{}, vfs: map[string]int{}}
 	if st := s.hosts[h.Self]; st != nil {
 		p.gpus = st.gpus
 	}
@@ -197,6 +218,12 @@ func active(h *simulator.HostSystem, id string) (known, ready bool) {
 func (p *devicePool) assign(devices []types.BaseVirtualDevice) (map[int32]string, types.BaseMethodFault) {
 	given := map[int32]string{}
 	for _, d := range devices {
+		if card, ok := d.(*types.VirtualSriovEthernetCard); ok {
+			if fault := p.function(card); fault != nil {
+				return nil, fault
+			}
+			continue
+		}
 		x, ok := d.(*types.VirtualPCIPassthrough)
 		if !ok {
 			continue
@@ -229,6 +256,50 @@ func (p *devicePool) assign(devices []types.BaseVirtualDevice) (map[int32]string
 		}
 	}
 	return given, nil
+}
+
+// showDevices makes the host and the machine say which device the machine has. API reference: HostGraphicsInfo.vm, "Virtual machines using this graphics
+// device"; VirtualPCIPassthroughDynamicBackingInfo.assignedId, set while the machine is on.
+func (s *Sim) showDevices(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	h := s.host(*vm.Runtime.Host)
+	if h == nil || len(h.Config.GraphicsInfo) == 0 || !needsHostDevice(vm.Config) {
+		return
+	}
+	users := map[string][]ref{}
+	pool := s.freeDevices(h, nil)
+	pool.whole, pool.parts, pool.vfs = map[string]bool{}, map[string][]string{}, map[string]int{}
+	var mine map[int32]string
+	for _, r := range h.Vm {
+		x := s.vm(r)
+		if x == nil || x.Runtime.PowerState != poweredOn {
+			continue
+		}
+		given, _ := pool.assign(x.Config.Hardware.Device)
+		for _, id := range given {
+			users[id] = append(users[id], r)
+		}
+		if x == vm {
+			mine = given
+		}
+	}
+	s.mutate(ctx, vm, func() {
+		devices := clone(vm.Config.Hardware.Device)
+		for _, d := range devices {
+			if p, ok := d.(*types.VirtualPCIPassthrough); ok {
+				if b, ok := p.Backing.(*types.VirtualPCIPassthroughDynamicBackingInfo); ok {
+					b.AssignedId = mine[p.Key]
+				}
+			}
+		}
+		vm.Config.Hardware.Device = devices
+	})
+	s.mutate(ctx, h, func() {
+		info := clone(h.Config.GraphicsInfo)
+		for i := range info {
+			info[i].Vm = users[info[i].PciId]
+		}
+		h.Config.GraphicsInfo = info
+	})
 }
 
 func (p *devicePool) match(b *types.VirtualPCIPassthroughDynamicBackingInfo) string {

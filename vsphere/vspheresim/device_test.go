@@ -111,6 +111,12 @@ func TestVGPU(t *testing.T) {
 	if n := profiles(); n != 2 {
 		t.Fatalf("%d profiles, want 2", n)
 	}
+	cluster, _ := w.finder.ClusterComputeResource(w.ctx, "DC0_C0")
+	drs := func(on bool) {
+		w.done(cluster.Reconfigure(w.ctx, &types.ClusterConfigSpecEx{DrsConfig: &types.ClusterDrsConfigInfo{Enabled: &on}}, true))
+	}
+	drs(false)
+	var third *object.VirtualMachine
 	for i, r := range m.Vm {
 		vm := object.NewVirtualMachine(w.client.Client, r)
 		w.done(vm.PowerOff(w.ctx))
@@ -127,9 +133,21 @@ func TestVGPU(t *testing.T) {
 			continue
 		}
 		refused[*types.InsufficientGraphicsResourcesFault](w, task, err)
+		third = vm
 	}
 	if n := profiles(); n != 0 {
 		t.Errorf("a full GPU offers %d profiles", n)
+	}
+	var now mo.HostSystem
+	w.read(host, &now, "config.graphicsInfo")
+	if users := now.Config.GraphicsInfo[0].Vm; len(users) != 2 {
+		t.Errorf("the GPU is used by %v", users)
+	}
+	// With DRS the machine goes where there is room.
+	drs(true)
+	w.done(third.PowerOn(w.ctx))
+	if p := w.props(third); *p.Runtime.Host == host {
+		t.Error("powered on on the host that has no room")
 	}
 	// A vGPU saves its state: memory snapshots and vMotion are possible.
 	first := object.NewVirtualMachine(w.client.Client, m.Vm[0])
@@ -212,4 +230,44 @@ func TestDisks(t *testing.T) {
 	missing := list.CreateDisk(controller, types.ManagedObjectReference{}, "[LocalDS_0] nowhere/disk.vmdk")
 	task, err = vm.Reconfigure(w.ctx, addDevice(missing))
 	refused[*types.FileNotFound](w, task, err)
+}
+
+func TestVirtualFunctions(t *testing.T) {
+	w := start(t, vspheresim.Config{VMs: 6})
+	host := w.host("DC0_C0_H0")
+	var h mo.HostSystem
+	w.read(host, &h, "configManager", "config.pciPassthruInfo", "hardware.pciDevice", "vm")
+	var nic types.HostPciDevice
+	for _, d := range h.Hardware.PciDevice {
+		if d.ClassId == 0x0200 {
+			nic = d
+		}
+	}
+	enable := func(n int32) error {
+		_, err := methods.UpdatePassthruConfig(w.ctx, w.client, &types.UpdatePassthruConfig{This: *h.ConfigManager.PciPassthruSystem,
+			Config: []types.BaseHostPciPassthruConfig{&types.HostSriovConfig{HostPciPassthruConfig: types.HostPciPassthruConfig{
+				Id: nic.Id, ApplyNow: types.NewBool(true)}, SriovEnabled: true, NumVirtualFunction: n}}})
+		return err
+	}
+	isFault[*types.HostConfigFault](w, enable(1000))
+	if err := enable(1); err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range h.Vm[:2] {
+		vm := object.NewVirtualMachine(w.client.Client, r)
+		w.done(vm.PowerOff(w.ctx))
+		card := &types.VirtualSriovEthernetCard{SriovBacking: &types.VirtualSriovEthernetCardSriovBackingInfo{
+			PhysicalFunctionBacking: &types.VirtualPCIPassthroughDeviceBackingInfo{Id: nic.Id}}}
+		card.Key = -1
+		card.Backing = &types.VirtualEthernetCardNetworkBackingInfo{VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: "VM Network"}}
+		spec := addDevice(card)
+		spec.MemoryReservationLockedToMax = types.NewBool(true)
+		w.done(vm.Reconfigure(w.ctx, spec))
+		task, err := vm.PowerOn(w.ctx)
+		if i == 0 {
+			w.done(task, err)
+			continue
+		}
+		refused[*types.ResourceInUse](w, task, err)
+	}
 }

@@ -55,6 +55,7 @@ func (s *Sim) vmJob(method, id string, r ref, cancel bool, check func(vm *simula
 // and the admission faults of admit.
 func (f *vmFront) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Task) soap.HasFault {
 	s := f.sim
+	var at *simulator.HostSystem
 	return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: s.start(ctx,
 		s.vmJob("PowerOnVM_Task", "powerOn", req.This, true,
 			func(vm *simulator.VirtualMachine) types.BaseMethodFault {
@@ -64,12 +65,58 @@ func (f *vmFront) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Tas
 				if vm.Runtime.PowerState == poweredOn {
 					return wrongPower(vm, poweredOn)
 				}
-				return s.admit(vm, vm.Config, s.host(*vm.Runtime.Host))
+				var fault types.BaseMethodFault
+				at, fault = s.initialHost(vm, req.Host)
+				return fault
 			},
 			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+				if at.Self != *vm.Runtime.Host {
+					s.moveHost(ctx, vm, at.Self)
+				}
 				s.powerOn(ctx, vm)
 				return nil, nil
 			}))}}
+}
+
+// initialHost is the host that a machine is powered on on: the one asked for, its own, or where DRS is on and its own has no room
+// the one with the most. API reference: VirtualMachine.PowerOnVM_Task, "If the virtual machine is in a cluster with DRS enabled … DRS may
+// move it to another host"; ClusterDrsConfigInfo.defaultVmBehavior, initial placement is automatic unless the behavior is manual.
+func (s *Sim) initialHost(vm *simulator.VirtualMachine, want *ref) (*simulator.HostSystem, types.BaseMethodFault) {
+	own := s.host(*vm.Runtime.Host)
+	if want != nil {
+		h := s.host(*want)
+		if h.Self != own.Self {
+			m, fault := s.planMove(vm, &types.VirtualMachineRelocateSpec{Host: want})
+			if fault == nil {
+				fault = s.checkMove(vm, m).first()
+			}
+			if fault != nil {
+				return h, fault
+			}
+		}
+		return h, s.admit(vm, vm.Config, h)
+	}
+	fault := s.admit(vm, vm.Config, own)
+	if _, short := fault.(types.BaseInsufficientResourcesFault); !short {
+		return own, fault
+	}
+	c := s.cluster(*own.Parent)
+	if c == nil {
+		return own, fault
+	}
+	if behavior, on := s.drs(c); !on || behavior == types.DrsBehaviorManual {
+		return own, fault
+	}
+	var best *simulator.HostSystem
+	for _, r := range c.Host {
+		if h := s.host(r); h != nil && r != own.Self && s.fits(vm, h) && (best == nil || s.load(h) < s.load(best)) {
+			best = h
+		}
+	}
+	if best == nil {
+		return own, fault
+	}
+	return best, nil
 }
 
 func (f *vmFront) PowerOffVMTask(ctx *simulator.Context, req *types.PowerOffVM_Task) soap.HasFault {
@@ -168,6 +215,7 @@ func (s *Sim) suspend(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 // setPower changes the power state and what follows from it. boot is nil for a machine that does not run.
 func (s *Sim) setPower(ctx *simulator.Context, vm *simulator.VirtualMachine, state types.VirtualMachinePowerState, boot *time.Time) {
 	s.mutate(ctx, vm, func() { s.applyPower(vm, state, boot) })
+	s.showDevices(ctx, vm)
 }
 
 // applyPower is setPower for a caller that holds the lock of the machine.

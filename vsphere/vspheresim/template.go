@@ -91,6 +91,15 @@ func (s *Sim) moveHost(ctx *simulator.Context, vm *simulator.VirtualMachine, to 
 	}
 	if h := s.host(from); h != nil {
 		s.setList(ctx, h, "vm", without(h.Vm, vm.Self))
+		if needsHostDevice(vm.Config) && len(h.Config.GraphicsInfo) > 0 {
+			s.mutate(ctx, h, func() {
+				info := clone(h.Config.GraphicsInfo)
+				for i := range info {
+					info[i].Vm = without(info[i].Vm, vm.Self)
+				}
+				h.Config.GraphicsInfo = info
+			})
+		}
 	}
 	if h := s.host(to); h != nil {
 		s.setList(ctx, h, "vm", append(without(h.Vm, vm.Self), vm.Self))
@@ -102,4 +111,5 @@ func (s *Sim) moveHost(ctx *simulator.Context, vm *simulator.VirtualMachine, to 
 		}
 		s.derive(&vm.VirtualMachine)
 	})
+	s.showDevices(ctx, vm)
 }
