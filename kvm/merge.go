@@ -5,6 +5,7 @@ package kvm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -153,7 +154,36 @@ func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid str
 			return note, err
 		}
 	}
-	return note, snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+	if err := snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY); err != nil {
+		return note, err
+	}
+	return note, restate(dom, snaps, s)
+}
+
+// restate writes the snapshots that remain back as they are. When libvirt
+// forgets an external snapshot it takes the overlay for merged and changes the
+// definitions of the snapshots below, also where the overlay stays.
+func restate(dom *libvirt.Domain, snaps []libvirtxml.DomainSnapshot, gone *libvirtxml.DomainSnapshot) error {
+	now, err := readSnapshots(dom)
+	if err != nil {
+		return err
+	}
+	for i := range snaps {
+		o := &snaps[i]
+		if o == gone {
+			continue
+		}
+		if o.Parent != nil && o.Parent.Name == gone.Name {
+			o.Parent = gone.Parent
+		}
+		if n := slices.IndexFunc(now, func(s libvirtxml.DomainSnapshot) bool { return s.Name == o.Name }); n >= 0 && maps.Equal(frozen(&now[n]), frozen(o)) {
+			continue
+		}
+		if err := createSnapshot(dom, *o, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // frozenBy reports whether another snapshot of the machine froze the image.
