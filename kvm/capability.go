@@ -41,6 +41,10 @@ var needsHosts = map[hypervisor.Capability]bool{
 	hypervisor.MigratePostCopy: true, hypervisor.MigrateTuning: true,
 }
 
+func singleHost() hypervisor.Support {
+	return no(hypervisor.ReasonSingleHost, "this Client has one host: open several, as in kvm://h1,h2/system, or give MigrateOptions.To")
+}
+
 // testDriver is what libvirt's test:/// can do of all this.
 var testDriver = map[hypervisor.Capability]bool{
 	hypervisor.VMCreate: true, hypervisor.VMDelete: true, hypervisor.Labels: true, hypervisor.Reconfigure: true,
@@ -117,7 +121,7 @@ func (d *driver) onHostFacts(k hypervisor.Capability, f *libvirtx.Facts) hypervi
 		return s
 	}
 	if needsHosts[k] && len(d.hosts) < 2 {
-		return no(hypervisor.ReasonSingleHost, "this Client has one host: open several, as in kvm://h1,h2/system, or give MigrateOptions.To")
+		return singleHost()
 	}
 	switch k {
 	case hypervisor.DevicePCI, hypervisor.DeviceHotplug, hypervisor.DevicePrepare, hypervisor.DeviceVF, hypervisor.DeviceVGPU:

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 )
 
@@ -28,9 +29,34 @@ func unbase64(s string) string {
 func TestConformance(t *testing.T) {
 	l := theLab(t)
 	h := hypervisortest.Harness{Driver: "kvm", Rung: hypervisortest.Real, Limit: 15 * time.Minute,
-		New: func(hypervisortest.T) *hypervisortest.Backend { return backend(t, l, l.Hosts...) }}
+		New: func(hypervisortest.T) *hypervisortest.Backend { return backend(t, l, l.Hosts...) },
+		Unproven: map[hypervisor.Capability]string{
+			hypervisor.MigrateCross: "needs two Clients: TestConformanceAcross shows it",
+		}}
 	if only := os.Getenv("ANYVISOR_AREAS"); only != "" {
 		h.Only = strings.Split(only, ",")
 	}
 	hypervisortest.Run(t, h)
+}
+
+// TestConformanceAcross runs the suite's migrations between two Clients of one
+// host each.
+func TestConformanceAcross(t *testing.T) {
+	l := theLab(t)
+	hypervisortest.Run(t, hypervisortest.Harness{Driver: "kvm", Rung: hypervisortest.Real, Label: "one host", Limit: 15 * time.Minute,
+		Only: []string{"migration", "hosts", "refusals"},
+		New: func(st hypervisortest.T) *hypervisortest.Backend {
+			b := backend(t, l, l.Hosts[0])
+			other, err := Open(t.Context(), config(l.Hosts[1]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.Cleanup(func() {
+				if err := other.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			b.Other = other
+			return b
+		}})
 }

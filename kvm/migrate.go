@@ -4,10 +4,287 @@ package kvm
 
 import (
 	"context"
+	"slices"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hypervisor.VMID, more []string) (hypervisor.DriverTask, error) {
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, tid.Ref(), "no such task")
+// move is one migration, looked at from both ends.
+type move struct {
+	d   *driver
+	id  hypervisor.VMID
+	r   hypervisor.MigrateRequest
+	src *host
+	dd  *driver // of the destination
+	dst *host   // src for a move of storage alone
+
+	on        bool // the machine runs or is paused
+	state     hypervisor.PowerState
+	live      *libvirtxml.Domain
+	next      *libvirtxml.Domain // its persistent definition
+	mark      libvirtx.Mark
+	srcPools  []libvirtx.Pool
+	dstPools  []libvirtx.Pool
+	pool      libvirtx.Pool // where disks go; zero if they stay
+	shared    []libvirtx.Pool
+	report    hypervisor.MigrateReport
+	crossHost bool
+}
+
+// CheckMigrate implements hypervisor.Migrator.
+func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.MigrateReport, error) {
+	m, err := d.planMove(ctx, id, r)
+	if err != nil {
+		return hypervisor.MigrateReport{}, err
+	}
+	return m.report, nil
+}
+
+// Migrate implements hypervisor.Migrator.
+func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.DriverTask, error) {
+	release, err := d.locks.take(ctx, id, "migrate", true, false)
+	if err != nil {
+		return nil, err
+	}
+	m, err := d.planMove(ctx, id, r)
+	if err == nil && !m.report.OK() {
+		err = hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	tid := taskID("migrate", id, string(m.src.ID()), string(m.dst.ID()))
+	t, err := d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		defer release()
+		start := time.Now()
+		s := m.run(ctx, report)
+		if s.Err == nil && s.Migration != nil {
+			s.Result = id.Ref()
+			s.Migration.VM, s.Migration.Host, s.Migration.Method = id, m.dst.ID(), m.report.Method
+			if s.Migration.Total == 0 {
+				s.Migration.Total = time.Since(start)
+			}
+		}
+		return s
+	})
+	if err != nil {
+		release()
+	}
+	return t, err
+}
+
+func (m *move) run(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	switch {
+	case m.on && m.crossHost:
+		return m.liveMove(ctx, report)
+	case m.on:
+		return m.liveStorage(ctx, report)
+	case m.crossHost:
+		return m.coldMove(ctx, report)
+	}
+	return m.coldStorage(ctx, report)
+}
+
+// planMove reads both ends and lists what stands in the way.
+func (d *driver) planMove(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
+	if r.Pool != "" {
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.MigrateLive, hypervisor.ReasonPlatform, "libvirt has no resource pools: leave Pool empty")
+	}
+	src, err := d.locate(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if r.Host != "" && r.Storage == "" && r.To == nil && len(d.hosts) < 2 {
+		k := hypervisor.MigrateLive
+		if r.Mode == hypervisor.Cold {
+			k = hypervisor.MigrateCold
+		}
+		s := singleHost()
+		return nil, hypervisor.Unsupported(id.Ref(), k, s.Reason, s.Detail)
+	}
+	m := &move{d: d, id: id, r: r, src: src, dd: d, dst: src}
+	if r.To != nil {
+		to, ok := r.To.(*driver)
+		if !ok {
+			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "To is a Client of another driver: export and import between kinds")
+		}
+		m.dd = to
+	}
+	if r.Host != "" {
+		if m.dst, err = m.dd.host(r.Host); err != nil {
+			return nil, err
+		}
+	}
+	// Two Clients may have a host in common.
+	m.crossHost = m.dst.ID() != src.ID()
+	if err := m.readSource(ctx); err != nil {
+		return nil, err
+	}
+	if err := m.readDestination(ctx); err != nil {
+		return nil, err
+	}
+	m.report.Method = m.method()
+	return m, nil
+}
+
+func (m *move) method() string {
+	how := "live"
+	if !m.on {
+		how = "cold"
+	}
+	switch {
+	case !m.crossHost && m.on:
+		return "live, disks mirrored and switched over"
+	case !m.crossHost:
+		return "cold, disks copied by the host"
+	case !m.on && m.pool.UUID != "":
+		return "cold, disks copied through this client"
+	case !m.on:
+		return "cold, definition moved"
+	}
+	if m.dst.peer.URI != "" {
+		how += ", peer to peer"
+	} else {
+		how += ", driven by this client"
+	}
+	if m.pool.UUID != "" {
+		return how + ", disks copied"
+	}
+	return how
+}
+
+func (m *move) block(r hypervisor.ReasonCode, on hypervisor.Ref, detail string) {
+	b := hypervisor.Blocker{Reason: r, Object: on, Detail: detail}
+	if !slices.Contains(m.report.Blockers, b) {
+		m.report.Blockers = append(m.report.Blockers, b)
+	}
+}
+
+func (m *move) warn(r hypervisor.ReasonCode, on hypervisor.Ref, detail string) {
+	m.report.Warnings = append(m.report.Warnings, hypervisor.Blocker{Reason: r, Object: on, Detail: detail})
+}
+
+// findMigration finds a migration that another process started, by the
+// domain's job and by where the machine is.
+func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hypervisor.VMID, ends []string) (hypervisor.DriverTask, error) {
+	h, err := d.locate(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	from := h.ID()
+	if len(ends) > 0 {
+		from = hypervisor.HostID(ends[0])
+	}
+	t, err := d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		for {
+			s, err := d.jobState(ctx, h, id)
+			if err != nil && d.kindOf(err) != hypervisor.KindUnavailable && !libvirtx.NotFound(err) {
+				return hypervisor.TaskState{Err: err}
+			}
+			if err == nil && s != nil {
+				report(*s)
+			} else if d.kindOf(err) != hypervisor.KindUnavailable {
+				break
+			}
+			if err := pause(ctx, pollEvery); err != nil {
+				return hypervisor.TaskState{Err: err}
+			}
+		}
+		now, err := d.locate(ctx, id)
+		if err != nil {
+			if d.kindOf(err) == hypervisor.KindNotFound { // it went to another Client
+				return hypervisor.TaskState{Result: id.Ref(), Migration: &hypervisor.MigrateResult{VM: id, Downtime: -1}}
+			}
+			return hypervisor.TaskState{Err: err}
+		}
+		if now.ID() == from {
+			return hypervisor.TaskState{Err: hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the migration did not come to its end: the machine is where it was"), Leftover: d.unused(ctx, id)}
+		}
+		return hypervisor.TaskState{Result: id.Ref(), Migration: now.measured(ctx, id), Leftover: d.unused(ctx, id)}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return adopted{t, func(ctx context.Context) error {
+		_, err := onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, dom.AbortJob()
+		})
+		if d.kindOf(err) == hypervisor.KindInvalidState || libvirtx.NotFound(err) {
+			return nil // it has ended
+		}
+		return err
+	}}, nil
+}
+
+// unused names images that bear a machine's UUID and that nobody uses: what a
+// migration of its disks left behind.
+func (d *driver) unused(ctx context.Context, id hypervisor.VMID) []hypervisor.Ref {
+	var out []hypervisor.Ref
+	for _, h := range d.hosts {
+		b, err := d.books(ctx, h)
+		if err != nil {
+			continue // a host that is down can't be asked what it has
+		}
+		for p, v := range b.im.ByPath {
+			if libvirtx.OwnedBy(p, string(id)) && len(b.usersOf(p)) == 0 && len(b.im.Above[p]) == 0 && !slices.Contains(out, v.Ref()) {
+				out = append(out, v.Ref())
+			}
+		}
+	}
+	return out
+}
+
+// jobState reads the progress of a migration; nil if none runs.
+func (d *driver) jobState(ctx context.Context, h *host, id hypervisor.VMID) (*hypervisor.TaskState, error) {
+	return onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.TaskState, error) {
+		j, err := dom.GetJobStats(0)
+		if err != nil || j.Type == libvirt.DOMAIN_JOB_NONE || j.Type == libvirt.DOMAIN_JOB_COMPLETED {
+			return nil, err
+		}
+		s := progress(j)
+		return &s, nil
+	})
+}
+
+// progress maps virDomainJobInfo. Memory that is written again is sent again,
+// so the fraction is of what is left now and may go back; the phase says so.
+func progress(j *libvirt.DomainJobInfo) hypervisor.TaskState {
+	s := hypervisor.TaskState{Fraction: -1, Phase: "preparing", BytesDone: int64(j.DataProcessed), BytesTotal: int64(j.DataTotal)}
+	if j.DataTotal > 0 {
+		s.Phase = "copying"
+		s.Fraction = min(float64(j.DataTotal-min(j.DataRemaining, j.DataTotal))/float64(j.DataTotal), 1)
+		if j.MemIterationSet && j.MemIteration > 1 {
+			s.Phase = "copying what changed"
+		}
+	}
+	if j.DowntimeSet {
+		s.ExpectedDowntime = time.Duration(j.Downtime) * time.Millisecond
+	}
+	return s
+}
+
+// measured reads what the destination knows of the migration that brought the
+// machine. Downtime is negative where it doesn't tell.
+func (h *host) measured(ctx context.Context, id hypervisor.VMID) *hypervisor.MigrateResult {
+	r, err := onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.MigrateResult, error) {
+		j, err := dom.GetJobStats(libvirt.DOMAIN_JOB_STATS_COMPLETED)
+		if err != nil {
+			return nil, err
+		}
+		r := &hypervisor.MigrateResult{VM: id, Host: h.ID(), Downtime: -1, Total: time.Duration(j.TimeElapsed) * time.Millisecond, BytesCopied: int64(j.DataProcessed)}
+		if j.DowntimeSet {
+			r.Downtime = time.Duration(j.Downtime) * time.Millisecond
+		}
+		return r, nil
+	})
+	if err != nil {
+		return &hypervisor.MigrateResult{VM: id, Host: h.ID(), Downtime: -1}
+	}
+	return r
 }

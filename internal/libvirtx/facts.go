@@ -27,7 +27,8 @@ type Facts struct {
 	MaxCPUs          int
 	Arch             string
 	VFIO, MDev       bool
-	Firmware         []string // "bios", "efi"
+	Firmware         []string        // "bios", "efi"
+	Machines         map[string]bool // that the hypervisor offers for Arch
 }
 
 // FactCalls is the number of requests that ReadFacts sends.
@@ -76,6 +77,10 @@ func ReadFacts(c *libvirt.Connect) (*Facts, error) {
 		}
 		if f.Arch == "" || caps.Host.CPU != nil && g.Arch.Name == caps.Host.CPU.Arch {
 			f.Arch = g.Arch.Name
+			f.Machines = map[string]bool{}
+			for _, m := range g.Arch.Machines {
+				f.Machines[m.Name] = true
+			}
 			f.KVM = slices.ContainsFunc(g.Arch.Domains, func(d libvirtxml.CapsGuestDomain) bool { return d.Type == "kvm" })
 		}
 	}
@@ -197,13 +202,14 @@ func FreeMemory(c *libvirt.Connect) (uint64, error) {
 	return c.GetFreeMemory()
 }
 
-// VersionAtLeast compares dotted versions by their first two parts.
-func VersionAtLeast(v string, major, minor int) bool {
-	p := strings.SplitN(v, ".", 3)
-	if len(p) < 2 {
-		return false
+// Older compares dotted versions.
+func Older(a, b string) bool {
+	number := func(v string) (out []int) {
+		for p := range strings.SplitSeq(v, ".") {
+			n, _ := strconv.Atoi(p) // no number counts as 0
+			out = append(out, n)
+		}
+		return out
 	}
-	a, err1 := strconv.Atoi(p[0])
-	b, err2 := strconv.Atoi(p[1])
-	return err1 == nil && err2 == nil && (a > major || a == major && b >= minor)
+	return slices.Compare(number(a), number(b)) < 0
 }

@@ -1,0 +1,305 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+var errTimeLimit = errors.New("time limit of the migration")
+
+// liveMove moves a machine that runs to another host.
+func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	sure := context.WithoutCancel(ctx)
+	report(hypervisor.TaskState{Fraction: -1, Phase: "preparing"})
+	if err := m.proveShared(sure); err != nil {
+		return hypervisor.TaskState{Err: err}
+	}
+	params, flags := m.params()
+	made, old, err := m.prepareDisks(ctx, &params)
+	if err == nil {
+		err = m.send(ctx, params, flags, report)
+	}
+	if err != nil {
+		var left []hypervisor.Ref
+		for _, v := range made {
+			_, derr := libvirtx.Do(sure, m.dst.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+				return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
+			})
+			if derr != nil {
+				left = append(left, v.Ref())
+			}
+		}
+		return hypervisor.TaskState{Err: err, Leftover: left}
+	}
+	r := m.dst.measured(sure, m.id)
+	s := hypervisor.TaskState{Migration: r}
+	r.Kept, s.Err = m.dropSource(sure, old)
+	return s
+}
+
+// params are the options as libvirt has them.
+func (m *move) params() (libvirt.DomainMigrateParameters, libvirt.DomainMigrateFlags) {
+	p := libvirt.DomainMigrateParameters{}
+	if m.dst.peer.Migrate != "" {
+		p.URISet, p.URI = true, m.dst.peer.Migrate
+	}
+	flags := libvirt.MIGRATE_LIVE | libvirt.MIGRATE_PERSIST_DEST | libvirt.MIGRATE_UNDEFINE_SOURCE | libvirt.MIGRATE_ABORT_ON_ERROR
+	if len(m.shared) > 0 {
+		// libvirt only trusts file systems that it knows to be shared. That the
+		// storage is the same was proven.
+		flags |= libvirt.MIGRATE_UNSAFE
+	}
+	if m.pool.UUID != "" {
+		flags |= libvirt.MIGRATE_NON_SHARED_DISK
+	}
+	if m.r.BandwidthBytes > 0 {
+		p.BandwidthSet, p.Bandwidth = true, uint64(max(m.r.BandwidthBytes>>20, 1)) // MiB per second
+	}
+	if m.r.AutoConverge {
+		flags |= libvirt.MIGRATE_AUTO_CONVERGE
+	}
+	if m.r.Compress {
+		flags |= libvirt.MIGRATE_COMPRESSED
+	}
+	if m.r.Channels > 0 {
+		flags |= libvirt.MIGRATE_PARALLEL
+		p.ParallelConnectionsSet, p.ParallelConnections = true, m.r.Channels
+	}
+	if m.r.PostCopy {
+		flags |= libvirt.MIGRATE_POSTCOPY
+	}
+	return p, flags
+}
+
+// prepareDisks makes images for a migration that copies disks and sets the
+// parameters for it. old are the images that are copied.
+func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParameters) (made []libvirtx.Volume, old set, err error) {
+	if m.pool.UUID == "" {
+		return nil, nil, nil
+	}
+	old = set{}
+	moved := map[string]libvirtx.Volume{}
+	for _, k := range writable(m.live) {
+		if err := ctx.Err(); err != nil {
+			return made, old, err
+		}
+		path := diskPath(k)
+		from, err := libvirtx.Do(ctx, m.src.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, path) })
+		if err != nil {
+			return made, old, err
+		}
+		v, err := libvirtx.Do(context.WithoutCancel(ctx), m.dst.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
+			return libvirtx.CreateVolume(c, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: imageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
+		})
+		if err != nil {
+			return made, old, err
+		}
+		made, moved[path], old[path] = append(made, v), v, true
+		p.MigrateDisks = append(p.MigrateDisks, k.Target.Dev)
+	}
+	p.MigrateDisksSet = true
+	doc, err := onHost(ctx, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (string, error) {
+		x, _, err := parse(dom, libvirt.DOMAIN_XML_MIGRATABLE|libvirt.DOMAIN_XML_SECURE)
+		if err != nil {
+			return "", err
+		}
+		repoint(x, moved)
+		return x.Marshal()
+	})
+	if err != nil {
+		return made, old, err
+	}
+	p.DestXMLSet, p.DestXML = true, doc
+	next, err := clone(m.next)
+	if err != nil {
+		return made, old, err
+	}
+	repoint(next, moved)
+	if next.Metadata != nil {
+		mark := m.mark
+		mark.Images = nil // bases that stay behind
+		if err := putMark(next, mark); err != nil {
+			return made, old, err
+		}
+	}
+	p.PersistXML, err = next.Marshal()
+	p.PersistXMLSet = true
+	return made, old, err
+}
+
+func clone(x *libvirtxml.Domain) (*libvirtxml.Domain, error) {
+	doc, err := x.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	out, _, err := parseDoc(doc)
+	return out, err
+}
+
+// send runs the migration and watches it until its true end.
+func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flags libvirt.DomainMigrateFlags, report func(hypervisor.TaskState)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	sure := context.WithoutCancel(ctx)
+	if m.r.MaxDowntime > 0 {
+		_, err := onHost(sure, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, dom.MigrateSetMaxDowntime(uint64(max(m.r.MaxDowntime.Milliseconds(), 1)), 0)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	limited, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	if m.r.Timeout > 0 {
+		timer := time.AfterFunc(m.r.Timeout, func() { stop(errTimeLimit) })
+		defer timer.Stop()
+	}
+	ended := make(chan error, 1)
+	go func() {
+		err := errors.New("no peer-to-peer way")
+		if m.dst.peer.URI != "" {
+			_, err = onHost(sure, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				return struct{}{}, dom.MigrateToURI3(m.dst.peer.URI, &p, flags|libvirt.MIGRATE_PEER2PEER)
+			})
+		}
+		// The source's libvirtd can't reach the other: this program can.
+		if m.dst.peer.URI == "" || err != nil && strings.Contains(err.Error(), "unable to connect to server") {
+			if m.dst.peer.URI != "" {
+				m.report.Method = strings.Replace(m.report.Method, "peer to peer", "driven by this client", 1)
+			}
+			_, err = onHost(sure, m.src, m.id, 5, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				return libvirtx.Do(sure, m.dst.conn, 5, func(to *libvirt.Connect) (struct{}, error) {
+					there, err := dom.Migrate3(to, &p, flags)
+					if err != nil {
+						return struct{}{}, err
+					}
+					return struct{}{}, there.Free()
+				})
+			})
+		}
+		ended <- err
+	}()
+	return m.watch(limited, ended, report)
+}
+
+// watch tells the progress, switches to post-copy, and passes a wish to stop
+// on, until the migration has ended.
+func (m *move) watch(ctx context.Context, ended <-chan error, report func(hypervisor.TaskState)) error {
+	sure := context.WithoutCancel(ctx)
+	done := ctx.Done()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	switched := !m.r.PostCopy
+	for {
+		select {
+		case err := <-ended:
+			if err != nil && ctx.Err() != nil {
+				if context.Cause(ctx) == errTimeLimit {
+					return hypervisor.Errorf(hypervisor.KindTimeout, m.id.Ref(), "the migration did not come to its end within %v: the machine goes on at the source (%w)", m.r.Timeout, err)
+				}
+				return errors.Join(context.Cause(ctx), err)
+			}
+			return err
+		case <-done:
+			// The job may not have begun or may have ended: the true end comes
+			// through the other channel, so ask again with every tick.
+			done = nil
+			m.abort(sure)
+		case <-tick.C:
+			if ctx.Err() != nil {
+				m.abort(sure)
+				continue
+			}
+			s, err := m.d.jobState(sure, m.src, m.id)
+			if err != nil || s == nil {
+				continue
+			}
+			report(*s)
+			if !switched && s.BytesTotal > 0 {
+				_, err := onHost(sure, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+					return struct{}{}, dom.MigrateStartPostCopy(0)
+				})
+				switched = err == nil
+			}
+		}
+	}
+}
+
+func (m *move) abort(ctx context.Context) {
+	// An error means that there is nothing to abort now.
+	_, _ = onHost(ctx, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, dom.AbortJob()
+	})
+}
+
+// dropSource removes the source's images once the machine is seen at the
+// destination on its new ones; KeepSource keeps them, and a base that other
+// machines stand on stays in any case.
+func (m *move) dropSource(ctx context.Context, old set) (kept []hypervisor.Ref, err error) {
+	if len(old) == 0 {
+		return nil, nil
+	}
+	_, err = onHost(ctx, m.dst, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		x, _, err := parse(dom, 0)
+		if err != nil {
+			return struct{}{}, err
+		}
+		for _, k := range writable(x) {
+			if p, ok := libvirtx.PoolOf(m.dstPools, diskPath(k)); !ok || p.UUID != m.pool.UUID {
+				return struct{}{}, hypervisor.Errorf(hypervisor.KindUnknown, m.id.Ref(), "the machine is on image %s, not on datastore %s: the source's images stay", diskPath(k), m.pool.Name)
+			}
+		}
+		return struct{}{}, nil
+	})
+	b, berr := m.d.books(ctx, m.src)
+	if err = errors.Join(err, berr); err != nil {
+		return nil, err
+	}
+	_, err = libvirtx.Do(ctx, m.src.conn, len(old), func(c *libvirt.Connect) (struct{}, error) {
+		drop := set{}
+		for p := range old {
+			for _, in := range b.im.Chain(p) {
+				v := b.im.ByPath[in]
+				own := in == p || libvirtx.OwnedBy(in, string(m.id))
+				switch {
+				case m.r.KeepSource && own:
+					kept = append(kept, v.Ref())
+				case own && len(b.others(in, string(m.id))) == 0:
+					drop[in] = true
+				}
+			}
+		}
+		for p := range drop {
+			if deps := b.dependants(drop); len(deps) > 0 && dependsOn(b, p, drop) {
+				delete(drop, p)
+				kept = append(kept, b.im.ByPath[p].Ref())
+			}
+		}
+		left, err := b.remove(c, drop)
+		kept = append(kept, left...)
+		return struct{}{}, err
+	})
+	return kept, err
+}
+
+// dependsOn reports whether an image outside a set stands on p.
+func dependsOn(b *books, p string, in set) bool {
+	for _, above := range b.im.Above[p] {
+		if !in[above] || dependsOn(b, above, in) {
+			return true
+		}
+	}
+	return false
+}
