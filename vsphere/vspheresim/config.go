@@ -25,7 +25,8 @@ const (
 	Evaluation = "evaluation"
 )
 
-// GPU is one display device that every host of the model gets.
+// GPU is one display device that every host of the model gets; with another class it is another device, such as a
+// network card (0x0200) with virtual functions.
 type GPU struct {
 	// VendorID and DeviceID are the PCI IDs, for example 0x10de and 0x2330.
 	VendorID, DeviceID uint16

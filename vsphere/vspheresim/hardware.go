@@ -187,10 +187,7 @@ func pciDevices(gpus []GPU) []types.HostPciDevice {
 	for _, g := range gpus {
 		var domain, bus, slot, function int
 		_, _ = fmt.Sscanf(g.Address, "%x:%x:%x.%x", &domain, &bus, &slot, &function)
-		class := "3D controller"
-		if g.Class == 0x0300 {
-			class = "VGA compatible controller"
-		}
+		class := map[uint16]string{0x0300: "VGA compatible controller", 0x0302: "3D controller", 0x0200: "Ethernet controller", 0x1200: "Processing accelerators"}[g.Class]
 		out = append(out, types.HostPciDevice{
 			Id: g.Address, ClassId: int16(g.Class), Bus: byte(bus), Slot: byte(slot), Function: byte(function),
 			VendorId: int16(g.VendorID), DeviceId: int16(g.DeviceID), SubVendorId: int16(g.VendorID),
@@ -231,6 +228,9 @@ func setPassthroughInfo(h *simulator.HostSystem, gpus []GPU) {
 	}
 	c.GraphicsConfig = &types.HostGraphicsConfig{HostDefaultGraphicsType: "shared", SharedPassthruAssignmentPolicy: "performance"}
 	for _, g := range gpus {
+		if g.Class>>8 != 0x03 {
+			continue // no display device
+		}
 		kind := "basic"
 		if len(g.Profiles) > 0 {
 			kind = "sharedDirect"
