@@ -1,0 +1,260 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// baseName is the name of snapshots that this driver makes as the base of
+// linked clones.
+const baseName = "anyvisor: base of linked clones"
+
+// owner is a machine with the chains of its disks.
+type owner struct {
+	self   ref
+	name   string
+	disks  []*types.VirtualDisk
+	chains [][]link
+}
+
+func (o owner) ref() hypervisor.Ref {
+	return hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: o.self.Value, Name: o.name}
+}
+
+func (o owner) uses(id hypervisor.VolumeID) bool {
+	for _, c := range o.chains {
+		if slices.ContainsFunc(c, func(l link) bool { return l.id == id }) {
+			return true
+		}
+	}
+	return false
+}
+
+// owners reads the chains of all machines, templates included, in one listing.
+func (d *driver) owners(ctx context.Context) ([]owner, error) {
+	list, err := d.viewAll(ctx, "VirtualMachine", []string{"name", "config.hardware.device"})
+	var out []owner
+	for _, o := range list {
+		p := props(o)
+		w := owner{self: o.Obj, name: unescape(p.str("name")), disks: disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice)}
+		for _, x := range w.disks {
+			w.chains = append(w.chains, chain(x.Backing))
+		}
+		out = append(out, w)
+	}
+	return out, err
+}
+
+// frozen is what one snapshot keeps.
+type frozen struct {
+	self   ref
+	name   string
+	chains [][]link
+}
+
+// frozenImages reads the chains that the snapshots of a machine keep.
+func (d *driver) frozenImages(ctx context.Context, vm ref) ([]frozen, error) {
+	p, err := d.one(ctx, vm, "snapshot")
+	if err != nil {
+		return nil, err
+	}
+	var out []frozen
+	var refs []ref
+	for _, n := range flatten(get[types.VirtualMachineSnapshotInfo](p, "snapshot").RootSnapshotList, "", 0) {
+		out = append(out, frozen{self: snapRef(n.ID), name: n.Name})
+		refs = append(refs, snapRef(n.ID))
+	}
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	list, err := d.some(ctx, refs, []string{"config.hardware.device"})
+	for _, o := range list {
+		for i := range out {
+			if out[i].self == o.Obj {
+				for _, x := range disksOf(get[types.ArrayOfVirtualDevice](props(o), "config.hardware.device").VirtualDevice) {
+					out[i].chains = append(out[i].chains, chain(x.Backing))
+				}
+			}
+		}
+	}
+	return out, err
+}
+
+// imageSet is the images of one machine: those that it owns, which go when it
+// is deleted, and those of others that it stands on.
+type imageSet struct {
+	owned   []hypervisor.VolumeID
+	foreign []hypervisor.VolumeID
+}
+
+// imagesOf tells the images that belong to a machine: the ones that its disks
+// write to now, and those of its chains and snapshots that lie in the folders
+// of those disks or of the machine. The rest of a chain is a base that
+// belongs to another machine.
+func imagesOf(o owner, snaps []frozen, home hypervisor.VolumeID) imageSet {
+	dirs := []string{path.Dir(string(home))}
+	var s imageSet
+	for _, c := range o.chains {
+		if len(c) > 0 {
+			dirs = append(dirs, path.Dir(string(c[0].id)))
+		}
+	}
+	chains := slices.Clone(o.chains)
+	for _, f := range snaps {
+		chains = append(chains, f.chains...)
+	}
+	for n, c := range chains {
+		for i, l := range c {
+			top := n < len(o.chains) && i == 0
+			list := &s.foreign
+			if dir := path.Dir(string(l.id)); top || strings.Contains(dir, "/") && slices.Contains(dirs, dir) {
+				list = &s.owned
+			}
+			if !slices.Contains(*list, l.id) {
+				*list = append(*list, l.id)
+			}
+		}
+	}
+	return s
+}
+
+// dependants returns the other machines that stand on any of the images.
+func dependants(all []owner, self ref, images []hypervisor.VolumeID) []hypervisor.Ref {
+	var out []hypervisor.Ref
+	for _, o := range all {
+		if o.self != self && slices.ContainsFunc(images, o.uses) {
+			out = append(out, o.ref())
+		}
+	}
+	return out
+}
+
+func busyWith(on hypervisor.Ref, what string, by []hypervisor.Ref) error {
+	var names []string
+	for _, r := range by {
+		names = append(names, r.String())
+	}
+	e := hypervisor.Errorf(hypervisor.KindBusy, on, "%s: %s; delete them first", what, strings.Join(names, ", "))
+	return e
+}
+
+func findOwner(all []owner, self ref) owner {
+	i := slices.IndexFunc(all, func(o owner) bool { return o.self == self })
+	if i < 0 {
+		return owner{self: self}
+	}
+	return all[i]
+}
+
+// freeImages refuses when the images of one disk are needed by a snapshot or
+// another machine.
+func (d *driver) freeImages(ctx context.Context, id hypervisor.VMID, v hypervisor.VMInfo, on hypervisor.Ref, back types.BaseVirtualDeviceBackingInfo) error {
+	c := chain(back)
+	if len(c) == 0 {
+		return nil
+	}
+	if v.Snapshots > 0 {
+		snaps, err := d.frozenImages(ctx, vmRef(id))
+		if err != nil {
+			return err
+		}
+		var by []hypervisor.Ref
+		for _, s := range snaps {
+			for _, sc := range s.chains {
+				if slices.ContainsFunc(sc, func(l link) bool { return slices.ContainsFunc(c, func(m link) bool { return m.id == l.id }) }) {
+					by = append(by, hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: s.self.Value, Name: s.name})
+					break
+				}
+			}
+		}
+		if len(by) > 0 {
+			return busyWith(on, "snapshots need the disk's image", by)
+		}
+	}
+	all, err := d.owners(ctx)
+	if err != nil {
+		return err
+	}
+	if by := dependants(all, vmRef(id), []hypervisor.VolumeID{c[0].id}); len(by) > 0 {
+		return busyWith(on, "other machines stand on the disk's image", by)
+	}
+	return nil
+}
+
+// Dependencies tells the chains of a machine's disks and who else stands on
+// them.
+func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervisor.Dependencies, error) {
+	p, err := d.one(ctx, vmRef(id), "config.hardware.device")
+	if err != nil {
+		return hypervisor.Dependencies{}, err
+	}
+	snaps, err := d.frozenImages(ctx, vmRef(id))
+	if err != nil {
+		return hypervisor.Dependencies{}, err
+	}
+	all, err := d.owners(ctx)
+	if err != nil {
+		return hypervisor.Dependencies{}, err
+	}
+	var out hypervisor.Dependencies
+	for _, x := range disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice) {
+		c := chain(x.Backing)
+		for i, l := range c {
+			v := hypervisor.VolumeDependency{Volume: l.id, Disk: hypervisor.DiskID(keyID(x.Key)), Depth: len(c) - 1 - i,
+				SizeBytes: capacity(x), Dependants: dependants(all, vmRef(id), []hypervisor.VolumeID{l.id})}
+			if i+1 < len(c) {
+				v.Parent = c[i+1].id
+			}
+			for _, s := range snaps {
+				if slices.ContainsFunc(s.chains, func(sc []link) bool { return slices.ContainsFunc(sc, func(m link) bool { return m.id == l.id }) }) {
+					v.Dependants = append(v.Dependants, hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: s.self.Value, Name: s.name})
+				}
+			}
+			out.Volumes = append(out.Volumes, v)
+		}
+	}
+	return out, nil
+}
+
+// sweepBase removes a base snapshot that this driver made for linked clones
+// when the last clone that stood on it is gone. It returns a note.
+func (d *driver) sweepBase(ctx context.Context, foreign []hypervisor.VolumeID) (string, error) {
+	if len(foreign) == 0 {
+		return "", nil
+	}
+	all, err := d.owners(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, o := range all {
+		if !slices.ContainsFunc(foreign, o.uses) || len(dependants(all, o.self, foreign)) > 0 {
+			continue
+		}
+		v, err := d.GetVM(ctx, hypervisor.VMID(o.self.Value))
+		if err != nil || v.Template { // a template's snapshots can't be removed
+			return "", err
+		}
+		snaps, err := d.frozenImages(ctx, o.self)
+		if err != nil {
+			return "", err
+		}
+		for _, s := range snaps {
+			if s.name != baseName || !slices.ContainsFunc(s.chains, func(c []link) bool { return len(c) > 0 && slices.Contains(foreign, c[0].id) }) {
+				continue
+			}
+			self, err := d.removeSnapshot(ctx, hypervisor.SnapshotID(s.self.Value), false)
+			if err == nil {
+				_, err = d.await(ctx, self)
+			}
+			return fmt.Sprintf("the base snapshot %s of %s was removed: no linked clone stands on it any more", s.self.Value, o.ref()), err
+		}
+	}
+	return "", nil
+}
