@@ -116,6 +116,7 @@ func (s *Sim) create(ctx *simulator.Context, req *types.CreateVM_Task, at place)
 		after.DeviceChange = append(after.DeviceChange, c)
 	}
 
+	spec.Name = plainName(spec.Name) // govmomi's simulator escapes every percent sign
 	body := folder.CreateVMTask(ctx, &types.CreateVM_Task{This: req.This, Config: spec, Pool: req.Pool, Host: &at.host})
 	res, fault := s.native(ctx, body, func() ref { return body.(*methods.CreateVM_TaskBody).Res.Returnval })
 	if fault != nil {

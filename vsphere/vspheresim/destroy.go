@@ -2,6 +2,7 @@ package vspheresim
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -49,8 +50,11 @@ func (s *Sim) destroy(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	}
 	if len(kept) == 0 {
 		dir := vmDir(&m)
+		// Disks that were detached lie there and are no files of the machine.
 		if p := s.filePath(&m, dir.String()); p != "" {
-			_ = os.RemoveAll(p)
+			if left, _ := filepath.Glob(filepath.Join(p, "*.vmdk")); len(left) == 0 {
+				_ = os.RemoveAll(p)
+			}
 		}
 	}
 }

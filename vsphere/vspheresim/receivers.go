@@ -21,6 +21,7 @@ func (s *Sim) receivers() map[string]interface {
 		"FileManager":            new(fileFront),
 		"Folder":                 new(folderFront),
 		"VirtualDiskManager":     new(diskFront),
+		"HostDatastoreBrowser":   new(searchFront),
 		"HostSystem":             new(hostFront),
 		"HostPciPassthruSystem":  new(passthroughFront),
 		"HostGraphicsManager":    new(graphicsFront),

@@ -17,9 +17,11 @@ import (
 
 // receiver is what every object that answers calls embeds. Its lock does nothing: calls on one type of
 // object must not wait for each other.
+//
+// It is a managed object by its first field, because govmomi's search index looks at every object of the registry.
 type receiver struct {
-	Self types.ManagedObjectReference
-	sim  *Sim
+	mo.SearchIndex
+	sim *Sim
 }
 
 func (r *receiver) Reference() types.ManagedObjectReference { return r.Self }

@@ -236,6 +236,11 @@ func escapeName(name string) string {
 	return b.String()
 }
 
+// plainName undoes escapeName.
+func plainName(name string) string {
+	return strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", `\`, "%5C", `\`, "%25", "%").Replace(name)
+}
+
 func isEscape(s string) bool {
 	hex := func(c byte) bool {
 		return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
