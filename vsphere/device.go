@@ -210,8 +210,10 @@ func take(d *hostDevice, profile string) {
 func judge(d *hostDevice) {
 	free := slices.ContainsFunc(d.Profiles, func(v hypervisor.VGPUProfile) bool { return v.Available > 0 })
 	switch {
-	case d.Kind == hypervisor.VGPUDevice && free, d.sriov && d.VFs > 0 && len(d.UsedBy) < d.VFs:
+	case d.Kind == hypervisor.VGPUDevice && free, d.sriov && d.VFs > 0 && len(d.UsedBy) == 0:
 		d.Assignable, d.Reason, d.Detail = true, "", ""
+	case d.sriov && d.VFs > len(d.UsedBy): // as a whole it can't be, its functions can
+		d.Assignable, d.Reason, d.Detail = false, hypervisor.ReasonDeviceInUse, fmt.Sprintf("%d of its %d virtual functions are in use", len(d.UsedBy), d.VFs)
 	case len(d.UsedBy) > 0:
 		d.Assignable, d.Reason, d.Detail = false, hypervisor.ReasonDeviceInUse, "in use by "+d.UsedBy[0].String()
 	case d.Kind == hypervisor.VGPUDevice:

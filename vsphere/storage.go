@@ -121,12 +121,8 @@ func (d *driver) search(ctx context.Context, store ref, dir, pattern string) ([]
 			if !strings.HasSuffix(base, ".vmdk") || strings.HasSuffix(base, "-flat.vmdk") {
 				continue
 			}
-			folder := strings.TrimSuffix(r.FolderPath, "/")
-			sep := "/"
-			if strings.HasSuffix(folder, "]") {
-				sep = " "
-			}
-			v := hypervisor.VolumeInfo{ID: volumeID(store, folder+sep+f.Path), Name: strings.TrimSuffix(base, ".vmdk"),
+			_, folder, _ := strings.Cut(r.FolderPath, "]")
+			v := hypervisor.VolumeInfo{ID: hypervisor.VolumeID(store.Value + "/" + path.Join(strings.Trim(folder, " /"), f.Path)), Name: strings.TrimSuffix(base, ".vmdk"),
 				Datastore: hypervisor.DatastoreID(store.Value), UsedBytes: f.FileSize, Format: "vmdk"}
 			if x, ok := b.(*types.VmDiskFileInfo); ok {
 				v.SizeBytes = x.CapacityKb * hypervisor.KiB

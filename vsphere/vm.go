@@ -69,7 +69,7 @@ func (d *driver) read(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInf
 type converter struct {
 	d    *driver
 	at   time.Time
-	gpus map[ref]hypervisor.DeviceID // the GPU that a running machine's vGPU is on
+	gpus map[ref]hypervisor.DeviceID // the GPU that a machine's vGPU is on, or the only one of a host
 }
 
 // converter reads what the machines of a page need beside their own
@@ -109,10 +109,17 @@ func (d *driver) converter(ctx context.Context, detail hypervisor.Detail, list [
 		}
 		c.gpus = map[ref]hypervisor.DeviceID{}
 		for _, o := range info {
+			var shared []hypervisor.DeviceID
 			for _, g := range get[types.ArrayOfHostGraphicsInfo](props(o), "config.graphicsInfo").HostGraphicsInfo {
+				if g.GraphicsType == string(types.HostGraphicsInfoGraphicsTypeSharedDirect) {
+					shared = append(shared, deviceID(o.Obj, g.PciId))
+				}
 				for _, vm := range g.Vm {
 					c.gpus[vm] = deviceID(o.Obj, g.PciId)
 				}
+			}
+			if len(shared) == 1 { // then a vGPU on this host can be nowhere else
+				c.gpus[o.Obj] = shared[0]
 			}
 		}
 	}
@@ -240,8 +247,10 @@ func (c *converter) devices(v *hypervisor.VMInfo, self ref, list []types.BaseVir
 			}
 		case *types.VirtualPCIPassthrough:
 			a := attached(x, hostRef(v.Host))
-			if a.Profile != "" && c.gpus[self] != "" {
-				a.Device = c.gpus[self]
+			if a.Profile != "" && v.State == hypervisor.Running {
+				if a.Device = c.gpus[self]; a.Device == "" {
+					a.Device = c.gpus[hostRef(v.Host)]
+				}
 				_, a.Address, _ = strings.Cut(string(a.Device), "/")
 			}
 			v.Devices = append(v.Devices, a)
