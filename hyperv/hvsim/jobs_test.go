@@ -203,3 +203,30 @@ func TestClientCertificate(t *testing.T) {
 		}
 	}
 }
+
+func TestSetFromOutside(t *testing.T) {
+	sim := start(t, hvsim.Config{})
+	c := dial(t, sim, 0)
+	ids, err := sim.Host(0).Add(hvsim.Machine{Name: "vm", Running: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	if err := sim.SetReplication(ids[0], hvsim.Replication{State: 4, Health: 2, Mode: 1, Last: last}); err != nil {
+		t.Fatal(err)
+	}
+	if err := sim.SetHealth(ids[0], 25); err != nil {
+		t.Fatal(err)
+	}
+	o, err := c.get(system(ids[0]))
+	if err != nil || o.get("ReplicationState") != "4" || o.get("ReplicationHealth") != "2" || o.get("ReplicationMode") != "1" || o.get("LastReplicationTime") != "2026-11-23T12:00:00Z" {
+		t.Fatalf("%v %v", err, o.Vals)
+	}
+	if o.get("HealthState") != "25" || o.get("EnabledState") != "9" || o.get("OperationalStatus") != "3" {
+		t.Fatalf("%v", o.Vals)
+	}
+	c.power(sim, ids[0], 2)
+	if sim.SetHealth("nobody", 5) == nil || sim.SetReplication("nobody", hvsim.Replication{}) == nil {
+		t.Fatal("a machine that is not there is changed")
+	}
+}

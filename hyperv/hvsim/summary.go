@@ -88,7 +88,8 @@ func (h *Host) summary(c *config) *cimx.Instance {
 		return s
 	}
 	s.Set("EnabledState", m.cs.Get("EnabledState")).Set("HealthState", m.cs.Get("HealthState")).Set("OperationalStatus", m.cs.Get("OperationalStatus")).
-		Set("StatusDescriptions", m.cs.Get("StatusDescriptions")).Set("UpTime", m.uptime()).Set("ReplicationMode", 0).Set("ReplicationState", 0).Set("ReplicationHealth", 0)
+		Set("StatusDescriptions", m.cs.Get("StatusDescriptions")).Set("UpTime", m.uptime()).
+		Set("ReplicationMode", m.cs.Get("ReplicationMode")).Set("ReplicationState", m.cs.Get("ReplicationState")).Set("ReplicationHealth", m.cs.Get("ReplicationHealth"))
 	var snaps, tasks []any
 	for _, x := range m.snaps {
 		snaps = append(snaps, x.cfg.sd.Ref())

@@ -3,6 +3,9 @@ package hvsim
 import (
 	"fmt"
 	"maps"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
 )
 
 // WriteMemory changes the RAM of a running machine as its guest would.
@@ -55,4 +58,42 @@ func (s *Sim) Machines() []Fact {
 		}
 	}
 	return out
+}
+
+// Replication is what a machine says about Hyper-V Replica [D: Msvm_ComputerSystem.ReplicationState, ReplicationHealth, ReplicationMode].
+type Replication struct {
+	State, Health, Mode uint16
+	Last                time.Time // of the last replication; zero for none
+}
+
+// SetReplication sets what a machine says about Hyper-V Replica; the simulator does not replicate.
+func (s *Sim) SetReplication(id string, r Replication) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.machineByID(id)
+	if m == nil || m.planned {
+		return fmt.Errorf("hvsim: no machine %s", id)
+	}
+	m.cs.Set("ReplicationState", r.State).Set("ReplicationHealth", r.Health).Set("ReplicationMode", r.Mode).Set("LastReplicationTime", nil)
+	if !r.Last.IsZero() {
+		m.cs.Set("LastReplicationTime", cimx.Datetime(r.Last))
+	}
+	return nil
+}
+
+// SetHealth sets a machine's HealthState: 5 well, 20 major failure, 25 critical, which also pauses a running machine as
+// Hyper-V does when the disk of its files is full [D: Msvm_ComputerSystem.HealthState].
+func (s *Sim) SetHealth(id string, health uint16) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.machineByID(id)
+	if m == nil {
+		return fmt.Errorf("hvsim: no machine %s", id)
+	}
+	m.cs.Set("HealthState", health)
+	if health == 25 && m.state() == stRunning {
+		m.setState(stPaused)
+		m.cs.Set("OperationalStatus", []any{3}).Set("StatusDescriptions", []any{"Critical"})
+	}
+	return nil
 }

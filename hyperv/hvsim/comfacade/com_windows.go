@@ -58,19 +58,20 @@ type enumerator struct {
 
 // dispParams is DISPPARAMS, with typed pointers.
 type dispParams struct {
-	args   *ole.VARIANT
-	named  *int32
-	nArgs  uint32
-	nNamed uint32
+	args  *ole.VARIANT
+	_     *int32 // names of arguments
+	nArgs uint32
+	_     uint32
 }
 
 // excepInfo is EXCEPINFO.
 type excepInfo struct {
-	code, _            uint16
-	source, text, help *uint16
-	helpContext        uint32
-	reserved, deferred uintptr
-	scode              uint32
+	_, _         uint16
+	source, text *uint16
+	_            *uint16 // help file
+	_            uint32
+	_, _         uintptr
+	scode        uint32
 }
 
 var (
