@@ -55,7 +55,7 @@ builds() {
 }
 
 # Packages that need no cgo and no lab.
-pure=$($GO list ./... | grep -v -e /internal/lab -e '/kvm$' -e '/xen$' -e '/internal/libvirt')
+pure=$($GO list ./... | grep -v -e /internal/lab -e '/kvm$' -e '/internal/libxl$' -e '/internal/libvirt')
 # Packages that are tested inside a lab, one after the other: two busy
 # emulators at once are too much for a small machine.
 race=-race
@@ -73,7 +73,7 @@ rung "drivers built without cgo say so" env CGO_ENABLED=0 $GO test ./kvm ./xen
 if [ "$(uname -s)" != Linux ] || [ "$(id -u)" -ne 0 ]; then
 	skip "labs" "they need Linux and root: run 'sudo make test' on Debian 12"
 else
-	for p in $($GO list ./internal/lab/... ./internal/libvirt... ./kvm ./xen 2>/dev/null | sort -u); do
+	for p in $($GO list ./internal/lab/... ./internal/libvirtx ./kvm ./xen/internal/libxl | sort -u); do
 		rung "lab: ${p#github.com/anyvisor/anyvisor/}" $GO test -p 1 -v -timeout 25m "$p"
 	done
 fi
