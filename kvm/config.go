@@ -22,6 +22,10 @@ type Config struct {
 	// SerialLogDir, if set, is a folder on the hosts in which each machine made
 	// here logs its serial console, in a file UUID.serial.
 	SerialLogDir string
+	// Sysfs returns a way to the files of the host behind a URI in Hosts, or
+	// nil. Without one the hosts whose URI names no host, and so are this
+	// machine, are read directly, and others not at all.
+	Sysfs func(uri string) Sysfs
 	// Credentials for SASL (tcp, tls).
 	Credentials *hypervisor.Credentials
 	// Options of the Client; nil means none.

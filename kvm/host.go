@@ -20,6 +20,7 @@ type host struct {
 	peer Peer
 
 	mu    sync.Mutex
+	files Sysfs // nil if there is no way to them
 	facts *libvirtx.Facts
 	epoch int // of the connection that facts were read on
 }
@@ -57,6 +58,9 @@ func (h *host) identify(ctx context.Context) (*libvirtx.Facts, error) {
 	h.facts, h.epoch = f, now
 	return f, nil
 }
+
+// sysfs returns the host's files, nil if there is no way to them.
+func (h *host) sysfs() Sysfs { return h.files }
 
 // domainType is what new machines are.
 func (h *host) domainType(f *libvirtx.Facts) string {

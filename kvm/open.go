@@ -51,7 +51,7 @@ func open(ctx context.Context, cfg Config) (hypervisor.Driver, error) {
 		if err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
-		d.hosts = append(d.hosts, &host{d: d, conn: c, uri: uri, peer: peerOf(cfg, uri)})
+		d.hosts = append(d.hosts, &host{d: d, conn: c, uri: uri, peer: peerOf(cfg, uri), files: sysfsOf(cfg, uri)})
 	}
 	if err := d.connect(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())

@@ -287,6 +287,12 @@ func (h *host) read(ctx context.Context, c *libvirt.Connect, f *libvirtx.Facts, 
 	for i := range v.Disks {
 		in.chain(c, x, &v.Disks[i])
 	}
+	for i := range v.Devices {
+		a := &v.Devices[i]
+		if dev, err := libvirtx.FindPCI(c, a.Address); err == nil { // gone from the host: the address has to do
+			a.Vendor, a.Product = dev.Vendor, dev.Product
+		}
+	}
 	if t, ok := jobTask(dom, uuid); ok {
 		v.Tasks = append(v.Tasks, t)
 	}
