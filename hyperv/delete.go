@@ -44,6 +44,10 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 				return hypervisor.Ref{}, err
 			}
 		}
+		if err := o.ctx.Err(); err != nil {
+			return hypervisor.Ref{}, err
+		}
+		o.commit()
 		o.phase("removing", -1)
 		if err := m.destroy(o.ctx); err != nil {
 			if now, rerr := d.read(o.ctx, m.h, m.s, m.id); now == nil && rerr == nil {

@@ -33,6 +33,8 @@ func (d *driver) ErrorKind(err error) hypervisor.Kind {
 	var conn *wsman.ConnectionError
 	var ce *cim.Error
 	switch {
+	case errors.Is(err, cim.ErrClosed):
+		return hypervisor.KindClosed
 	case errors.Is(err, cim.ErrJobForgotten):
 		return hypervisor.KindNotFound
 	case errors.As(err, &login):

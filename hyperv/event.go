@@ -61,6 +61,9 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 			case err != nil && !broken && ctx.Err() == nil:
 				broken = true // tried once more at the next tick
 				continue
+			case d.closed.Err() != nil:
+				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.KindClosed, hypervisor.Ref{}, "%w", hypervisor.ErrClosed))
+				return
 			case err != nil:
 				yield(hypervisor.Event{}, err)
 				return

@@ -11,8 +11,8 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Hosts implements hypervisor.HostLister. A host that does not answer is
-// listed as down.
+// Hosts implements hypervisor.HostLister. A host that does not answer, or not
+// as it should (no Hyper-V, login refused), is listed as down.
 func (d *driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 	out := make([]hypervisor.HostInfo, len(d.hosts))
 	var g errgroup.Group
@@ -23,9 +23,6 @@ func (d *driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 			if err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err()
-				}
-				if d.ErrorKind(err) != hypervisor.KindUnavailable {
-					return err
 				}
 				info = hypervisor.HostInfo{ID: h.id, Name: string(h.id), State: hypervisor.HostDown, Detail: err.Error()}
 			}

@@ -305,6 +305,10 @@ func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 				return hypervisor.Ref{}, err
 			}
 		}
+		if err := o.ctx.Err(); err != nil {
+			return hypervisor.Ref{}, err
+		}
+		o.commit() // a machine that was turned off for it is not left so
 		o.phase("reverting", -1)
 		if _, err := o.call(m.h.snapshots(), "ApplySnapshot", cim.Arg{Name: "Snapshot", Value: m.snapshotRef(s)}); err != nil {
 			return hypervisor.Ref{}, err
@@ -367,6 +371,7 @@ func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 		method, arg = "DestroySnapshotTree", "SnapshotSettingData"
 	}
 	return d.native(ctx, m.h, m.h.snapshots(), method, []cim.Arg{{Name: arg, Value: m.snapshotRef(s)}}, func(o *op, _ *cim.Result) (hypervisor.Ref, error) {
+		o.commit()
 		o.phase("merging", -1)
 		return hypervisor.Ref{}, o.merged(m, want, shorter)
 	})

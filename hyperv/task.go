@@ -42,6 +42,14 @@ func (o *op) phase(p string, fraction float64) {
 
 func (o *op) note(s string) { o.state.Notes = append(o.state.Notes, s) }
 
+// commit makes the rest of the work deaf to Cancel: what is done can't be
+// undone, so it is finished. Close still ends it.
+func (o *op) commit() {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(o.ctx))
+	context.AfterFunc(o.d.closed, func() { cancel(hypervisor.ErrClosed) })
+	o.ctx = ctx
+}
+
 // late is a context for what must be done although the work was cancelled.
 func (o *op) late() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(o.ctx), cleanup)

@@ -46,14 +46,12 @@ func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 		}
 		// From here on the machine exists as its definition file alone, so
 		// the work goes on even if it is cancelled.
-		ctx, cancel := o.late()
-		defer cancel()
 		if err := o.ctx.Err(); err != nil {
 			return hypervisor.Ref{}, err
 		}
-		o.ctx = ctx
+		o.commit()
 		o.phase("registering", -1)
-		if err := m.destroy(ctx); err != nil {
+		if err := m.destroy(o.ctx); err != nil {
 			return hypervisor.Ref{}, err
 		}
 		o.undos = nil

@@ -20,6 +20,9 @@ const (
 // queries; the caller polls instead.
 var ErrNoSubscribe = errors.New("cim: this transport has no event queries")
 
+// ErrClosed is the error of a call on a closed session.
+var ErrClosed = errors.New("cim: session is closed")
+
 // Session is a connection to the CIM server of one host. All methods are safe
 // for concurrent use. Errors of the server are of type *[Error].
 type Session interface {

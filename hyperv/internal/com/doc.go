@@ -25,6 +25,3 @@ type Config struct {
 
 // ErrNotWindows is the error of Open on other systems.
 var ErrNotWindows = errors.New("com: WMI through COM needs Windows; use WS-Management")
-
-// errClosed is the error of a call on a closed session.
-var errClosed = errors.New("com: session is closed")

@@ -99,7 +99,7 @@ func (s *session) space(ns string) (*wmi.WmiSession, error) {
 		return sp, nil
 	}
 	if s.manager == nil {
-		return nil, errClosed
+		return nil, cim.ErrClosed
 	}
 	sp, err := s.manager.GetSession(strings.ReplaceAll(ns, "/", `\`), s.cfg.Server, "", s.cfg.User, s.cfg.Password)
 	if err != nil {
@@ -190,7 +190,7 @@ func (s *session) do(ctx context.Context, f func() error) error {
 	defer context.AfterFunc(s.closed, cancel)()
 	err := s.w.do(ctx, f)
 	if err != nil && s.closed.Err() != nil {
-		return errClosed
+		return cim.ErrClosed
 	}
 	return err
 }
@@ -302,7 +302,7 @@ func (s *session) nextEvent(ctx context.Context, list *wmi.WmiSynchronousEventsL
 		return nil, err
 	}
 	if s.closed.Err() != nil {
-		return nil, errClosed
+		return nil, cim.ErrClosed
 	}
 	// The wait is not left before its end, because the list must not be
 	// closed while it is used; it is short.

@@ -168,7 +168,13 @@ func execMethod(o *ole.IDispatch, method string, args []cim.Arg) (*cim.Result, e
 	if err != nil {
 		return nil, err
 	}
-	return &cim.Result{Method: method, Return: uint32(i.Uint("ReturnValue")), Out: *i}, nil
+	ret, err := oleutil.GetProperty(out.ToIDispatch(), "ReturnValue")
+	if err != nil {
+		return nil, wmiError(method, err)
+	}
+	defer ret.Clear()
+	v, err := fromVariant(ret)
+	return &cim.Result{Method: method, Return: uint32(v.Uint()), Out: *i}, err
 }
 
 func inParameters(o *ole.IDispatch, method string) (*ole.VARIANT, error) {

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	ole "github.com/go-ole/go-ole"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 )
 
 // workers are goroutines that own their threads, which have joined the
@@ -89,7 +91,7 @@ func (w *workers) do(ctx context.Context, f func() error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-w.quit:
-		return errClosed
+		return cim.ErrClosed
 	case w.jobs <- job:
 	}
 	select {

@@ -145,9 +145,6 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// errClosed is the error of a call on a closed session.
-var errClosed = errors.New("wsman: session is closed")
-
 // ConnectionError is a failure below WS-Management: no connection, a TLS
 // failure, or a reply that broke off. Sent tells whether the request had
 // reached the connection, so that the server may have acted.
@@ -177,7 +174,7 @@ func (e *LoginError) Unwrap() error { return e.Err }
 
 func (c *Client) do(ctx context.Context, m message) (*reply, error) {
 	if c.closed.Err() != nil {
-		return nil, errClosed
+		return nil, cim.ErrClosed
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -206,7 +203,7 @@ func (c *Client) do(ctx context.Context, m message) (*reply, error) {
 // of the session comes before what it did to the connection.
 func (c *Client) failed(ctx context.Context, err error) error {
 	if c.closed.Err() != nil {
-		return errClosed
+		return cim.ErrClosed
 	}
 	if cause := ctx.Err(); cause != nil {
 		return cause

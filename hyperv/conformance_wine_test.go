@@ -1,0 +1,42 @@
+//go:build !windows
+
+package hyperv
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anyvisor/anyvisor/internal/lab"
+	"github.com/anyvisor/anyvisor/internal/lab/winelab"
+)
+
+// TestConformanceUnderWine runs the Windows build of this package's tests:
+// the driver through github.com/microsoft/wmi and COM.
+func TestConformanceUnderWine(t *testing.T) {
+	ctx, stop := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer stop()
+	l, err := winelab.Start(ctx)
+	if err != nil {
+		lab.Skip(t, err)
+	}
+	defer func() {
+		if err := l.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	// The simulated COM server and go-ole hand pointers into goroutines' stacks
+	// to each other, which a shrinking stack would leave behind.
+	t.Setenv("GODEBUG", "gcshrinkstackoff=1")
+	r, err := l.Test(ctx, ".", "-test.v", "-test.timeout", "12m", "-test.run", "COM")
+	t.Log(r.Output)
+	if err != nil || r.Code != 0 {
+		t.Fatalf("%v: exit code %d", err, r.Code)
+	}
+	for _, must := range []string{"--- PASS: TestConformanceCOM", "--- PASS: TestCOMFaults"} {
+		if !strings.Contains(r.Output, must) {
+			t.Errorf("no %q", must)
+		}
+	}
+}
