@@ -10,20 +10,12 @@ import (
 )
 
 // moveInCluster moves a machine that a failover cluster manages through the
-// cluster, which would otherwise move it back or lose track of it. It returns
-// nil for a machine that no cluster manages, and for storage.
+// cluster, which would otherwise move it back or lose track of it.
 func (d *driver) moveInCluster(ctx context.Context, v *move) (hypervisor.DriverTask, error) {
-	if v.kind != migrateSystem {
-		return nil, nil
-	}
-	group, err := clusterGroup(ctx, v.m)
-	if group.IsZero() || err != nil {
-		return nil, err
-	}
 	began := time.Now()
 	return d.start(ctx, v.m.h, "", func(o *op) (hypervisor.Ref, error) {
 		o.phase("moving through the cluster", -1)
-		if _, err := cim.Call(o.ctx, o.s, group, "MoveToNewNode", cim.Arg{Name: "NodeName", Value: v.to.name}, cim.Arg{Name: "TimeOut", Value: uint32(600)}); err != nil {
+		if _, err := cim.Call(o.ctx, o.s, v.group, "MoveToNewNode", cim.Arg{Name: "NodeName", Value: v.to.name}, cim.Arg{Name: "TimeOut", Value: uint32(600)}); err != nil {
 			return hypervisor.Ref{}, err
 		}
 		ts, err := v.to.session(o.ctx)
@@ -47,7 +39,8 @@ func (d *driver) moveInCluster(ctx context.Context, v *move) (hypervisor.DriverT
 	})
 }
 
-// clusterGroup finds the resource group of a machine: the resource of type
+// clusterGroup finds the resource group of a machine, none if no cluster
+// manages it: the resource of type
 // "Virtual Machine" whose private property VmID is the machine's GUID.
 func clusterGroup(ctx context.Context, m *machine) (cim.Ref, error) {
 	rows, err := cim.Collect(m.s.Query(ctx, cim.MSCluster, cim.Select("MSCluster_Resource", nil, "Type = 'Virtual Machine'")))

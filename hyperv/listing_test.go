@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/anyvisor/anyvisor/hyperv/hvsim"
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
@@ -166,6 +169,32 @@ func BenchmarkList(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/machine")
 		})
 	}
+	b.Run("native", func(b *testing.B) {
+		// What a program without this driver would do at best: the same
+		// queries over the same transport, side by side, nothing made of them.
+		d, err := connect(b.Context(), s.config)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer d.Close()
+		session, err := d.hosts[0].session(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			var g errgroup.Group
+			for _, t := range tables {
+				g.Go(func() error {
+					_, err := cim.Collect(session.Query(b.Context(), cim.Virtualization, cim.Select(t.class, t.props)))
+					return err
+				})
+			}
+			if err := g.Wait(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/machine")
+	})
 	b.Run("one by one", func(b *testing.B) {
 		// A sample: all of them would take minutes.
 		const sample = 20

@@ -27,6 +27,7 @@ type move struct {
 	target *driver
 	kind   uint16
 	rec    *record
+	group  cim.Ref // of a machine that a cluster manages
 	report hypervisor.MigrateReport
 }
 
@@ -137,6 +138,16 @@ func (v *move) inspect(ctx context.Context) error {
 	if v.kind == migrateStorage {
 		return v.askHost(ctx)
 	}
+	var err error
+	if v.group, err = clusterGroup(ctx, m); err != nil {
+		return err
+	}
+	if !v.group.IsZero() {
+		v.report.Method += ", through the cluster"
+		if v.kind == migrateBoth {
+			v.block(hypervisor.ReasonConfig, on, "a cluster manages the machine and moves it without its storage: move the storage first, then the machine")
+		}
+	}
 	ts, err := v.to.session(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -229,9 +240,10 @@ func (v *move) checkRoom(ctx context.Context, ts cim.Session) error {
 
 // askHost has the host check what only it knows, such as processors. It is
 // left out where our own findings make the answer certain, for the host then
-// only repeats the first of them.
+// only repeats the first of them, and for machines of a cluster, which it
+// sends away.
 func (v *move) askHost(ctx context.Context) error {
-	if len(v.report.Blockers) > 0 {
+	if len(v.report.Blockers) > 0 || !v.group.IsZero() {
 		return nil
 	}
 	args, err := v.args()
@@ -313,8 +325,8 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 	if err != nil {
 		return nil, err
 	}
-	if moved, err := d.moveInCluster(ctx, v); moved != nil || err != nil {
-		return moved, err
+	if !v.group.IsZero() {
+		return d.moveInCluster(ctx, v)
 	}
 	began := time.Now()
 	res, err := cim.Call(ctx, v.m.s, v.m.h.migration(), "MigrateVirtualSystemToHost", args...)

@@ -20,6 +20,7 @@ type op struct {
 	report func(hypervisor.TaskState)
 	state  hypervisor.TaskState
 	undos  []undo
+	ends   []func() // release what contexts hold, when the work has ended
 }
 
 type undo struct {
@@ -46,7 +47,8 @@ func (o *op) note(s string) { o.state.Notes = append(o.state.Notes, s) }
 // undone, so it is finished. Close still ends it.
 func (o *op) commit() {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(o.ctx))
-	context.AfterFunc(o.d.closed, func() { cancel(hypervisor.ErrClosed) })
+	stop := context.AfterFunc(o.d.closed, func() { cancel(hypervisor.ErrClosed) })
+	o.ends = append(o.ends, func() { stop(); cancel(nil) })
 	o.ctx = ctx
 }
 
@@ -71,6 +73,11 @@ func (d *driver) start(ctx context.Context, h *host, id hypervisor.TaskID, work 
 	}
 	return d.group.Go(ctx, id, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		o := &op{d: d, h: h, s: s, ctx: ctx, report: report, state: hypervisor.TaskState{Fraction: -1}}
+		defer func() {
+			for _, f := range o.ends {
+				f()
+			}
+		}()
 		ref, err := work(o)
 		if err != nil {
 			o.state.Err = err

@@ -1,0 +1,160 @@
+package hyperv
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim"
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// native is a session beside the driver, as another tool would have one.
+func native(t *testing.T, s *site) cim.Session {
+	t.Helper()
+	d, err := connect(t.Context(), s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	session, err := d.hosts[0].session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
+
+// TestTemplateCannotBeStartedNatively: no tool starts it, not only this API.
+func TestTemplateCannotBeStartedNatively(t *testing.T) {
+	s := startSite(t, hvsim.Config{})
+	c := openSite(t, s)
+	vm := create(t, c, small("golden"))
+	tpl, err := vm.MarkTemplate(t.Context()).Wait(t.Context())
+	if err != nil || string(tpl.ID()) != string(vm.ID()) {
+		t.Fatalf("%v, %v", tpl, err)
+	}
+	raw := native(t, s)
+	rows, err := cim.Collect(raw.Query(t.Context(), cim.Virtualization, "SELECT Name FROM Msvm_ComputerSystem WHERE Name = "+cim.Quote(string(vm.ID()))))
+	if err != nil || len(rows) != 0 {
+		t.Errorf("the template is among the machines: %v, %v", rows, err)
+	}
+	ref := cim.NewRef("Msvm_PlannedComputerSystem", "CreationClassName", "Msvm_PlannedComputerSystem", "Name", string(vm.ID()))
+	r, err := raw.Invoke(t.Context(), ref, "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateEnabled)})
+	if err != nil || r.Return != cim.ReturnInvalidState {
+		t.Errorf("starting a template: %+v, %v", r, err)
+	}
+	for _, mode := range []hypervisor.CloneMode{hypervisor.FullClone, hypervisor.Linked} {
+		m, err := tpl.Deploy(t.Context(), "from "+mode.String(), &hypervisor.CloneOptions{Mode: mode, Start: true}).Wait(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i, err := m.Info(t.Context()); err != nil || i.State != hypervisor.Running || i.Template || (i.Disks[0].Parent != "") != (mode == hypervisor.Linked) {
+			t.Errorf("%s: %+v, %v", mode, i, err)
+		}
+	}
+	if _, err := tpl.MarkVM(t.Context(), hypervisor.Placement{}).Wait(t.Context()); !errors.Is(err, hypervisor.ErrBusy) || !strings.Contains(err.Error(), "from linked") {
+		t.Errorf("MarkVM of a base: %v", err)
+	}
+	if _, err := tpl.Delete(t.Context(), hypervisor.DeleteDisks).Wait(t.Context()); !errors.Is(err, hypervisor.ErrBusy) {
+		t.Errorf("Delete of a base: %v", err)
+	}
+}
+
+// TestClusteredMachineMovesThroughTheCluster: the migration service is not
+// asked, for the cluster would undo what it does.
+func TestClusteredMachineMovesThroughTheCluster(t *testing.T) {
+	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {}}, Cluster: &hvsim.ClusterConfig{Volumes: []string{"Volume1"}}})
+	c := openSite(t, s)
+	spec := small("clustered")
+	spec.Placement = hypervisor.Placement{Host: hypervisor.HostID(s.config.Hosts[0]), Datastore: sharedStore}
+	spec.Start = true
+	vm := create(t, c, spec)
+	if err := s.sim.Cluster(string(vm.ID())); err != nil {
+		t.Fatal(err)
+	}
+	s.sim.ResetCalls()
+	to := hypervisor.HostID(s.config.Hosts[1])
+	r, err := vm.Migrate(t.Context(), hypervisor.MigrateOptions{Host: to, Mode: hypervisor.Live}).Wait(t.Context())
+	if err != nil || r.Host != to || !strings.Contains(r.Method, "cluster") {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if i, err := vm.Info(t.Context()); err != nil || i.Host != to || i.State != hypervisor.Running {
+		t.Errorf("%+v, %v", i, err)
+	}
+	calls := s.sim.Calls()
+	if calls["Invoke MSCluster_ResourceGroup.MoveToNewNode"] != 1 || calls["Invoke Msvm_VirtualSystemMigrationService.MigrateVirtualSystemToHost"] != 0 {
+		t.Errorf("%v", calls)
+	}
+}
+
+// TestDeviceAssignmentSaysWhatItSets: stop action, memory, MMIO space.
+func TestDeviceAssignmentSaysWhatItSets(t *testing.T) {
+	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{GPUs: []hvsim.GPU{{Device: hvsim.Device{Name: "A2", Vendor: 0x10DE, Product: 0x25B6}}, {Device: hvsim.Device{Name: "A2", Vendor: 0x10DE, Product: 0x25B6}}}}}})
+	c := openSite(t, s)
+	spec := small("gpu")
+	spec.DynamicMemory = &hypervisor.MemoryRange{MinBytes: 32 * hypervisor.MiB, MaxBytes: 128 * hypervisor.MiB}
+	vm := create(t, c, spec)
+	want := hypervisor.DeviceRequest{Class: hypervisor.Display, Vendor: "10de"}
+	var u *hypervisor.UnsupportedError
+	if _, err := vm.AttachDevice(t.Context(), want).Wait(t.Context()); !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonDevicePrepare {
+		t.Errorf("a device that the host uses: %v", err)
+	}
+	if err := dismountAll(t.Context(), c, "25b6"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		task := vm.AttachDevice(t.Context(), want)
+		if _, err := task.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Join(task.Notes(), "; "); !strings.Contains(n, "above 4 GiB") {
+			t.Errorf("notes: %s", n)
+		}
+	}
+	set, err := cim.First(native(t, s).Query(t.Context(), cim.Virtualization, cim.Select("Msvm_VirtualSystemSettingData", nil, "VirtualSystemIdentifier = "+cim.Quote(string(vm.ID())))), "settings")
+	if err != nil || set.Uint("AutomaticShutdownAction") != 2 || set.Uint("LowMmioGapSize") < 3072 || set.Uint("HighMmioGapSize") < 2*33280 || !set.Bool("GuestControlledCacheTypes") {
+		t.Errorf("%+v, %v", set.Props, err)
+	}
+	if _, err := vm.AttachDevice(t.Context(), want).Wait(t.Context()); !errors.Is(err, hypervisor.ErrExhausted) {
+		t.Errorf("a third device of two: %v", err)
+	}
+	for _, k := range []hypervisor.Capability{hypervisor.SnapshotMemory, hypervisor.PowerSuspend} {
+		if sup, err := vm.Supports(t.Context(), k); err != nil || sup.Reason != hypervisor.ReasonVMPassthrough {
+			t.Errorf("%s: %+v, %v", k, sup, err)
+		}
+	}
+}
+
+// TestSecondProcessFollowsAClone: a task that makes a machine is found again.
+func TestSecondProcessFollowsAClone(t *testing.T) {
+	s := startSite(t, hvsim.Config{})
+	c, c2 := openSite(t, s), openSite(t, s)
+	vm := create(t, c, small("source"))
+	task := vm.Clone(t.Context(), "copy", nil)
+	again, err := c2.Task(t.Context(), task.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := task.Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ref, err := again.Wait(t.Context()); err != nil || ref.ID != string(made.ID()) {
+		t.Errorf("%v, %v", ref, err)
+	}
+}
+
+func TestHostFacts(t *testing.T) {
+	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{NUMANodes: 2, Processors: 32, MemoryMB: 1 << 17}}})
+	c := openSite(t, s)
+	all, err := hypervisor.Collect(c.Hosts(t.Context()))
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	h := all[0]
+	if h.Name != "HV01" || h.Edition != "Server Datacenter" || len(h.NUMA) != 2 || h.NUMA[1].ID != 1 || h.NUMA[0].Threads != 16 || h.CPU.Threads != 32 || h.CPU.Sockets != 2 ||
+		h.MemoryBytes != 128*hypervisor.GiB || h.FreeBytes <= 0 || h.CPU.NestedPaging != hypervisor.Present || h.IOMMU != hypervisor.Unknown || h.Limits.CPUs != 1024 {
+		t.Errorf("%+v", h)
+	}
+}
