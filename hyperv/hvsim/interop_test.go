@@ -60,6 +60,26 @@ type answer struct {
 	Text   string
 }
 
+// osWin runs os-win calls: host, object, method, arguments.
+func osWin(t *testing.T, sim *hvsim.Sim, calls [][]any) []answer {
+	t.Helper()
+	hosts := map[string][]string{}
+	for _, h := range sim.Hosts() {
+		hosts[h.Name()] = []string{h.URL(), "Administrator", hvsim.DefaultPassword}
+	}
+	out := python(t, map[string]any{"hosts": hosts, "schema": "internal/schema/classes.txt", "ca": caFile(t, sim), "calls": calls}, []string{"python3-os-win"}, "oswin/run.py")
+	var got []answer
+	d := json.NewDecoder(bytes.NewReader(out))
+	for d.More() {
+		var a answer
+		if err := d.Decode(&a); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, a)
+	}
+	return got
+}
+
 // TestOSWin lets OpenStack's os-win, which was written against real hosts, list, make, change, checkpoint, power and migrate machines.
 func TestOSWin(t *testing.T) {
 	sim := start(t, hvsim.Config{Hosts: []hvsim.HostConfig{gpuHost(0), {}}})
@@ -105,20 +125,7 @@ func TestOSWin(t *testing.T) {
 		{"HV01", "vmutils", "destroy_vm", "made"},
 		{"HV01", "vmutils", "list_instances"},
 	}
-	hosts := map[string][]string{}
-	for _, h := range sim.Hosts() {
-		hosts[h.Name()] = []string{h.URL(), "Administrator", hvsim.DefaultPassword}
-	}
-	out := python(t, map[string]any{"hosts": hosts, "schema": "internal/schema/classes.txt", "ca": caFile(t, sim), "calls": calls}, []string{"python3-os-win"}, "oswin/run.py")
-	var got []answer
-	d := json.NewDecoder(bytes.NewReader(out))
-	for d.More() {
-		var a answer
-		if err := d.Decode(&a); err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, a)
-	}
+	got := osWin(t, sim, calls)
 	if len(got) != len(calls) {
 		t.Fatalf("%d answers to %d calls", len(got), len(calls))
 	}
