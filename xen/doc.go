@@ -9,8 +9,8 @@
 // colons allowed), cafile (PEM), insecure=1 (no verification at all). Any
 // member of the pool may be named; the master is found.
 //
-// Plain Xen through libvirt's libxl driver, see package documentation of
-// OpenLibxl for the forms of xen:// URLs. It needs cgo and libvirt.
+// Plain Xen through libvirt's libxl driver, see [OpenLibxl] for the forms of
+// xen:// URLs and for how things are done there. It needs cgo and libvirt.
 //
 // # How XAPI maps
 //

@@ -61,7 +61,10 @@ func (d *driver) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error)
 }
 
 func networks(c *libvirt.Connect, host hypervisor.HostID) ([]hypervisor.NetworkInfo, error) {
-	out := bridges(c, host)
+	out, err := bridges(c, host)
+	if err != nil {
+		return nil, err
+	}
 	all, err := c.ListAllNetworks(0)
 	if err != nil {
 		return nil, err
@@ -94,23 +97,72 @@ func networks(c *libvirt.Connect, host hypervisor.HostID) ([]hypervisor.NetworkI
 	return out, nil
 }
 
-// bridges lists the bridges that libvirt's own networks did not make.
-func bridges(c *libvirt.Connect, host hypervisor.HostID) []hypervisor.NetworkInfo {
+// bridges lists the bridges that libvirt's own networks did not make. libvirt
+// (9.0, built with udev) fails to describe a bridge as long as an adapter of a
+// machine is on it, for it takes "vif1.0" for a VLAN's name; then the running
+// machines' definitions say that it is a bridge.
+func bridges(c *libvirt.Connect, host hypervisor.HostID) ([]hypervisor.NetworkInfo, error) {
 	all, err := c.ListAllInterfaces(libvirt.CONNECT_LIST_INTERFACES_ACTIVE)
 	if err != nil {
-		return nil // a libvirt without interface driver
+		return nil, nil // a libvirt without interface driver
 	}
+	defer func() {
+		for i := range all {
+			_ = all[i].Free() // a local reference
+		}
+	}()
 	var out []hypervisor.NetworkInfo
+	var used map[string]bool
 	for i := range all {
+		name, err := all[i].GetName() // local
+		if err != nil {
+			return nil, err
+		}
 		doc, err := all[i].GetXMLDesc(0)
-		_ = all[i].Free() // a local reference
 		var x libvirtxml.Interface
-		if err != nil || x.Unmarshal(doc) != nil || x.Bridge == nil || strings.HasPrefix(x.Name, "virbr") {
+		bridge := err == nil && x.Unmarshal(doc) == nil && x.Bridge != nil
+		if err != nil {
+			if used == nil {
+				if used, err = usedBridges(c); err != nil {
+					return nil, err
+				}
+			}
+			bridge = used[name]
+		}
+		if bridge && !strings.HasPrefix(name, "virbr") {
+			out = append(out, hypervisor.NetworkInfo{ID: hypervisor.NetworkID(hostBridge + name), Name: name, Type: "bridge", Hosts: []hypervisor.HostID{host}})
+		}
+	}
+	return out, nil
+}
+
+// usedBridges names the bridges that running machines are on.
+func usedBridges(c *libvirt.Connect) (map[string]bool, error) {
+	all, err := c.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_ACTIVE)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for i := range all {
+			_ = all[i].Free() // a local reference
+		}
+	}()
+	out := map[string]bool{}
+	for i := range all {
+		x, _, err := parse(&all[i], 0)
+		if libvirtx.NotFound(err) {
 			continue
 		}
-		out = append(out, hypervisor.NetworkInfo{ID: hypervisor.NetworkID(hostBridge + x.Name), Name: x.Name, Type: "bridge", Hosts: []hypervisor.HostID{host}})
+		if err != nil {
+			return nil, err
+		}
+		for n := range x.Devices.Interfaces {
+			if s := x.Devices.Interfaces[n].Source; s != nil && s.Bridge != nil {
+				out[s.Bridge.Bridge] = true
+			}
+		}
 	}
-	return out
+	return out, nil
 }
 
 // addNICs adds adapters to a definition.

@@ -94,6 +94,24 @@ func onPool[T any](ctx context.Context, d *driver, pool string, calls int, f fun
 
 // Volumes implements hypervisor.StorageManager.
 func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
+	if ds == "" {
+		all, err := d.Datastores(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var out []hypervisor.VolumeInfo
+		for _, i := range all {
+			if !i.Accessible {
+				continue
+			}
+			vols, err := d.Volumes(ctx, i.ID)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, vols...)
+		}
+		return out, nil
+	}
 	return onPool(ctx, d, string(ds), 3, func(h *host, c *libvirt.Connect, pools []libvirtx.Pool) ([]hypervisor.VolumeInfo, error) {
 		if err := libvirtx.Refresh(c, string(ds)); err != nil {
 			return nil, err

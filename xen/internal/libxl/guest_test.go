@@ -1,0 +1,337 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
+)
+
+// world is a Client on both hosts, and what one test made with it.
+type world struct {
+	*testing.T
+	ctx context.Context
+	l   *xenlab.Lab
+	c   *hypervisor.Client
+	ds  hypervisor.DatastoreID
+}
+
+func newWorld(t *testing.T, p2p bool) *world {
+	l := theLab(t)
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Minute)
+	t.Cleanup(stop)
+	c, err := openHosts(ctx, p2p, l.Hosts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &world{t, ctx, l, c, poolUUID(t, l.Hosts[0], "shared")}
+}
+
+func (w *world) ok(err error, what string) {
+	w.Helper()
+	if err != nil {
+		w.Fatalf("%s: %v", what, err)
+	}
+}
+
+// do waits for a task without a result.
+func (w *world) do(t *hypervisor.Task[hypervisor.None], what string) {
+	w.Helper()
+	_, err := t.Wait(w.ctx)
+	w.ok(err, what)
+}
+
+func (w *world) create(kind, name string) *hypervisor.VM {
+	w.Helper()
+	vm, err := w.c.CreateVM(w.ctx, guest(kind, name, w.ds)).Wait(w.ctx)
+	w.ok(err, "create "+name)
+	w.Cleanup(func() {
+		ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+		defer stop()
+		_, err := vm.Delete(ctx, hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}).Wait(ctx)
+		if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+			w.Errorf("delete %s: %v", name, err)
+		}
+	})
+	return vm
+}
+
+func (w *world) count(vm *hypervisor.VM) int {
+	w.Helper()
+	n, err := count(w.ctx, w.l, vm.ID())
+	w.ok(err, "the guest's counter")
+	return n
+}
+
+// goesOn demands that the guest's memory went on from n.
+func (w *world) goesOn(vm *hypervisor.VM, n int, after string) int {
+	w.Helper()
+	got := w.count(vm)
+	if got <= n {
+		w.Errorf("after %s the guest counts %d, it was at %d: its memory was lost", after, got, n)
+	}
+	return got
+}
+
+// xl returns the state column of "xl list" for a machine on each host, empty
+// where xl does not know it.
+func (w *world) xl(name string) []string {
+	w.Helper()
+	var out []string
+	for _, h := range w.l.Hosts {
+		text, err := h.Run(w.ctx, "xl list")
+		w.ok(err, "xl list")
+		state := ""
+		for line := range strings.Lines(text) {
+			if f := strings.Fields(line); len(f) > 4 && f[0] == name {
+				state = f[4]
+			}
+		}
+		out = append(out, state)
+	}
+	return out
+}
+
+// agree demands a state and a host from the API's listing, and the same from
+// xl.
+func (w *world) agree(vm *hypervisor.VM, name string, want hypervisor.PowerState, after string) hypervisor.HostID {
+	w.Helper()
+	all, err := hypervisor.Collect(w.c.VMs(w.ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}))
+	w.ok(err, "VMs")
+	i := slices.IndexFunc(all, func(v hypervisor.VMInfo) bool { return v.ID == vm.ID() })
+	if i < 0 {
+		w.Fatalf("after %s the machine is not listed", after)
+	}
+	if all[i].State != want || all[i].Name != name {
+		w.Errorf("after %s the machine is listed as %q, %s; want %q, %s", after, all[i].Name, all[i].State, name, want)
+	}
+	for n, h := range w.l.Hosts {
+		here := w.xl(name)[n]
+		on := all[i].Host == w.id(h) && (want == hypervisor.Running || want == hypervisor.Paused)
+		switch {
+		case on != (here != ""):
+			w.Errorf("after %s xl on %s has it: %v; the API: %s on %s", after, h.Name, here != "", want, all[i].Host)
+		case on && strings.Contains(here, "p") != (want == hypervisor.Paused):
+			w.Errorf("after %s xl says %q, the API %s", after, here, want)
+		}
+	}
+	return all[i].Host
+}
+
+// id is the host's ID, found by its name.
+func (w *world) id(h *xenlab.Host) hypervisor.HostID {
+	w.Helper()
+	f, err := w.c.FindHost(w.ctx, h.Name)
+	w.ok(err, "FindHost")
+	return f.ID()
+}
+
+// TestGuests shows PV and PVH machines created, paused, saved, restored and
+// listed, and moved with their counter going on, while xl agrees.
+func TestGuests(t *testing.T) {
+	for _, kind := range []string{pv, pvh} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t, true)
+			name := "guest-" + kind
+			vm := w.create(kind, name)
+			if i, err := vm.Info(w.ctx); err != nil || i.Machine != kind {
+				t.Errorf("the machine is %q (%v), want %s", i.Machine, err, kind)
+			}
+			w.agree(vm, name, hypervisor.Off, "CreateVM")
+			w.do(vm.Start(w.ctx), "Start")
+			n := w.goesOn(vm, 0, "Start")
+			w.agree(vm, name, hypervisor.Running, "Start")
+			w.do(vm.Pause(w.ctx), "Pause")
+			w.agree(vm, name, hypervisor.Paused, "Pause")
+			w.do(vm.Resume(w.ctx), "Resume")
+			n = w.goesOn(vm, n, "Resume")
+			w.do(vm.Suspend(w.ctx), "Suspend")
+			w.agree(vm, name, hypervisor.Suspended, "Suspend")
+			w.do(vm.Resume(w.ctx), "Resume from disk")
+			n = w.goesOn(vm, n, "Resume from disk")
+			from := w.agree(vm, name, hypervisor.Running, "Resume from disk")
+			w.move(vm, name, kind, from, n)
+		})
+	}
+}
+
+// move migrates a running machine to the other host, peer to peer.
+func (w *world) move(vm *hypervisor.VM, name, kind string, from hypervisor.HostID, n int) {
+	w.Helper()
+	i := slices.IndexFunc(w.l.Hosts, func(h *xenlab.Host) bool { return w.id(h) != from })
+	opt := hypervisor.MigrateOptions{Host: w.id(w.l.Hosts[i]), Mode: hypervisor.Live}
+	s, err := vm.Supports(w.ctx, hypervisor.MigrateLive)
+	w.ok(err, "Supports")
+	if kind == pv {
+		if s.Level != hypervisor.No || s.Reason != hypervisor.ReasonPlatform {
+			w.Errorf("live migration of a PV machine: %+v, want No with the reason %s", s, hypervisor.ReasonPlatform)
+		}
+		var b *hypervisor.BlockedError
+		if _, err := vm.Migrate(w.ctx, opt).Wait(w.ctx); !errors.As(err, &b) || b.Blockers[0].Reason != hypervisor.ReasonPlatform {
+			w.Errorf("live Migrate of a PV machine: %v, want it blocked by %s", err, hypervisor.ReasonPlatform)
+		}
+		w.goesOn(vm, n, "a refused Migrate")
+		opt.Mode = hypervisor.AutoMigrate
+	} else if s.Level != hypervisor.Yes {
+		w.Errorf("live migration of a PVH machine: %+v", s)
+	}
+	rep, err := vm.CheckMigrate(w.ctx, opt)
+	if err != nil || !rep.OK() || (len(rep.Warnings) > 0) != (kind == pv) {
+		w.Fatalf("CheckMigrate: %+v, %v", rep, err)
+	}
+	r, err := vm.Migrate(w.ctx, opt).Wait(w.ctx)
+	w.ok(err, "Migrate")
+	if r.Host != opt.Host || r.Method != rep.Method || r.Total <= 0 {
+		w.Errorf("Migrate did %+v, asked for %s by %q", r, opt.Host, rep.Method)
+	}
+	if at := w.agree(vm, name, hypervisor.Running, "Migrate"); at != opt.Host {
+		w.Errorf("after Migrate the machine is on %s, want %s", at, opt.Host)
+	}
+	n = w.goesOn(vm, n, "Migrate")
+	if kind == pvh {
+		w.moveOut(vm, name, n)
+	}
+}
+
+// moveOut migrates live to another Client, which has the other host alone.
+func (w *world) moveOut(vm *hypervisor.VM, name string, n int) {
+	w.Helper()
+	h, _, err := hostOf(w.ctx, w.l, vm.ID())
+	w.ok(err, "find the machine")
+	target := w.l.Hosts[0]
+	if h == target {
+		target = w.l.Hosts[1]
+	}
+	source, err := openHosts(w.ctx, false, h)
+	w.ok(err, "open one host")
+	defer source.Close()
+	other, err := openHosts(w.ctx, false, target)
+	w.ok(err, "open the other host")
+	defer other.Close()
+	if s, err := source.Supports(w.ctx, hypervisor.MigrateLive, hypervisor.Ref{}); err != nil || s.Reason != hypervisor.ReasonSingleHost {
+		w.Errorf("live migration with one host: %+v, %v", s, err)
+	}
+	r, err := source.VM(vm.ID()).Migrate(w.ctx, hypervisor.MigrateOptions{To: other, Host: w.id(target), Mode: hypervisor.Live}).Wait(w.ctx)
+	w.ok(err, "Migrate to another Client")
+	if i, err := other.VM(r.VM).Info(w.ctx); err != nil || i.State != hypervisor.Running {
+		w.Errorf("the other Client's machine is %s (%v)", i.State, err)
+	}
+	if _, err := source.VM(vm.ID()).Info(w.ctx); !errors.Is(err, hypervisor.ErrNotFound) {
+		w.Errorf("the source still has the machine: %v", err)
+	}
+	w.goesOn(vm, n, "Migrate to another Client")
+	w.agree(vm, name, hypervisor.Running, "Migrate to another Client")
+}
+
+// TestPassthrough gives real PCI functions to PV machines.
+func TestPassthrough(t *testing.T) {
+	w := newWorld(t, false)
+	for _, address := range []string{xenlab.RNG, xenlab.Display} {
+		spec := guest(pv, "owner", w.ds)
+		spec.Placement.Host = w.id(w.l.Hosts[0])
+		vm, err := w.c.CreateVM(w.ctx, spec).Wait(w.ctx)
+		w.ok(err, "create")
+		device := func() hypervisor.DeviceInfo {
+			t.Helper()
+			all, err := hypervisor.Collect(w.c.Devices(w.ctx, &hypervisor.DeviceFilter{ID: deviceID(spec.Placement.Host, address)}))
+			if err != nil || len(all) != 1 {
+				t.Fatalf("device %s: %+v, %v", address, all, err)
+			}
+			return all[0]
+		}
+		d := device()
+		req := hypervisor.DeviceRequest{Vendor: d.Vendor, Product: d.Product}
+		if address == xenlab.Display {
+			if req = (hypervisor.DeviceRequest{Class: hypervisor.Display}); d.Class != hypervisor.Display {
+				t.Errorf("the display device is of class %s", d.Class)
+			}
+		}
+		var u *hypervisor.UnsupportedError
+		if _, err := vm.AttachDevice(w.ctx, hypervisor.DeviceRequest{ID: d.ID}).Wait(w.ctx); !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonDevicePrepare || d.Reason != u.Support.Reason {
+			t.Errorf("AttachDevice of a device that the control domain has: %v, want %s", err, hypervisor.ReasonDevicePrepare)
+		}
+		on, off := true, false
+		for range 2 {
+			w.do(w.c.PrepareDevice(w.ctx, d.ID, hypervisor.DevicePreparation{Passthrough: &on}), "PrepareDevice")
+		}
+		if d = device(); !d.Assignable || d.Driver != stubDriver {
+			t.Errorf("the prepared device is %+v", d)
+		}
+		a, err := vm.AttachDevice(w.ctx, req).Wait(w.ctx)
+		w.ok(err, "AttachDevice")
+		if a.Address != address || a.Device != d.ID {
+			t.Errorf("attached %+v, want %s", a, address)
+		}
+		w.do(vm.Start(w.ctx), "Start with a device")
+		if list, err := w.l.Hosts[0].Run(w.ctx, "xl pci-list owner"); err != nil || !strings.Contains(list, address) {
+			t.Errorf("xl pci-list: %q, %v; want %s", list, err, address)
+		}
+		w.owned(vm, device(), a)
+		w.do(vm.PowerOff(w.ctx), "PowerOff")
+		w.do(vm.DetachDevice(w.ctx, a.ID), "DetachDevice")
+		if i, err := vm.Info(w.ctx); err != nil || len(i.Devices) != 0 {
+			t.Errorf("after DetachDevice the machine has %+v (%v)", i.Devices, err)
+		}
+		w.do(w.c.PrepareDevice(w.ctx, d.ID, hypervisor.DevicePreparation{Passthrough: &off}), "PrepareDevice back")
+		if d = device(); d.Driver == stubDriver || d.Assignable {
+			t.Errorf("the device given back is %+v", d)
+		}
+		w.do(vm.Delete(w.ctx, hypervisor.DeleteDisks, nil), "Delete")
+	}
+	pvhVM := w.create(pvh, "nodevice")
+	if s, err := pvhVM.Supports(w.ctx, hypervisor.DevicePCI); err != nil || s.Level != hypervisor.No || s.Reason != hypervisor.ReasonPlatform {
+		t.Errorf("passthrough for a PVH machine: %+v, %v", s, err)
+	}
+}
+
+// owned demands what holds while a running machine has a device.
+func (w *world) owned(vm *hypervisor.VM, d hypervisor.DeviceInfo, a hypervisor.AttachedDevice) {
+	w.Helper()
+	if d.Assignable || d.Reason != hypervisor.ReasonDeviceInUse || len(d.UsedBy) != 1 || d.UsedBy[0].ID != string(vm.ID()) {
+		w.Errorf("the device of a running machine is %+v", d)
+	}
+	second := w.create(pv, "second-"+strings.ReplaceAll(a.Address, ":", ""))
+	_, err := second.AttachDevice(w.ctx, hypervisor.DeviceRequest{ID: d.ID}).Wait(w.ctx)
+	if i, ierr := second.Info(w.ctx); ierr == nil && i.Host == d.Host && !errors.Is(err, hypervisor.ErrBusy) || err == nil {
+		w.Errorf("AttachDevice of a device in use: %v, want %v", err, hypervisor.ErrBusy)
+	}
+	var u *hypervisor.UnsupportedError
+	if _, err := vm.DetachDevice(w.ctx, a.ID).Wait(w.ctx); !errors.As(err, &u) || u.Capability != hypervisor.DeviceHotplug {
+		w.Errorf("DetachDevice of a running machine: %v, want %s unsupported", err, hypervisor.DeviceHotplug)
+	}
+	if _, err := vm.Suspend(w.ctx).Wait(w.ctx); !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonVMPassthrough {
+		w.Errorf("Suspend with a device: %v, want %s", err, hypervisor.ReasonVMPassthrough)
+	}
+	rep, err := vm.CheckMigrate(w.ctx, hypervisor.MigrateOptions{Host: w.id(w.l.Hosts[1])})
+	if err != nil || !slices.ContainsFunc(rep.Blockers, func(b hypervisor.Blocker) bool { return b.Reason == hypervisor.ReasonVMPassthrough }) {
+		w.Errorf("CheckMigrate with a device: %+v, %v; want %s", rep, err, hypervisor.ReasonVMPassthrough)
+	}
+}
+
+// TestTemplateCannotStart shows that virsh can't start a template either.
+func TestTemplateCannotStart(t *testing.T) {
+	w := newWorld(t, false)
+	vm := w.create(pvh, "golden")
+	_, err := vm.MarkTemplate(w.ctx).Wait(w.ctx)
+	w.ok(err, "MarkTemplate")
+	h, _, err := hostOf(w.ctx, w.l, vm.ID())
+	w.ok(err, "find the template")
+	if out, err := h.Virsh(w.ctx, "start", "golden"); err == nil || !strings.Contains(err.Error(), guardNetwork) {
+		t.Errorf("virsh start of a template: %q, %v; want an error that names %s", out, err, guardNetwork)
+	}
+	if s := w.xl("golden"); s[0]+s[1] != "" {
+		t.Errorf("xl knows the template: %q", s)
+	}
+}

@@ -1,0 +1,281 @@
+//go:build cgo
+
+package libxl
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
+	"github.com/anyvisor/anyvisor/internal/lab"
+	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
+)
+
+// One lab of two hosts serves all tests of the package.
+var shared struct {
+	sync.Mutex
+	lab *xenlab.Lab
+	err error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if shared.lab != nil {
+		if err := shared.lab.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "stop the lab:", err)
+			code = 1
+		}
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// theLab starts the lab, or skips where none can run.
+func theLab(t testing.TB) *xenlab.Lab {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts real hosts and guests, which takes longer than -short allows")
+	}
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.lab == nil && shared.err == nil {
+		ctx, stop := context.WithTimeout(context.Background(), 9*time.Minute)
+		defer stop()
+		if shared.lab, shared.err = xenlab.Start(ctx, xenlab.Config{Hosts: 2}); shared.err == nil {
+			shared.err = oneDatastore(ctx, shared.lab)
+		}
+	}
+	if shared.err != nil {
+		lab.Skip(t, shared.err)
+	}
+	return shared.lab
+}
+
+// oneDatastore gives the shared folder's pool the same UUID on both hosts,
+// which is how an administrator says that it is one datastore.
+func oneDatastore(ctx context.Context, l *xenlab.Lab) error {
+	doc, err := l.Hosts[0].Virsh(ctx, "pool-dumpxml", "--inactive", "shared")
+	if err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"pool-destroy", "shared"}, {"pool-undefine", "shared"}, {"pool-define", l.WriteXML(doc)}, {"pool-start", "shared"}, {"pool-autostart", "shared"}} {
+		if _, err := l.Hosts[1].Virsh(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openHosts opens some of the lab's hosts as one Client.
+func openHosts(ctx context.Context, p2p bool, hosts ...*xenlab.Host) (*hypervisor.Client, error) {
+	cfg := Config{Peers: map[string]Peer{}}
+	for _, h := range hosts {
+		cfg.Hosts = append(cfg.Hosts, h.URI)
+		p := Peer{Migrate: h.MigrateURI}
+		if p2p {
+			p.URI = h.PeerURI
+		}
+		cfg.Peers[h.URI] = p
+	}
+	return Open(ctx, cfg, nil)
+}
+
+func poolUUID(t testing.TB, h *xenlab.Host, name string) hypervisor.DatastoreID {
+	t.Helper()
+	out, err := h.Virsh(context.Background(), "pool-uuid", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hypervisor.DatastoreID(strings.TrimSpace(out))
+}
+
+// guest describes the counting guest.
+func guest(kind, name string, ds hypervisor.DatastoreID) hypervisor.VMSpec {
+	return hypervisor.VMSpec{Name: name, CPUs: 1, MemoryBytes: 160 * hypervisor.MiB, Machine: kind,
+		Boot:      &hypervisor.DirectBoot{Kernel: xenlab.GuestKernel, Initrd: xenlab.GuestInitrd, CommandLine: "console=hvc0 quiet nokaslr mitigations=off"},
+		Disks:     []hypervisor.DiskSpec{{SizeBytes: 64 * hypervisor.MiB, Datastore: ds}},
+		NICs:      []hypervisor.NICSpec{{}},
+		Placement: hypervisor.Placement{Datastore: ds}}
+}
+
+// hostOf finds the host that has the machine; an active one counts.
+func hostOf(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (found *xenlab.Host, state string, err error) {
+	for _, h := range l.Hosts {
+		if s, err := h.Virsh(ctx, "domstate", string(id)); err == nil && (found == nil || strings.TrimSpace(s) != "shut off") {
+			found, state = h, strings.TrimSpace(s)
+		}
+	}
+	if found == nil {
+		return nil, "", fmt.Errorf("machine %s: %w", id, hypervisor.ErrNotFound)
+	}
+	return found, state, nil
+}
+
+// platformState asks virsh.
+func platformState(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (hypervisor.PowerState, error) {
+	h, s, err := hostOf(ctx, l, id)
+	if err != nil {
+		return "", err
+	}
+	switch s {
+	case "running", "idle":
+		return hypervisor.Running, nil
+	case "paused":
+		return hypervisor.Paused, nil
+	case "shut off":
+		saved, err := h.Virsh(ctx, "list", "--uuid", "--inactive", "--with-managed-save")
+		if strings.Contains(saved, string(id)) {
+			return hypervisor.Suspended, err
+		}
+		return hypervisor.Off, err
+	}
+	return "", fmt.Errorf("virsh says %q", s)
+}
+
+// count waits for the guest's next count on the console, so that what an
+// earlier boot or another host left in the log does not count.
+func count(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (int, error) {
+	h, _, err := hostOf(ctx, l, id)
+	if err != nil {
+		return 0, err
+	}
+	name, err := h.Virsh(ctx, "domname", string(id))
+	if err != nil {
+		return 0, err
+	}
+	read := func(ctx context.Context) (tick, lines int, err error) {
+		text, err := h.Run(ctx, "cat '/var/log/xen/console/guest-"+strings.TrimSpace(name)+".log' 2>/dev/null || :")
+		tick, lines = lab.LastTick(bytes.ReplaceAll([]byte(text), []byte("\r\n"), []byte("\n")))
+		return tick, lines, err
+	}
+	_, before, err := read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	limit, stop := context.WithTimeout(ctx, 2*time.Minute)
+	defer stop()
+	err = lab.WaitFor(limit, 200*time.Millisecond, func(ctx context.Context) error {
+		tick, lines, err := read(ctx)
+		if err == nil && lines <= before {
+			err = fmt.Errorf("the guest on %s does not count on: %d lines as before", h.Name, lines)
+		}
+		n = tick
+		return err
+	})
+	return n, err
+}
+
+// firstDisk finds the image of the machine's first disk, on its host.
+func firstDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (*xenlab.Host, string, error) {
+	h, _, err := hostOf(ctx, l, id)
+	if err != nil {
+		return nil, "", err
+	}
+	doc, err := h.Virsh(ctx, "dumpxml", string(id))
+	if err != nil {
+		return nil, "", err
+	}
+	var x struct {
+		Disks []struct {
+			Source struct {
+				File string `xml:"file,attr"`
+			} `xml:"source"`
+		} `xml:"devices>disk"`
+	}
+	if err := xml.Unmarshal([]byte(doc), &x); err != nil {
+		return nil, "", err
+	}
+	if len(x.Disks) == 0 {
+		return nil, "", errors.New("no disk")
+	}
+	return h, x.Disks[0].Source.File, nil
+}
+
+// The content identity of a disk is a line at 1 MiB, padded to a sector.
+const contentAt = 1 << 20
+
+func writeDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID, content string) error {
+	h, p, err := firstDisk(ctx, l, id)
+	if err != nil {
+		return err
+	}
+	_, err = h.Run(ctx, fmt.Sprintf(`printf '%%-512s' "%s" >/tmp/content && qemu-io -f qcow2 -c 'write -s /tmp/content %d 512' '%s'`, content, contentAt, p))
+	return err
+}
+
+func readDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (string, error) {
+	h, p, err := firstDisk(ctx, l, id)
+	if err != nil {
+		return "", err
+	}
+	out, err := h.Run(ctx, fmt.Sprintf(`qemu-img dd -U -f qcow2 -O raw bs=512 skip=%d count=%d if='%s' of=/tmp/content && head -c 512 /tmp/content`, contentAt/512, contentAt/512+1, p))
+	return strings.TrimRight(out, " \x00"), err
+}
+
+// images lists every image of the lab.
+func images(ctx context.Context, l *xenlab.Lab) ([]string, error) {
+	files, err := os.ReadDir(l.Shared)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range files {
+		out = append(out, f.Name())
+	}
+	for _, h := range l.Hosts {
+		text, err := h.Run(ctx, "ls "+xenlab.ImageDir)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range strings.Fields(text) {
+			out = append(out, h.Name+":"+f)
+		}
+	}
+	return out, nil
+}
+
+// backend is the lab as the conformance suite sees it.
+func backend(t testing.TB, l *xenlab.Lab) *hypervisortest.Backend {
+	open := func(ctx context.Context) (*hypervisor.Client, error) { return openHosts(ctx, false, l.Hosts...) }
+	c, err := open(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds := poolUUID(t, l.Hosts[0], "shared")
+	return &hypervisortest.Backend{
+		Client: c, Reopen: open,
+		Spec:     func(name string) hypervisor.VMSpec { return guest(pvh, name, ds) },
+		AbsentVM: "0c0ffee0-0000-4000-8000-000000000000",
+		Booted: func(ctx context.Context, id hypervisor.VMID) error {
+			n, err := count(ctx, l, id)
+			if err == nil && n == 0 {
+				err = errors.New("the guest counts nothing")
+			}
+			return err
+		},
+		Uptime:    func(ctx context.Context, id hypervisor.VMID) (int, error) { return count(ctx, l, id) },
+		WriteDisk: func(ctx context.Context, id hypervisor.VMID, s string) error { return writeDisk(ctx, l, id, s) },
+		ReadDisk:  func(ctx context.Context, id hypervisor.VMID) (string, error) { return readDisk(ctx, l, id) },
+		State: func(ctx context.Context, id hypervisor.VMID) (hypervisor.PowerState, error) {
+			return platformState(ctx, l, id)
+		},
+		Images: func(ctx context.Context) ([]string, error) { return images(ctx, l) },
+	}
+}
