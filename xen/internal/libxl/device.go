@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 
 	"libvirt.org/go/libvirt"
@@ -19,36 +18,27 @@ import (
 // stubDriver holds a device of the control domain that is for machines.
 const stubDriver = "pciback"
 
-// A device's ID is its host's ID and its address; an attachment's the address.
-func deviceID(h hypervisor.HostID, address string) hypervisor.DeviceID {
-	return hypervisor.DeviceID(string(h) + "/" + address)
-}
-
-func pciAddress(domain, bus, slot, function *uint) string {
-	v := func(p *uint) uint {
-		if p == nil {
-			return 0
-		}
-		return *p
-	}
-	return fmt.Sprintf("%04x:%02x:%02x.%x", v(domain), v(bus), v(slot), v(function))
-}
-
 // hostdevAddress is the address of a passed-through PCI function.
 func hostdevAddress(k *libvirtxml.DomainHostdev) (string, bool) {
 	if k.SubsysPCI == nil || k.SubsysPCI.Source == nil || k.SubsysPCI.Source.Address == nil {
 		return "", false
 	}
-	a := k.SubsysPCI.Source.Address
-	return pciAddress(a.Domain, a.Bus, a.Slot, a.Function), true
+	a, v := k.SubsysPCI.Source.Address, func(p *uint) uint {
+		if p == nil {
+			return 0
+		}
+		return *p
+	}
+	return fmt.Sprintf("%04x:%02x:%02x.%x", v(a.Domain), v(a.Bus), v(a.Slot), v(a.Function)), true
 }
 
-// attached lists the host devices in a definition.
+// attached lists the host devices in a definition. An attachment's ID is the
+// address.
 func attached(host hypervisor.HostID, x *libvirtxml.Domain) []hypervisor.AttachedDevice {
 	var out []hypervisor.AttachedDevice
 	for i := range x.Devices.Hostdevs {
 		if a, ok := hostdevAddress(&x.Devices.Hostdevs[i]); ok {
-			out = append(out, hypervisor.AttachedDevice{ID: hypervisor.AttachmentID(a), Device: deviceID(host, a), Address: a})
+			out = append(out, hypervisor.AttachedDevice{ID: hypervisor.AttachmentID(a), Device: libvirtx.DeviceID(host, a), Address: a})
 		}
 	}
 	return out
@@ -85,46 +75,40 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 	return out, nil
 }
 
-// devices reads one host's PCI functions and who has them.
+// devices reads one host's PCI functions and who has them. Under Xen the
+// control domain sees no IOMMU groups.
 func (h *host) devices(c *libvirt.Connect) ([]hypervisor.DeviceInfo, error) {
 	used, err := usedDevices(c)
 	if err != nil {
 		return nil, err
 	}
-	all, err := c.ListAllNodeDevices(libvirt.CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV)
+	all, err := libvirtx.PCIDevices(c)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for i := range all {
-			_ = all[i].Free() // a local reference
-		}
-	}()
-	found := make([]hypervisor.DeviceInfo, len(all))
-	err = libvirtx.Each(len(all), func(i int) error {
-		doc, err := all[i].GetXMLDesc(0)
-		if libvirtx.NotFound(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		var x libvirtxml.NodeDevice
-		if err := x.Unmarshal(doc); err != nil {
-			return err
-		}
-		if x.Capability.PCI != nil {
-			found[i] = h.device(&x, used)
-		}
-		return nil
-	})
 	var out []hypervisor.DeviceInfo
-	for _, dev := range found {
-		if dev.ID != "" {
-			out = append(out, dev)
+	for _, p := range all {
+		dev := hypervisor.DeviceInfo{ID: libvirtx.DeviceID(h.ID(), p.Address), Host: h.ID(), Kind: hypervisor.PCIFunction, Class: hypervisor.ClassOfPCI(p.Class), ClassCode: p.Class,
+			Vendor: p.Vendor, Product: p.Product, VendorName: p.VendorName, ProductName: p.ProductName, Address: p.Address, NUMANode: p.NUMANode,
+			IOMMUGroup: p.Group, MaxVFs: p.MaxVFs, VFs: p.VFs, Driver: p.Driver, UsedBy: used[p.Address]}
+		if p.Physical != "" {
+			dev.Kind, dev.Parent = hypervisor.VirtualFunction, libvirtx.DeviceID(h.ID(), p.Physical)
 		}
+		switch {
+		case p.Bridge:
+			dev.Reason, dev.Detail = hypervisor.ReasonHostUsesDevice, "a bridge or chipset function belongs to the host"
+		case len(dev.UsedBy) > 0:
+			dev.Reason, dev.Detail = hypervisor.ReasonDeviceInUse, "in use by "+dev.UsedBy[0].String()
+		case p.HostUses != "":
+			dev.Reason, dev.Detail = hypervisor.ReasonHostUsesDevice, "the control domain uses it as "+p.HostUses
+		case p.Driver != stubDriver:
+			dev.Reason, dev.Detail = hypervisor.ReasonDevicePrepare, "the control domain has it (driver "+strconv.Quote(p.Driver)+"): release it with PrepareDevice"
+		default:
+			dev.Assignable = true
+		}
+		out = append(out, dev)
 	}
-	return out, err
+	return out, nil
 }
 
 // usedDevices tells which machines' definitions have which addresses.
@@ -160,43 +144,6 @@ func usedDevices(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 	return out, err
 }
 
-// device describes a PCI function (libvirt.org/formatnode.html).
-func (h *host) device(x *libvirtxml.NodeDevice, used map[string][]hypervisor.Ref) hypervisor.DeviceInfo {
-	p := x.Capability.PCI
-	a := pciAddress(p.Domain, p.Bus, p.Slot, p.Function)
-	class, _ := strconv.ParseUint(strings.TrimPrefix(p.Class, "0x"), 16, 32) // zero if libvirt doesn't tell
-	dev := hypervisor.DeviceInfo{ID: deviceID(h.ID(), a), Host: h.ID(), Kind: hypervisor.PCIFunction, Class: hypervisor.ClassOfPCI(uint32(class)), ClassCode: uint32(class),
-		Vendor: strings.TrimPrefix(p.Vendor.ID, "0x"), Product: strings.TrimPrefix(p.Product.ID, "0x"), VendorName: p.Vendor.Name, ProductName: p.Product.Name,
-		Address: a, NUMANode: -1, IOMMUGroup: -1, UsedBy: used[a]}
-	if x.Driver != nil {
-		dev.Driver = x.Driver.Name
-	}
-	if p.NUMA != nil {
-		dev.NUMANode = p.NUMA.Node
-	}
-	for _, sub := range p.Capabilities {
-		if sub.PhysFunction != nil {
-			dev.Kind = hypervisor.VirtualFunction
-			pa := sub.PhysFunction.Address
-			dev.Parent = deviceID(h.ID(), pciAddress(pa.Domain, pa.Bus, pa.Slot, pa.Function))
-		}
-		if sub.VirtFunctions != nil {
-			dev.MaxVFs, dev.VFs = sub.VirtFunctions.MaxCount, len(sub.VirtFunctions.Address)
-		}
-	}
-	switch {
-	case class>>16 == 0x06:
-		dev.Reason, dev.Detail = hypervisor.ReasonHostUsesDevice, "a bridge is a part of the host"
-	case len(dev.UsedBy) > 0:
-		dev.Reason, dev.Detail = hypervisor.ReasonDeviceInUse, "it belongs to "+dev.UsedBy[0].String()
-	case dev.Driver != stubDriver:
-		dev.Reason, dev.Detail = hypervisor.ReasonDevicePrepare, "the control domain has it (driver "+strconv.Quote(dev.Driver)+"): release it with PrepareDevice"
-	default:
-		dev.Assignable = true
-	}
-	return dev
-}
-
 // AttachDevice implements hypervisor.DeviceAssigner, for machines that are off.
 func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervisor.DeviceRequest) (hypervisor.DriverTask, error) {
 	if r.Profile != "" {
@@ -225,7 +172,11 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 			case s != hypervisor.Off:
 				return "", refuse(id.Ref(), hypervisor.DeviceHotplug)
 			}
-			doc, err := hostdev(dev.Address).Marshal()
+			k, err := hostdev(dev.Address)
+			if err != nil {
+				return "", err
+			}
+			doc, err := k.Marshal()
 			if err != nil {
 				return "", err
 			}
@@ -264,11 +215,13 @@ func choose(all []hypervisor.DeviceInfo, r hypervisor.DeviceRequest, id hypervis
 }
 
 // hostdev is managed: libvirt resets the function before and after its use.
-func hostdev(address string) *libvirtxml.DomainHostdev {
-	var domain, bus, slot, function uint
-	_, _ = fmt.Sscanf(address, "%x:%x:%x.%x", &domain, &bus, &slot, &function) // made by pciAddress
+func hostdev(address string) (*libvirtxml.DomainHostdev, error) {
+	domain, bus, slot, function, err := libvirtx.ParseAddress(address)
+	if err != nil {
+		return nil, err
+	}
 	return &libvirtxml.DomainHostdev{Managed: "yes", SubsysPCI: &libvirtxml.DomainHostdevSubsysPCI{Source: &libvirtxml.DomainHostdevSubsysPCISource{
-		Address: &libvirtxml.DomainAddressPCI{Domain: &domain, Bus: &bus, Slot: &slot, Function: &function}}}}
+		Address: &libvirtxml.DomainAddressPCI{Domain: &domain, Bus: &bus, Slot: &slot, Function: &function}}}}, nil
 }
 
 // DetachDevice implements hypervisor.DeviceAssigner.
@@ -328,13 +281,16 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	tid := hypervisor.TaskID("libxl:prepare-device:" + libvirtx.Nonce())
 	return d.tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
 		_, err := libvirtx.Do(context.WithoutCancel(ctx), h.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
-			name := "pci_" + strings.NewReplacer(":", "_", ".", "_").Replace(dev.Address)
-			n, err := c.LookupDeviceByName(name)
+			fn, err := libvirtx.FindPCI(c, dev.Address)
+			if err != nil {
+				return struct{}{}, err
+			}
+			n, err := c.LookupDeviceByName(fn.Name)
 			if err != nil {
 				return struct{}{}, err
 			}
 			defer n.Free()
-			switch held := dev.Driver == stubDriver; {
+			switch held := fn.Driver == stubDriver; {
 			case *p.Passthrough && !held:
 				return struct{}{}, n.DetachFlags("", 0)
 			case !*p.Passthrough && held:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // world is a Client on both hosts, and what one test made with it.
@@ -245,7 +246,7 @@ func TestPassthrough(t *testing.T) {
 		w.ok(err, "create")
 		device := func() hypervisor.DeviceInfo {
 			t.Helper()
-			all, err := hypervisor.Collect(w.c.Devices(w.ctx, &hypervisor.DeviceFilter{ID: deviceID(spec.Placement.Host, address)}))
+			all, err := hypervisor.Collect(w.c.Devices(w.ctx, &hypervisor.DeviceFilter{ID: libvirtx.DeviceID(spec.Placement.Host, address)}))
 			if err != nil || len(all) != 1 {
 				t.Fatalf("device %s: %+v, %v", address, all, err)
 			}
