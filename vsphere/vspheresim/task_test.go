@@ -158,8 +158,8 @@ func TestDropSessions(t *testing.T) {
 }
 
 func TestSessionTTL(t *testing.T) {
-	w := start(t, vspheresim.Config{SessionTTL: 30 * time.Millisecond})
-	time.Sleep(60 * time.Millisecond)
+	w := start(t, vspheresim.Config{SessionTTL: 2 * time.Second})
+	time.Sleep(2200 * time.Millisecond)
 	_, err := methods.GetCurrentTime(w.ctx, w.client)
 	isFault[*types.NotAuthenticated](w, err)
 }
