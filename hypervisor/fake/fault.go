@@ -193,6 +193,20 @@ func (d *Driver) read(ctx context.Context, op string, on hypervisor.Ref) error {
 	return unavailable(on, false)
 }
 
+// answer is what a change that is made at once returns: the fault may have
+// eaten it.
+func (f *Fault) answer(on hypervisor.Ref) error {
+	switch {
+	case f == nil:
+		return nil
+	case f.Err != nil:
+		return f.Err
+	case f.Lost != 0 || f.Leftover:
+		return unavailable(on, false)
+	}
+	return nil
+}
+
 // login renews the session.
 func (d *Driver) login(ctx context.Context) error {
 	b := d.b

@@ -73,8 +73,8 @@ func (d *Driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 	if err != nil {
 		return hypervisor.ExecResult{}, err
 	}
-	if f != nil && f.Lost == AfterSend {
-		return hypervisor.ExecResult{}, unavailable(id.Ref(), false)
+	if err := f.answer(id.Ref()); err != nil {
+		return hypervisor.ExecResult{}, err
 	}
 	b := d.b
 	b.mu.Lock()
@@ -164,7 +164,8 @@ func (d *Driver) GuestClock(ctx context.Context, id hypervisor.VMID) (hypervisor
 
 // SetGuestClock sets it.
 func (d *Driver) SetGuestClock(ctx context.Context, id hypervisor.VMID, t time.Time) error {
-	if _, err := d.enter(ctx, "guest.clock.set", id.Ref(), t); err != nil {
+	f, err := d.enter(ctx, "guest.clock.set", id.Ref(), t)
+	if err != nil {
 		return err
 	}
 	b := d.b
@@ -176,7 +177,7 @@ func (d *Driver) SetGuestClock(ctx context.Context, id hypervisor.VMID, t time.T
 	}
 	now := b.now()
 	m.Guest.Offset, m.Guest.Since = t.Sub(now), now
-	return nil
+	return f.answer(id.Ref())
 }
 
 // Freeze quiets the file systems; frozen ones stay so.
@@ -190,15 +191,17 @@ func (d *Driver) Thaw(ctx context.Context, id hypervisor.VMID) error {
 }
 
 func (d *Driver) setFrozen(ctx context.Context, op string, id hypervisor.VMID, on bool) error {
-	if _, err := d.enter(ctx, op, id.Ref(), nil); err != nil {
+	f, err := d.enter(ctx, op, id.Ref(), nil)
+	if err != nil {
 		return err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m, err := b.ask(id, hypervisor.GuestFreeze)
-	if err == nil {
-		m.Guest.Frozen = on
+	if err != nil {
+		return err
 	}
-	return err
+	m.Guest.Frozen = on
+	return f.answer(id.Ref())
 }

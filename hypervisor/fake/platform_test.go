@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -377,17 +378,22 @@ func TestSeed(t *testing.T) {
 	}
 }
 
+// urls numbers the backends that URLs name: they live as long as the process.
+var urls int
+
 func TestURL(t *testing.T) {
 	for _, bad := range []string{"fake:///path", "fake://?hosts=0", "fake://?delay=-1s", "fake://?edition=gold", "fake://?seed=x", "fake://?unknown=1"} {
 		_, err := hypervisor.Open(t.Context(), bad, nil)
 		demand(t, err, hypervisor.ErrInvalidArgument, bad)
 	}
-	a, err := hypervisor.Open(t.Context(), "fake://shared-url?hosts=3", nil)
+	urls++
+	url := fmt.Sprintf("fake://shared-%d", urls)
+	a, err := hypervisor.Open(t.Context(), url+"?hosts=3", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	b, err := hypervisor.Open(t.Context(), "fake://shared-url", nil)
+	b, err := hypervisor.Open(t.Context(), url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +402,7 @@ func TestURL(t *testing.T) {
 	if _, err := b.FindVM(t.Context(), "seen"); err != nil {
 		t.Errorf("a named backend is shared: %v", err)
 	}
-	if _, err := hypervisor.Open(t.Context(), "fake://shared-url?hosts=2", nil); !errors.Is(err, hypervisor.ErrInvalidArgument) {
+	if _, err := hypervisor.Open(t.Context(), url+"?hosts=2", nil); !errors.Is(err, hypervisor.ErrInvalidArgument) {
 		t.Errorf("other parameters: %v", err)
 	}
 }

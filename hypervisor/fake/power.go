@@ -45,9 +45,6 @@ func (d *Driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 	if !ok {
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, m.ref(), "unknown power operation %q", r.Op)
 	}
-	if h, err := b.host(m.Host); err == nil && h.State == hypervisor.HostDown {
-		return nil, h.usable()
-	}
 	if err := b.free(vmKey(id), false); err != nil {
 		return nil, err
 	}

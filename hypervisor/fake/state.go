@@ -167,7 +167,13 @@ func (b *Backend) machine(id hypervisor.VMID, what string) (*vm, error) {
 	if err == nil && m.Template {
 		err = hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "a template can't %s: turn it into a machine first", what)
 	}
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	if h, herr := b.host(m.Host); herr == nil && h.State == hypervisor.HostDown {
+		return nil, h.usable()
+	}
+	return m, nil
 }
 
 func (b *Backend) host(id hypervisor.HostID) (*host, error) {

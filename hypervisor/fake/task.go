@@ -66,8 +66,7 @@ type taskRecord struct {
 // hold says who works on an object.
 type hold struct {
 	excl   *task
-	shared int
-	last   *task
+	shared []*task
 }
 
 func (b *Backend) acquire(t *task) error {
@@ -88,14 +87,14 @@ func (b *Backend) acquire(t *task) error {
 			h = &hold{}
 			b.holds[r] = h
 		}
-		h.last = t
 		return h
 	}
 	for _, r := range t.w.excl {
 		get(r).excl = t
 	}
 	for _, r := range t.w.shared {
-		get(r).shared++
+		h := get(r)
+		h.shared = append(h.shared, t)
 	}
 	return nil
 }
@@ -110,7 +109,7 @@ func (b *Backend) free(r hypervisor.Ref, shared bool) error {
 	}
 	t := h.excl
 	if t == nil {
-		t = h.last
+		t = h.shared[0]
 	}
 	return hypervisor.Errorf(hypervisor.KindBusy, r, "task %s (%s) works on it: wait for its end", t.id, t.w.op)
 }
@@ -125,7 +124,10 @@ func (b *Backend) release(t *task) {
 	for _, r := range t.w.shared {
 		r.Name = ""
 		if h := b.holds[r]; h != nil {
-			if h.shared--; h.shared <= 0 && h.excl == nil {
+			if i := slices.Index(h.shared, t); i >= 0 {
+				h.shared = slices.Delete(h.shared, i, i+1)
+			}
+			if len(h.shared) == 0 && h.excl == nil {
 				delete(b.holds, r)
 			}
 		}

@@ -133,8 +133,13 @@ func (b *Backend) full(m *vm, v *hypervisor.VMInfo, s *slab) {
 		v.Addresses = slices.Clone(m.Guest.Addresses)
 	}
 	if len(b.holds) > 0 {
-		if h := b.holds[vmKey(m.ID)]; h != nil && h.last != nil {
-			v.Tasks = []hypervisor.TaskID{h.last.id}
+		if h := b.holds[vmKey(m.ID)]; h != nil {
+			if h.excl != nil {
+				v.Tasks = append(v.Tasks, h.excl.id)
+			}
+			for _, t := range h.shared {
+				v.Tasks = append(v.Tasks, t.id)
+			}
 		}
 	}
 }
@@ -149,7 +154,8 @@ func (b *Backend) diskInfo(d disk) hypervisor.DiskInfo {
 
 // SetLabels replaces all labels.
 func (d *Driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	if _, err := d.enter(ctx, "vm.labels", id.Ref(), labels); err != nil {
+	f, err := d.enter(ctx, "vm.labels", id.Ref(), labels)
+	if err != nil {
 		return err
 	}
 	b := d.b
@@ -164,5 +170,5 @@ func (d *Driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[s
 	}
 	m.Labels = cloneLabels(labels)
 	b.emit(hypervisor.VMChanged, m, "labels")
-	return nil
+	return f.answer(m.ref())
 }
