@@ -32,6 +32,12 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if work := os.Getenv("ANYVISOR_TEST_CLIENT"); work != "" {
+		if err := clientToKill(work); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(1)
+	}
 	code := m.Run()
 	if shared.lab != nil {
 		if err := shared.lab.Stop(); err != nil {

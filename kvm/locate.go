@@ -35,31 +35,31 @@ func (d *driver) locate(ctx context.Context, id hypervisor.VMID) (*host, error) 
 	if len(d.hosts) == 1 {
 		return d.hosts[0], nil
 	}
-	type answer struct{ found, active bool }
-	got := make([]answer, len(d.hosts))
+	ranks := make([]int, len(d.hosts))
 	errs := make([]error, len(d.hosts))
 	var wg sync.WaitGroup
 	for i, h := range d.hosts {
 		wg.Go(func() {
-			got[i], errs[i] = libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (answer, error) {
+			ranks[i], errs[i] = libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (int, error) {
 				dom, err := c.LookupDomainByUUIDString(string(id))
 				if libvirtx.NotFound(err) {
-					return answer{}, nil
+					return 0, nil
 				}
 				if err != nil {
-					return answer{}, err
+					return 0, err
 				}
 				defer dom.Free()
-				on, err := dom.IsActive()
-				return answer{true, on}, err
+				s, reason, err := dom.GetState()
+				return rank(s, reason), err
 			})
 		})
 	}
 	wg.Wait()
 	var best *host
+	most := 0
 	for i, h := range d.hosts {
-		if got[i].active || got[i].found && best == nil {
-			best = h
+		if ranks[i] > most {
+			best, most = h, ranks[i]
 		}
 	}
 	if best != nil {
@@ -71,6 +71,20 @@ func (d *driver) locate(ctx context.Context, id hypervisor.VMID) (*host, error) 
 		}
 	}
 	return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no host of this Client has such a machine")
+}
+
+// rank says how much of a machine is on a host: of two definitions the one that
+// runs counts, and the half at the end of a migration under way least of all.
+func rank(s libvirt.DomainState, reason int) int {
+	switch p := powerState(s); {
+	case p == hypervisor.Running:
+		return 4
+	case p == hypervisor.Paused && reason != int(libvirt.DOMAIN_PAUSED_MIGRATION):
+		return 3
+	case p == hypervisor.Paused:
+		return 1
+	}
+	return 2
 }
 
 // onDomain runs f with a machine's domain.

@@ -177,10 +177,12 @@ func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hy
 	if err != nil {
 		return nil, err
 	}
-	from := h.ID()
-	if len(ends) > 0 {
-		from = hypervisor.HostID(ends[0])
+	if len(ends) > 0 { // it was begun there, and there its job is
+		if s, err := d.host(hypervisor.HostID(ends[0])); err == nil {
+			h = s
+		}
 	}
+	from := h.ID()
 	t, err := d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		for {
 			s, err := d.jobState(ctx, h, id)
@@ -244,6 +246,9 @@ func (d *driver) unused(ctx context.Context, id hypervisor.VMID) []hypervisor.Re
 func (d *driver) jobState(ctx context.Context, h *host, id hypervisor.VMID) (*hypervisor.TaskState, error) {
 	return onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.TaskState, error) {
 		j, err := dom.GetJobStats(0)
+		if libvirtx.Kind(err) == hypervisor.KindInvalidState { // it does not run here (any more)
+			return nil, nil
+		}
 		if err != nil || j.Type == libvirt.DOMAIN_JOB_NONE || j.Type == libvirt.DOMAIN_JOB_COMPLETED {
 			return nil, err
 		}

@@ -59,7 +59,11 @@ func (d *driver) chosen(q hypervisor.VMQuery) ([]*host, error) {
 	return []*host{h}, nil
 }
 
-// merge keeps one of two definitions of a machine: the one that is not off.
+// order says which of two definitions of a machine counts: the one that runs.
+// The half at the end of a migration under way is paused.
+var order = map[hypervisor.PowerState]int{hypervisor.Suspended: 1, hypervisor.Paused: 2, hypervisor.Running: 3}
+
+// merge keeps one of two definitions of a machine.
 func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
 	if len(parts) == 1 {
 		return parts[0]
@@ -73,7 +77,7 @@ func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
 			case !dup:
 				at[v.ID] = len(out)
 				out = append(out, v)
-			case out[i].State == hypervisor.Off:
+			case order[v.State] > order[out[i].State]:
 				out[i] = v
 			}
 		}
