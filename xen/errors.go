@@ -31,7 +31,8 @@ var codeKinds = map[string]hypervisor.Kind{
 	"SESSION_AUTHENTICATION_FAILED": hypervisor.KindUnauthenticated, "SESSION_INVALID": hypervisor.KindUnauthenticated, "SESSION_NOT_REGISTERED": hypervisor.KindUnauthenticated,
 	"RBAC_PERMISSION_DENIED": hypervisor.KindPermission, "PERMISSION_DENIED": hypervisor.KindPermission, "USER_IS_NOT_LOCAL_SUPERUSER": hypervisor.KindPermission,
 
-	"HOST_NOT_ENOUGH_FREE_MEMORY": hypervisor.KindExhausted, "NO_HOSTS_AVAILABLE": hypervisor.KindExhausted, "SR_FULL": hypervisor.KindExhausted,
+	"HOST_NOT_ENOUGH_FREE_MEMORY": hypervisor.KindExhausted, "NO_HOSTS_AVAILABLE": hypervisor.KindExhausted, "SR_FULL": hypervisor.KindExhausted, "SR_BACKEND_FAILURE_44": hypervisor.KindExhausted, // SM's SRNoSpace
+
 	"VM_PCI_BUS_FULL": hypervisor.KindExhausted, "VM_REQUIRES_VGPU": hypervisor.KindExhausted, "VM_REQUIRES_GPU": hypervisor.KindExhausted,
 	"PGPU_INSUFFICIENT_CAPACITY_FOR_VGPU": hypervisor.KindExhausted, "HOST_NOT_ENOUGH_PCPUS": hypervisor.KindExhausted, "HA_OPERATION_WOULD_BREAK_FAILOVER_PLAN": hypervisor.KindExhausted,
 	"SNAPSHOT_CHAIN_TOO_LONG": hypervisor.KindExhausted, "DISK_VBD_TOO_MANY": hypervisor.KindExhausted,

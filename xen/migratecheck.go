@@ -142,7 +142,7 @@ func blockerReason(code string) hypervisor.ReasonCode {
 		return hypervisor.ReasonHostDown
 	case "OTHER_OPERATION_IN_PROGRESS", "TOO_MANY_STORAGE_MIGRATES":
 		return hypervisor.ReasonVMBusy
-	case "SR_FULL":
+	case "SR_FULL", "SR_BACKEND_FAILURE_44":
 		return hypervisor.ReasonNoSpace
 	case "DUPLICATE_VM":
 		return hypervisor.ReasonIDTaken

@@ -1,0 +1,375 @@
+package xen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/xen/xapisim"
+)
+
+// begin starts the running machine's live migration and holds it at a step.
+func (w *world) migrating(ctx context.Context, t *testing.T, method string, step int) (*hypervisor.Task[hypervisor.MigrateResult], *xapisim.Hold, hypervisor.MigrateOptions) {
+	t.Helper()
+	h := w.sim.Hold(method, step)
+	o := hypervisor.MigrateOptions{}
+	arg := otherHost
+	if method == "VM.migrate_send" {
+		arg = localStore
+	}
+	to, err := arg(ctx, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch to := to.(type) {
+	case hypervisor.HostID:
+		o.Host = to
+	case hypervisor.DatastoreID:
+		o.Storage = to
+	}
+	task := w.run.Migrate(ctx, o)
+	if task.Err() != nil {
+		t.Fatal(task.Err())
+	}
+	<-h.Reached()
+	return task, h, o
+}
+
+// TestLostEvents loses events while a task is waited for, and while Watch
+// goes on.
+func TestLostEvents(t *testing.T) {
+	ctx := settled(t)
+	w := newWorld(t, faultPool)
+	task, h, o := w.migrating(ctx, t, "VM.pool_migrate", 1)
+	w.sim.LoseEvents()
+	h.Release()
+	if _, err := task.Wait(ctx); err != nil {
+		t.Fatalf("a task whose events were lost: %v", err)
+	}
+	if i, err := w.run.Info(ctx); err != nil || i.Host != o.Host {
+		t.Errorf("the machine is on %s, want %s (%v)", i.Host, o.Host, err)
+	}
+
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	events := make(chan hypervisor.Event)
+	ended := make(chan error, 1)
+	go func() {
+		defer close(events)
+		for e, err := range w.c.Watch(watch, "") {
+			if err != nil {
+				ended <- err
+				return
+			}
+			events <- e
+		}
+	}()
+	next := func(want hypervisor.EventType, cause func()) hypervisor.Event {
+		t.Helper()
+		tick := time.NewTicker(20 * time.Millisecond) // until the watch has begun
+		defer tick.Stop()
+		for {
+			cause()
+			for again := false; !again; {
+				select {
+				case e, ok := <-events:
+					if !ok {
+						t.Fatalf("the watch ended: %v", <-ended)
+					}
+					if e.Type == want {
+						return e
+					}
+				case <-tick.C:
+					again = true
+				case <-ctx.Done():
+					t.Fatalf("no event %s", want)
+				}
+			}
+		}
+	}
+	n := 0
+	label := func() {
+		n++
+		if err := w.off.SetLabels(ctx, map[string]string{"n": fmt.Sprint(n)}); err != nil {
+			t.Error(err)
+		}
+	}
+	next(hypervisor.VMChanged, label)
+	if e := next(hypervisor.Resync, w.sim.LoseEvents); e.Token == "" {
+		t.Error("the Resync has no token")
+	}
+	next(hypervisor.VMChanged, label)
+	w.sim.ExpireSessions()
+	next(hypervisor.VMChanged, label)
+	if err := w.sim.Failover(); err != nil {
+		t.Error(err)
+	}
+	next(hypervisor.Resync, func() {})
+	next(hypervisor.VMChanged, label)
+	w.sim.Fault(xapisim.Fault{Method: "event.from", Drop: true})
+	next(hypervisor.VMChanged, label)
+	stop()
+	for range events { // until the goroutine has ended
+	}
+}
+
+// TestMasterChange changes the pool's master, and once the host at work goes
+// down too, in the middle of migrations: the outcome told is the true one.
+func TestMasterChange(t *testing.T) {
+	for _, c := range []struct {
+		method string
+		step   int
+		abort  bool
+	}{{"VM.pool_migrate", 1, false}, {"VM.pool_migrate", 2, false}, {"VM.pool_migrate", 1, true}, {"VM.migrate_send", 1, false}, {"VM.migrate_send", 2, true}} {
+		t.Run(fmt.Sprint(c.method, c.step, c.abort), func(t *testing.T) {
+			ctx := settled(t)
+			w := newWorld(t, faultPool)
+			before, err := w.run.Info(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ram := w.sim.Memory(string(w.run.ID()))
+			task, h, o := w.migrating(ctx, t, c.method, c.step)
+			if c.abort {
+				w.sim.AbortWork()
+			}
+			if err := w.sim.Failover(); err != nil {
+				t.Fatal(err)
+			}
+			h.Release()
+			_, err = task.Wait(ctx)
+			i, ierr := w.run.Info(ctx)
+			if ierr != nil {
+				t.Fatal(ierr)
+			}
+			moved := o.Host != "" && i.Host == o.Host || o.Storage != "" && i.Disks[0].Datastore == o.Storage
+			switch {
+			case moved != (err == nil):
+				t.Errorf("moved: %v, the error is %v", moved, err)
+			case c.abort == moved:
+				t.Errorf("moved: %v, work aborted: %v", moved, c.abort)
+			case err != nil && hypervisor.KindOf(err) != hypervisor.KindUnavailable:
+				t.Errorf("the error is %v (%v), want Unavailable", err, hypervisor.KindOf(err))
+			}
+			if i.State != before.State || w.sim.Memory(string(w.run.ID())) != ram {
+				t.Errorf("the machine is %s, its RAM was kept: %v", i.State, w.sim.Memory(string(w.run.ID())) == ram)
+			}
+			if got := w.truth(t); len(got.loose) > 0 {
+				t.Errorf("images left behind: %v", got.loose)
+			}
+		})
+	}
+}
+
+// TestMasterChangeAnywhere changes the master in the middle of work that is
+// shown by machines.
+func TestMasterChangeAnywhere(t *testing.T) {
+	for method, do := range map[string]func(context.Context, *world) error{
+		"VM.start": func(ctx context.Context, w *world) error { return wait(ctx, w.off.Start(ctx)) },
+		"VM.copy":  func(ctx context.Context, w *world) error { return wait(ctx, w.off.Clone(ctx, "web-02", nil)) },
+		"VM.clone": func(ctx context.Context, w *world) error {
+			return wait(ctx, w.off.Clone(ctx, "web-02", &hypervisor.CloneOptions{Mode: hypervisor.Linked, Token: "job-7"}))
+		},
+		"VM.snapshot": func(ctx context.Context, w *world) error { _, err := snapshotOf(ctx, w); return err },
+		"VM.checkpoint": func(ctx context.Context, w *world) error {
+			return wait(ctx, w.run.CreateSnapshot(ctx, "ram", &hypervisor.SnapshotOptions{Memory: true}))
+		},
+		"VM.suspend": func(ctx context.Context, w *world) error { return wait(ctx, w.run.Suspend(ctx)) },
+	} {
+		t.Run(method, func(t *testing.T) {
+			ctx := settled(t)
+			w := newWorld(t, faultPool)
+			h := w.sim.Hold(method, 1)
+			result := make(chan error, 1)
+			go func() { result <- do(ctx, w) }()
+			<-h.Reached()
+			if err := w.sim.Failover(); err != nil {
+				t.Fatal(err)
+			}
+			h.Release()
+			if err := <-result; err != nil {
+				t.Errorf("the pool went on with it, the error is %v", err)
+			}
+			if got := w.truth(t); len(got.loose) > 0 {
+				t.Errorf("images left behind: %v", got.loose)
+			}
+		})
+	}
+}
+
+// TestFullSR fills the datastore under create, clone, snapshot and storage
+// migration.
+func TestFullSR(t *testing.T) {
+	var some []opCase
+	for _, op := range opCases() {
+		switch op.name {
+		case "create", "create with token", "clone full", "clone linked", "clone running", "clone from snapshot", "deploy", "snapshot", "checkpoint", "attach disk", "attach image", "migrate storage":
+			some = append(some, op)
+		}
+	}
+	for _, op := range some {
+		t.Run(op.name, func(t *testing.T) {
+			w, arg := prepared(t, op)
+			ctx := settled(t)
+			for _, sr := range w.sim.Refs("SR") {
+				if err := w.sim.FillSR(sr, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := op.do(ctx, w, arg)
+			var e *hypervisor.Error
+			if !errors.As(err, &e) || e.Kind != hypervisor.KindExhausted && !blockedBy(err, hypervisor.ReasonNoSpace) {
+				t.Fatalf("the error is %v (%v), want Exhausted", err, hypervisor.KindOf(err))
+			}
+			got := w.truth(t)
+			if got.vms != w.before.vms || got.snapshots != w.before.snapshots || got.vbds != w.before.vbds || got.vifs != w.before.vifs || len(got.loose) > 0 || len(e.Leftover) > 0 {
+				t.Errorf("there is %+v, before %+v; Leftover names %v", got, w.before, e.Leftover)
+			}
+		})
+	}
+}
+
+func blockedBy(err error, r hypervisor.ReasonCode) bool {
+	var b *hypervisor.BlockedError
+	return errors.As(err, &b) && slices.ContainsFunc(b.Blockers, func(b hypervisor.Blocker) bool { return b.Reason == r })
+}
+
+// cancelCases are the operations that can be held at a step, with what
+// cancelling at each step leads to: 'c' cancelled at once, 'r' cancelled when
+// the message has come to its end, 'd' done all the same.
+var cancelCases = []struct{ op, method, steps string }{
+	{"clone full", "VM.copy", "ccc"}, {"clone linked", "VM.clone", "cc"}, {"clone running", "VM.snapshot", "cc"}, {"clone running", "VM.copy", "ccc"},
+	{"deploy", "VM.provision", "cc"}, {"create", "VDI.create", "r"}, {"create with token", "VM.start", "c"}, {"attach image", "VDI.copy", "cc"},
+	{"snapshot", "VM.snapshot", "cc"}, {"checkpoint", "VM.checkpoint", "c"}, {"revert", "VM.revert", "dd"}, {"revert", "VM.resume", "c"},
+	{"start", "VM.start", "c"}, {"suspend", "VM.suspend", "c"}, {"shutdown", "VM.clean_shutdown", "c"}, {"migrate", "VM.pool_migrate", "cc"},
+	{"migrate storage", "VM.migrate_send", "cc"}, {"maintenance", "host.evacuate", "c"},
+}
+
+// taskNow finds the task that stands for the work that a message is part of.
+func (w *world) taskNow(ctx context.Context, t *testing.T, method string) hypervisor.TaskID {
+	t.Helper()
+	rpc, ok := hypervisor.As[*RPC](w.c)
+	if !ok {
+		t.Fatal("the Client has no *RPC")
+	}
+	var all map[Ref]struct {
+		Label  string `json:"name_label"`
+		Status string `json:"status"`
+	}
+	if err := rpc.Call(ctx, &all, "task.get_all_records"); err != nil {
+		t.Fatal(err)
+	}
+	id := hypervisor.TaskID("")
+	for ref, r := range all {
+		if r.Status == "pending" && (strings.HasPrefix(r.Label, "anyvisor: ") || id == "" && r.Label == "Async."+method) {
+			id = hypervisor.TaskID(ref)
+		}
+	}
+	return id
+}
+
+// TestCancelAtEveryStep cancels work at each of its steps in the pool.
+func TestCancelAtEveryStep(t *testing.T) {
+	ops := map[string]opCase{}
+	for _, op := range opCases() {
+		ops[op.name] = op
+	}
+	for _, c := range cancelCases {
+		for i := range c.steps {
+			t.Run(fmt.Sprintf("%s %s %d", c.op, c.method, i+1), func(t *testing.T) {
+				w, arg := prepared(t, ops[c.op])
+				ctx := settled(t)
+				h := w.sim.Hold(c.method, i+1)
+				result := make(chan error, 1)
+				go func() { result <- ops[c.op].do(ctx, w, arg) }()
+				<-h.Reached()
+				task, err := w.c.Task(ctx, w.taskNow(ctx, t, c.method))
+				if err != nil {
+					t.Fatal(err)
+				}
+				cerr := task.Cancel(ctx)
+				if c.steps[i] != 'c' {
+					h.Release()
+				}
+				err = <-result
+				if want := c.steps[i]; want != 'd' && (cerr != nil || hypervisor.KindOf(err) != hypervisor.KindCanceled) {
+					t.Fatalf("Cancel: %v; the end: %v (%v), want Canceled", cerr, err, hypervisor.KindOf(err))
+				} else if want == 'd' && err != nil && hypervisor.KindOf(err) != hypervisor.KindCanceled {
+					t.Fatalf("Cancel: %v; the end: %v", cerr, err)
+				}
+				got := w.truth(t)
+				var e *hypervisor.Error
+				if errors.As(err, &e) {
+					w.accounted(t, e, got)
+				}
+				if err != nil && got.snapshots > w.before.snapshots {
+					t.Errorf("a snapshot is left behind: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// TestOpenRefused checks the ways in which a connection is refused.
+func TestOpenRefused(t *testing.T) {
+	sim, err := xapisim.Start(xapisim.Config{Hosts: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(sim.Close)
+	ca := filepath.Join(t.TempDir(), "pool.pem")
+	if err := os.WriteFile(ca, sim.CertPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := config(sim)
+	slave := strings.TrimPrefix(sim.URLs()[2], "https://")
+	for _, c := range []struct {
+		name   string
+		change func(*Config)
+		kind   hypervisor.Kind // KindUnknown: it connects
+	}{
+		{"good", func(*Config) {}, hypervisor.KindUnknown},
+		{"colons in the fingerprint", func(c *Config) {
+			var parts []string
+			for i := 0; i < len(c.Fingerprint); i += 2 {
+				parts = append(parts, strings.ToUpper(c.Fingerprint[i:i+2]))
+			}
+			c.Fingerprint = strings.Join(parts, ":")
+		}, hypervisor.KindUnknown},
+		{"authority in a file", func(c *Config) { c.Fingerprint, c.CAFile = "", ca }, hypervisor.KindUnknown},
+		{"insecure", func(c *Config) { c.Fingerprint, c.Insecure = "", true }, hypervisor.KindUnknown},
+		{"a slave", func(c *Config) { c.Address = slave }, hypervisor.KindUnknown},
+		{"wrong fingerprint", func(c *Config) { c.Fingerprint = strings.Repeat("ab", 32) }, hypervisor.KindUnavailable},
+		{"unknown authority", func(c *Config) { c.Fingerprint = "" }, hypervisor.KindUnavailable},
+		{"malformed fingerprint", func(c *Config) { c.Fingerprint = "abc" }, hypervisor.KindInvalidArgument},
+		{"no such file", func(c *Config) { c.Fingerprint, c.CAFile = "", ca+"x" }, hypervisor.KindInvalidArgument},
+		{"wrong password", func(c *Config) { c.Credentials.Password = "wrong-secret" }, hypervisor.KindUnauthenticated},
+		{"no user", func(c *Config) { c.Credentials.Username = "" }, hypervisor.KindInvalidArgument},
+		{"no address", func(c *Config) { c.Address = "" }, hypervisor.KindInvalidArgument},
+		{"nobody there", func(c *Config) { c.Address = "127.0.0.1:1" }, hypervisor.KindUnavailable},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := good
+			c.change(&cfg)
+			client, err := Open(settled(t), cfg, nil)
+			if err == nil {
+				defer client.Close()
+			}
+			switch {
+			case (err == nil) != (c.kind == hypervisor.KindUnknown), hypervisor.KindOf(err) != c.kind:
+				t.Fatalf("the error is %v (%v), want %v", err, hypervisor.KindOf(err), c.kind)
+			case err != nil && strings.Contains(err.Error(), "wrong-secret"):
+				t.Errorf("the error tells the password: %v", err)
+			case err == nil && "https://"+cfg.Address != client.Describe().Endpoint && c.name != "a slave":
+				t.Errorf("connected to %s", client.Describe().Endpoint)
+			}
+		})
+	}
+}
