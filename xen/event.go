@@ -33,7 +33,6 @@ const watchWait = 30 * time.Second
 func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Event, error] {
 	return func(yield func(hypervisor.Event, error) bool) {
 		resumed := token != ""
-		master := d.c.Address()
 		lost := "" // why the listing must be read again
 		for {
 			wait := watchWait
@@ -51,11 +50,6 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 					yield(hypervisor.Event{}, err)
 				}
 				return
-			}
-			if now := d.c.Address(); now != master {
-				// Another master, whose tokens count from elsewhere.
-				master, token, lost = now, "", "the pool has another master"
-				continue
 			}
 			silent := token == "" // what is there already is no news
 			token = e.Token

@@ -84,7 +84,6 @@ type Client struct {
 	base    string
 	members []string // addresses of the pool's hosts
 	session string
-	logins  int
 	closed  bool
 	// ctx ends with Close, so that long polls end too.
 	ctx  context.Context
@@ -145,7 +144,6 @@ func (c *Client) login(ctx context.Context, old string) (string, error) {
 				return "", err
 			}
 			c.base, c.session = base, s
-			c.logins++
 			return s, nil
 		}
 	}
@@ -158,14 +156,6 @@ func (c *Client) SetMembers(addresses []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.members = addresses
-}
-
-// Logins counts the sessions so far: after another one, tokens of events and
-// references of tasks may be worthless.
-func (c *Client) Logins() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.logins
 }
 
 // withHost replaces the host of a URL. An address without port keeps the old one.
@@ -230,8 +220,11 @@ func (c *Client) Call(ctx context.Context, result any, method string, args ...an
 	if lerr != nil {
 		return lerr
 	}
-	base, _ = c.current()
-	return c.post(ctx, base, method, append([]any{renewed}, args...), result)
+	master, _ := c.current()
+	if method == "event.from" && master != base {
+		return &Error{Code: "EVENTS_LOST"} // the new master's tokens count from elsewhere
+	}
+	return c.post(ctx, master, method, append([]any{renewed}, args...), result)
 }
 
 // reads reports whether a message changes nothing on the server.

@@ -23,7 +23,8 @@ type Events struct {
 }
 
 // From waits for events of the classes after a token, up to timeout; an empty
-// token gives every object as an event of operation add.
+// token gives every object as an event of operation add. EVENTS_LOST also comes
+// when the pool has got another master.
 func (c *Client) From(ctx context.Context, classes []string, token string, timeout time.Duration) (Events, error) {
 	var e Events
 	err := c.Call(ctx, &e, "event.from", classes, token, Float(timeout.Seconds()))
@@ -113,11 +114,10 @@ const poll = 30 * time.Second
 
 // TaskWatch follows one task.
 type TaskWatch struct {
-	c      *Client
-	ref    Ref
-	token  string
-	logins int // when token was given
-	seen   Task
+	c     *Client
+	ref   Ref
+	token string
+	seen  Task
 }
 
 // WatchTask makes a watch. Its methods are for one goroutine at a time.
@@ -127,11 +127,6 @@ func (c *Client) WatchTask(ref Ref) *TaskWatch { return &TaskWatch{c: c, ref: re
 // progress change or ctx ends.
 func (w *TaskWatch) Next(ctx context.Context) (Task, error) {
 	for {
-		if n := w.c.Logins(); n != w.logins {
-			// Another session, perhaps with another master, whose tokens count
-			// from elsewhere.
-			w.token, w.logins = "", n
-		}
 		wait := poll
 		if w.token == "" {
 			wait = 0 // all that is known of the task comes at once
