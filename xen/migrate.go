@@ -24,6 +24,7 @@ type move struct {
 	load     map[xapi.Ref]hostMetricsRec
 	host     xapi.Ref // Null: stays, or any (off)
 	sr       xapi.Ref // Null: disks stay
+	taken    bool     // the other pool has its uuid
 	running  bool
 	live     bool
 }
@@ -97,12 +98,16 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	case r.KeepSource && (r.Storage != "" || r.To != nil):
 		return nil, hypervisor.Errorf(hypervisor.KindUnsupported, m.on, "XAPI removes the source's images itself once the move is done: leave KeepSource out")
 	}
-	if m.inv, err = d.load(ctx, hypervisor.Full); err != nil {
+	if m.inv, err = d.of(ctx, v); err != nil {
 		return nil, err
 	}
 	m.there = m.inv
 	if m.dst != d {
-		if m.there, err = m.dst.load(ctx, hypervisor.Full); err != nil {
+		if m.there, err = m.dst.surroundings(ctx); err != nil {
+			return nil, err
+		}
+		_, err := m.dst.vmRef(ctx, hypervisor.VMID(v.UUID))
+		if m.taken = err == nil; err != nil && kindOf(err) != hypervisor.KindNotFound {
 			return nil, err
 		}
 	}

@@ -90,10 +90,8 @@ func (m *move) checkHost(block func(hypervisor.ReasonCode, hypervisor.Ref, strin
 		if m.sr.IsNull() {
 			block(hypervisor.ReasonDiskUnreachable, m.on, "name the datastore of the other pool that takes the disks")
 		}
-		for _, v := range m.there.vms {
-			if v.UUID == m.v.UUID && !v.IsSnapshot {
-				block(hypervisor.ReasonIDTaken, m.on, "the other pool has a machine with this uuid")
-			}
+		if m.taken {
+			block(hypervisor.ReasonIDTaken, m.on, "the other pool has a machine with this uuid")
 		}
 	} else if m.sr.IsNull() && m.live && m.localDisks() {
 		for _, img := range m.images() {

@@ -5,9 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
@@ -31,61 +28,46 @@ func state(s string) hypervisor.PowerState {
 	return hypervisor.StateUnknown
 }
 
-// inventory holds whole classes, a call each, whatever the number of objects.
-type inventory struct {
-	vms      map[xapi.Ref]vmRec
-	metrics  map[xapi.Ref]vmMetricsRec
-	hosts    map[xapi.Ref]hostRec
-	guests   map[xapi.Ref]guestMetricsRec
-	vbds     map[xapi.Ref]vbdRec
-	vdis     map[xapi.Ref]vdiRec
-	srs      map[xapi.Ref]srRec
-	vifs     map[xapi.Ref]vifRec
-	networks map[xapi.Ref]networkRec
-	vgpus    map[xapi.Ref]vgpuRec
-	pgpus    map[xapi.Ref]pgpuRec
-	pcis     map[xapi.Ref]pciRec
-	types    map[xapi.Ref]vgpuTypeRec
-	read     time.Time
+// fewNamed is up to how many machines of one name are read one by one.
+const fewNamed = 4
+
+// named reads the machines of a name, if they are few.
+func (d *driver) named(ctx context.Context, name string) (vms map[xapi.Ref]vmRec, few bool, err error) {
+	var refs []xapi.Ref
+	if err := d.c.Call(ctx, &refs, "VM.get_by_name_label", name); err != nil || len(refs) > fewNamed {
+		return nil, false, err
+	}
+	vms, err = records[vmRec](ctx, d, "VM", refs)
+	return vms, true, err
 }
 
-// load reads the classes that a listing needs, at the same time.
-func (d *driver) load(ctx context.Context, detail hypervisor.Detail) (*inventory, error) {
-	inv := &inventory{read: time.Now()}
-	g, ctx := errgroup.WithContext(ctx)
-	get := func(into any, class string) {
-		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
-	}
-	get(&inv.vms, "VM")
-	get(&inv.metrics, "VM_metrics")
-	get(&inv.hosts, "host")
-	if detail == hypervisor.Full {
-		get(&inv.guests, "VM_guest_metrics")
-		get(&inv.vbds, "VBD")
-		get(&inv.vdis, "VDI")
-		get(&inv.srs, "SR")
-		get(&inv.vifs, "VIF")
-		get(&inv.networks, "network")
-		get(&inv.vgpus, "VGPU")
-		get(&inv.pgpus, "PGPU")
-		get(&inv.pcis, "PCI")
-		get(&inv.types, "VGPU_type")
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return inv, nil
-}
-
-// ListVMs lists in 3 calls (brief) or 13 (full), in one page.
+// ListVMs lists in 3 calls (brief) or 13 (full), in one page. A name is looked
+// up by the server.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
-	inv, err := d.load(ctx, q.Detail)
+	var inv *inventory
+	var vms map[xapi.Ref]vmRec
+	var few bool
+	var err error
+	if q.Name != "" {
+		vms, few, err = d.named(ctx, q.Name)
+	}
+	switch {
+	case err != nil:
+	case few && len(vms) == 0:
+		return hypervisor.VMPage{}, nil
+	case few:
+		inv, err = d.of(ctx, slices.Collect(maps.Values(vms))...)
+	default:
+		if inv, err = d.load(ctx, q.Detail); err == nil {
+			vms = inv.vms
+		}
+	}
 	if err != nil {
 		return hypervisor.VMPage{}, err
 	}
 	var p hypervisor.VMPage
-	for _, ref := range slices.Sorted(maps.Keys(inv.vms)) {
-		v := inv.vms[ref]
+	for _, ref := range slices.Sorted(maps.Keys(vms)) {
+		v := vms[ref]
 		if v.IsSnapshot || v.ControlDomain || v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Other[tokenKey] != q.Token {
 			continue
 		}
@@ -103,9 +85,8 @@ func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMIn
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	inv := &inventory{read: time.Now(), metrics: map[xapi.Ref]vmMetricsRec{}, guests: map[xapi.Ref]guestMetricsRec{}, vbds: map[xapi.Ref]vbdRec{},
-		vdis: map[xapi.Ref]vdiRec{}, vifs: map[xapi.Ref]vifRec{}, vgpus: map[xapi.Ref]vgpuRec{}, vms: map[xapi.Ref]vmRec{}}
-	if err := d.fill(ctx, inv, v); err != nil {
+	inv, err := d.of(ctx, v)
+	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
 	return inv.info(v, hypervisor.Full), nil
@@ -255,44 +236,4 @@ func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[s
 		other[labelKey+k] = l
 	}
 	return d.c.Call(ctx, nil, "VM.set_other_config", ref, other)
-}
-
-// fill reads what belongs to one machine, the parts at the same time.
-func (d *driver) fill(parent context.Context, inv *inventory, v vmRec) error {
-	g, ctx := errgroup.WithContext(parent)
-	g.SetLimit(parallelism)
-	all := func(into any, class string) {
-		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
-	}
-	all(&inv.hosts, "host")
-	all(&inv.srs, "SR")
-	all(&inv.networks, "network")
-	if len(v.VGPUs) > 0 || len(v.AttachedPCIs) > 0 || v.Other[pciKey] != "" {
-		all(&inv.pgpus, "PGPU")
-		all(&inv.pcis, "PCI")
-		all(&inv.types, "VGPU_type")
-	}
-	one := fetcher{d: d, g: g, ctx: ctx}
-	fetch(&one, inv.metrics, "VM_metrics", v.Metrics)
-	fetch(&one, inv.guests, "VM_guest_metrics", v.GuestMetrics)
-	fetch(&one, inv.vms, "VM", v.Parent)
-	for _, r := range v.VIFs {
-		fetch(&one, inv.vifs, "VIF", r)
-	}
-	for _, r := range v.VGPUs {
-		fetch(&one, inv.vgpus, "VGPU", r)
-	}
-	for _, r := range v.VBDs {
-		fetch(&one, inv.vbds, "VBD", r)
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	g2, ctx2 := errgroup.WithContext(parent)
-	g2.SetLimit(parallelism)
-	two := fetcher{d: d, g: g2, ctx: ctx2}
-	for _, b := range inv.vbds {
-		fetch(&two, inv.vdis, "VDI", b.VDI)
-	}
-	return g2.Wait()
 }

@@ -1,0 +1,113 @@
+package xen
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/xen/internal/xapi"
+)
+
+// inventory holds whole classes, a call each, whatever the number of objects.
+type inventory struct {
+	vms      map[xapi.Ref]vmRec
+	metrics  map[xapi.Ref]vmMetricsRec
+	hosts    map[xapi.Ref]hostRec
+	guests   map[xapi.Ref]guestMetricsRec
+	vbds     map[xapi.Ref]vbdRec
+	vdis     map[xapi.Ref]vdiRec
+	srs      map[xapi.Ref]srRec
+	vifs     map[xapi.Ref]vifRec
+	networks map[xapi.Ref]networkRec
+	vgpus    map[xapi.Ref]vgpuRec
+	pgpus    map[xapi.Ref]pgpuRec
+	pcis     map[xapi.Ref]pciRec
+	types    map[xapi.Ref]vgpuTypeRec
+	read     time.Time
+}
+
+// load reads the classes that a listing needs, at the same time.
+func (d *driver) load(ctx context.Context, detail hypervisor.Detail) (*inventory, error) {
+	inv := &inventory{read: time.Now()}
+	g, ctx := errgroup.WithContext(ctx)
+	get := func(into any, class string) {
+		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
+	}
+	get(&inv.vms, "VM")
+	get(&inv.metrics, "VM_metrics")
+	get(&inv.hosts, "host")
+	if detail == hypervisor.Full {
+		get(&inv.guests, "VM_guest_metrics")
+		get(&inv.vbds, "VBD")
+		get(&inv.vdis, "VDI")
+		get(&inv.srs, "SR")
+		get(&inv.vifs, "VIF")
+		get(&inv.networks, "network")
+		get(&inv.vgpus, "VGPU")
+		get(&inv.pgpus, "PGPU")
+		get(&inv.pcis, "PCI")
+		get(&inv.types, "VGPU_type")
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return inv, nil
+}
+
+// of reads what belongs to some machines, the parts at the same time. The
+// number of calls depends on what the machines have, not on the pool.
+func (d *driver) of(parent context.Context, vms ...vmRec) (*inventory, error) {
+	inv := &inventory{read: time.Now(), metrics: map[xapi.Ref]vmMetricsRec{}, guests: map[xapi.Ref]guestMetricsRec{}, vbds: map[xapi.Ref]vbdRec{},
+		vdis: map[xapi.Ref]vdiRec{}, vifs: map[xapi.Ref]vifRec{}, vgpus: map[xapi.Ref]vgpuRec{}, vms: map[xapi.Ref]vmRec{}}
+	g, ctx := errgroup.WithContext(parent)
+	g.SetLimit(parallelism)
+	all := func(into any, class string) {
+		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
+	}
+	all(&inv.hosts, "host")
+	all(&inv.srs, "SR")
+	all(&inv.networks, "network")
+	if slices.ContainsFunc(vms, func(v vmRec) bool { return len(v.VGPUs) > 0 || len(v.AttachedPCIs) > 0 || v.Other[pciKey] != "" }) {
+		all(&inv.pgpus, "PGPU")
+		all(&inv.pcis, "PCI")
+		all(&inv.types, "VGPU_type")
+	}
+	one := fetcher{d: d, g: g, ctx: ctx}
+	for _, v := range vms {
+		fetch(&one, inv.metrics, "VM_metrics", v.Metrics)
+		fetch(&one, inv.guests, "VM_guest_metrics", v.GuestMetrics)
+		fetch(&one, inv.vms, "VM", v.Parent)
+		for _, r := range v.VIFs {
+			fetch(&one, inv.vifs, "VIF", r)
+		}
+		for _, r := range v.VGPUs {
+			fetch(&one, inv.vgpus, "VGPU", r)
+		}
+		for _, r := range v.VBDs {
+			fetch(&one, inv.vbds, "VBD", r)
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	g2, ctx2 := errgroup.WithContext(parent)
+	g2.SetLimit(parallelism)
+	two := fetcher{d: d, g: g2, ctx: ctx2}
+	for _, b := range inv.vbds {
+		fetch(&two, inv.vdis, "VDI", b.VDI)
+	}
+	return inv, g2.Wait()
+}
+
+// surroundings reads what a machine from elsewhere finds in this pool.
+func (d *driver) surroundings(ctx context.Context) (*inventory, error) {
+	inv := &inventory{read: time.Now()}
+	g, ctx := errgroup.WithContext(ctx)
+	for class, into := range map[string]any{"host": &inv.hosts, "SR": &inv.srs, "network": &inv.networks, "PGPU": &inv.pgpus, "VGPU_type": &inv.types} {
+		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
+	}
+	return inv, g.Wait()
+}
