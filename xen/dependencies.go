@@ -15,7 +15,7 @@ func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervis
 	if err != nil {
 		return hypervisor.Dependencies{}, err
 	}
-	inv, err := d.load(ctx, hypervisor.Full)
+	inv, err := d.load(ctx)
 	if err != nil {
 		return hypervisor.Dependencies{}, err
 	}

@@ -16,6 +16,8 @@ type fetcher struct {
 	g   *errgroup.Group
 	ctx context.Context
 	mu  sync.Mutex
+	// seen is only for who adds.
+	seen map[xapi.Ref]bool
 }
 
 // fetch reads one record into a map. A null reference, and an object that has
@@ -40,6 +42,39 @@ func fetch[T any](f *fetcher, into map[xapi.Ref]T, class string, ref xapi.Ref) {
 	})
 }
 
+// fetchUUID reads an object's uuid, once.
+func fetchUUID(f *fetcher, ref xapi.Ref, class string, set func(string)) {
+	if ref.IsNull() || f.seen[ref] {
+		return
+	}
+	if f.seen == nil {
+		f.seen = map[xapi.Ref]bool{}
+	}
+	f.seen[ref] = true
+	f.g.Go(func() error {
+		var u string
+		err := f.d.c.Call(f.ctx, &u, class+".get_uuid", ref)
+		if err != nil {
+			if kindOf(err) == hypervisor.KindNotFound {
+				return nil
+			}
+			return err
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		set(u)
+		return nil
+	})
+}
+
+// each runs what f is given to fetch at the same time.
+func (d *driver) each(ctx context.Context, add func(f *fetcher)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelism)
+	add(&fetcher{d: d, g: g, ctx: ctx})
+	return g.Wait()
+}
+
 // byUUID finds a reference by uuid. The empty uuid is Null.
 func (d *driver) byUUID(ctx context.Context, class, uuid string) (xapi.Ref, error) {
 	if uuid == "" {
@@ -52,12 +87,10 @@ func (d *driver) byUUID(ctx context.Context, class, uuid string) (xapi.Ref, erro
 
 // records reads the records of some references at the same time.
 func records[T any](ctx context.Context, d *driver, class string, refs []xapi.Ref) (map[xapi.Ref]T, error) {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallelism)
-	f := fetcher{d: d, g: g, ctx: ctx}
 	out := map[xapi.Ref]T{}
-	for _, r := range refs {
-		fetch(&f, out, class, r)
-	}
-	return out, g.Wait()
+	return out, d.each(ctx, func(f *fetcher) {
+		for _, r := range refs {
+			fetch(f, out, class, r)
+		}
+	})
 }

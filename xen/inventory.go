@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
@@ -30,7 +29,7 @@ type inventory struct {
 }
 
 // load reads the classes that a listing needs, at the same time.
-func (d *driver) load(ctx context.Context, detail hypervisor.Detail) (*inventory, error) {
+func (d *driver) load(ctx context.Context) (*inventory, error) {
 	inv := &inventory{read: time.Now()}
 	g, ctx := errgroup.WithContext(ctx)
 	get := func(into any, class string) {
@@ -39,18 +38,16 @@ func (d *driver) load(ctx context.Context, detail hypervisor.Detail) (*inventory
 	get(&inv.vms, "VM")
 	get(&inv.metrics, "VM_metrics")
 	get(&inv.hosts, "host")
-	if detail == hypervisor.Full {
-		get(&inv.guests, "VM_guest_metrics")
-		get(&inv.vbds, "VBD")
-		get(&inv.vdis, "VDI")
-		get(&inv.srs, "SR")
-		get(&inv.vifs, "VIF")
-		get(&inv.networks, "network")
-		get(&inv.vgpus, "VGPU")
-		get(&inv.pgpus, "PGPU")
-		get(&inv.pcis, "PCI")
-		get(&inv.types, "VGPU_type")
-	}
+	get(&inv.guests, "VM_guest_metrics")
+	get(&inv.vbds, "VBD")
+	get(&inv.vdis, "VDI")
+	get(&inv.srs, "SR")
+	get(&inv.vifs, "VIF")
+	get(&inv.networks, "network")
+	get(&inv.vgpus, "VGPU")
+	get(&inv.pgpus, "PGPU")
+	get(&inv.pcis, "PCI")
+	get(&inv.types, "VGPU_type")
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
@@ -61,16 +58,15 @@ func (d *driver) load(ctx context.Context, detail hypervisor.Detail) (*inventory
 // number of calls depends on what the machines have, not on the pool.
 func (d *driver) of(parent context.Context, vms ...vmRec) (*inventory, error) {
 	inv := &inventory{read: time.Now(), metrics: map[xapi.Ref]vmMetricsRec{}, guests: map[xapi.Ref]guestMetricsRec{}, vbds: map[xapi.Ref]vbdRec{},
-		vdis: map[xapi.Ref]vdiRec{}, vifs: map[xapi.Ref]vifRec{}, vgpus: map[xapi.Ref]vgpuRec{}, vms: map[xapi.Ref]vmRec{}}
+		vdis: map[xapi.Ref]vdiRec{}, vifs: map[xapi.Ref]vifRec{}, vgpus: map[xapi.Ref]vgpuRec{}, vms: map[xapi.Ref]vmRec{}, hosts: map[xapi.Ref]hostRec{},
+		srs: map[xapi.Ref]srRec{}, networks: map[xapi.Ref]networkRec{}}
 	g, ctx := errgroup.WithContext(parent)
 	g.SetLimit(parallelism)
 	all := func(into any, class string) {
 		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
 	}
-	all(&inv.hosts, "host")
-	all(&inv.srs, "SR")
-	all(&inv.networks, "network")
 	if slices.ContainsFunc(vms, func(v vmRec) bool { return len(v.VGPUs) > 0 || len(v.AttachedPCIs) > 0 || v.Other[pciKey] != "" }) {
+		all(&inv.hosts, "host")
 		all(&inv.pgpus, "PGPU")
 		all(&inv.pcis, "PCI")
 		all(&inv.types, "VGPU_type")
@@ -93,13 +89,34 @@ func (d *driver) of(parent context.Context, vms ...vmRec) (*inventory, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	g2, ctx2 := errgroup.WithContext(parent)
-	g2.SetLimit(parallelism)
-	two := fetcher{d: d, g: g2, ctx: ctx2}
-	for _, b := range inv.vbds {
-		fetch(&two, inv.vdis, "VDI", b.VDI)
+	if err := d.each(parent, func(f *fetcher) {
+		for _, b := range inv.vbds {
+			fetch(f, inv.vdis, "VDI", b.VDI)
+		}
+	}); err != nil {
+		return nil, err
 	}
-	return inv, g2.Wait()
+	// Of these only the uuid is told, and their records list all that is on
+	// them: thousands of references in a big pool.
+	var hosts []xapi.Ref
+	for _, v := range vms {
+		for _, h := range []xapi.Ref{v.ResidentOn, v.Affinity} {
+			if _, ok := inv.hosts[h]; !ok {
+				hosts = append(hosts, h)
+			}
+		}
+	}
+	return inv, d.each(parent, func(f *fetcher) {
+		for _, h := range hosts {
+			fetchUUID(f, h, "host", func(u string) { inv.hosts[h] = hostRec{hostID: hostID{u}} })
+		}
+		for _, b := range inv.vdis {
+			fetchUUID(f, b.SR, "SR", func(u string) { inv.srs[b.SR] = srRec{UUID: u} })
+		}
+		for _, b := range inv.vifs {
+			fetchUUID(f, b.Network, "network", func(u string) { inv.networks[b.Network] = networkRec{UUID: u} })
+		}
+	})
 }
 
 // surroundings reads what a machine from elsewhere finds in this pool.

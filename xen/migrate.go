@@ -101,9 +101,11 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	if m.inv, err = d.of(ctx, v); err != nil {
 		return nil, err
 	}
-	m.there = m.inv
+	if m.there, err = m.dst.surroundings(ctx); err != nil {
+		return nil, err
+	}
 	if m.dst != d {
-		if m.there, err = m.dst.surroundings(ctx); err != nil {
+		if err := d.c.Call(ctx, &m.inv.networks, "network.get_all_records"); err != nil {
 			return nil, err
 		}
 		_, err := m.dst.vmRef(ctx, hypervisor.VMID(v.UUID))

@@ -7,29 +7,34 @@ import (
 // The fields of XAPI's records that the driver reads. Names and types are
 // those of the published data model.
 
+// vmBrief is what a brief listing tells; reading less makes it faster.
+type vmBrief struct {
+	UUID          string   `json:"uuid"`
+	Name          string   `json:"name_label"`
+	PowerState    string   `json:"power_state"`
+	Template      bool     `json:"is_a_template"`
+	IsSnapshot    bool     `json:"is_a_snapshot"`
+	ControlDomain bool     `json:"is_control_domain"`
+	ResidentOn    xapi.Ref `json:"resident_on"`
+	MemoryTarget  int64    `json:"memory_target"`
+	DynamicMax    int64    `json:"memory_dynamic_max"`
+	DynamicMin    int64    `json:"memory_dynamic_min"`
+	VCPUsStart    int64    `json:"VCPUs_at_startup"`
+	Metrics       xapi.Ref `json:"metrics"`
+}
+
 type vmRec struct {
-	UUID              string            `json:"uuid"`
-	Name              string            `json:"name_label"`
+	vmBrief
 	Description       string            `json:"name_description"`
-	PowerState        string            `json:"power_state"`
-	Template          bool              `json:"is_a_template"`
 	DefaultTemplate   bool              `json:"is_default_template"`
-	IsSnapshot        bool              `json:"is_a_snapshot"`
-	ControlDomain     bool              `json:"is_control_domain"`
-	ResidentOn        xapi.Ref          `json:"resident_on"`
 	Affinity          xapi.Ref          `json:"affinity"`
-	MemoryTarget      int64             `json:"memory_target"`
 	StaticMax         int64             `json:"memory_static_max"`
-	DynamicMax        int64             `json:"memory_dynamic_max"`
-	DynamicMin        int64             `json:"memory_dynamic_min"`
 	StaticMin         int64             `json:"memory_static_min"`
 	VCPUsMax          int64             `json:"VCPUs_max"`
-	VCPUsStart        int64             `json:"VCPUs_at_startup"`
 	VIFs              []xapi.Ref        `json:"VIFs"`
 	VBDs              []xapi.Ref        `json:"VBDs"`
 	VGPUs             []xapi.Ref        `json:"VGPUs"`
 	AttachedPCIs      []xapi.Ref        `json:"attached_PCIs"`
-	Metrics           xapi.Ref          `json:"metrics"`
 	GuestMetrics      xapi.Ref          `json:"guest_metrics"`
 	HVMBootParams     map[string]string `json:"HVM_boot_params"`
 	DomainType        string            `json:"domain_type"`
@@ -46,8 +51,12 @@ type vmRec struct {
 	Platform          map[string]string `json:"platform"`
 }
 
+type metricsBrief struct {
+	VCPUs int64 `json:"VCPUs_number"`
+}
+
 type vmMetricsRec struct {
-	VCPUs     int64     `json:"VCPUs_number"`
+	metricsBrief
 	Memory    int64     `json:"memory_actual"`
 	StartTime xapi.Time `json:"start_time"`
 	Installed xapi.Time `json:"install_time"`
@@ -132,8 +141,12 @@ type pifRec struct {
 	SRIOVlog   []xapi.Ref `json:"sriov_logical_PIF_of"`
 }
 
+type hostID struct {
+	UUID string `json:"uuid"`
+}
+
 type hostRec struct {
-	UUID         string            `json:"uuid"`
+	hostID
 	Name         string            `json:"name_label"`
 	Address      string            `json:"address"`
 	Enabled      bool              `json:"enabled"`

@@ -5,6 +5,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
@@ -44,39 +47,85 @@ func (d *driver) named(ctx context.Context, name string) (vms map[xapi.Ref]vmRec
 // ListVMs lists in 3 calls (brief) or 13 (full), in one page. A name is looked
 // up by the server.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
-	var inv *inventory
-	var vms map[xapi.Ref]vmRec
-	var few bool
-	var err error
-	if q.Name != "" {
-		vms, few, err = d.named(ctx, q.Name)
-	}
 	switch {
-	case err != nil:
-	case few && len(vms) == 0:
-		return hypervisor.VMPage{}, nil
-	case few:
-		inv, err = d.of(ctx, slices.Collect(maps.Values(vms))...)
-	default:
-		if inv, err = d.load(ctx, q.Detail); err == nil {
-			vms = inv.vms
+	case q.Name != "":
+		vms, few, err := d.named(ctx, q.Name)
+		if err != nil || few && len(vms) == 0 {
+			return hypervisor.VMPage{}, err
 		}
+		if few {
+			inv, err := d.of(ctx, slices.Collect(maps.Values(vms))...)
+			if err != nil {
+				return hypervisor.VMPage{}, err
+			}
+			return inv.page(vms, q), nil
+		}
+	case q.Detail == hypervisor.Brief && q.Token == "":
+		return d.listBrief(ctx, q)
 	}
+	inv, err := d.load(ctx)
 	if err != nil {
 		return hypervisor.VMPage{}, err
 	}
+	return inv.page(inv.vms, q), nil
+}
+
+// page makes the page of a query.
+func (inv *inventory) page(vms map[xapi.Ref]vmRec, q hypervisor.VMQuery) hypervisor.VMPage {
 	var p hypervisor.VMPage
 	for _, ref := range slices.Sorted(maps.Keys(vms)) {
 		v := vms[ref]
-		if v.IsSnapshot || v.ControlDomain || v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Other[tokenKey] != q.Token {
+		if !v.wanted(q) || q.Token != "" && v.Other[tokenKey] != q.Token {
 			continue
 		}
-		i := inv.info(v, q.Detail)
+		i := inv.info(v)
 		if q.Host == "" || i.Host == q.Host {
 			p.VMs = append(p.VMs, i)
 		}
 	}
+	return p
+}
+
+func (d *driver) listBrief(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
+	var vms map[xapi.Ref]vmBrief
+	var metrics map[xapi.Ref]metricsBrief
+	var hosts map[xapi.Ref]hostID
+	read := time.Now()
+	g, ctx := errgroup.WithContext(ctx)
+	for class, into := range map[string]any{"VM": &vms, "VM_metrics": &metrics, "host": &hosts} {
+		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
+	}
+	var p hypervisor.VMPage
+	if err := g.Wait(); err != nil {
+		return p, err
+	}
+	for _, ref := range slices.Sorted(maps.Keys(vms)) {
+		v := vms[ref]
+		i := v.info(metrics[v.Metrics], hosts[v.ResidentOn].UUID, read)
+		if v.wanted(q) && (q.Host == "" || i.Host == q.Host) {
+			p.VMs = append(p.VMs, i)
+		}
+	}
 	return p, nil
+}
+
+func (v *vmBrief) wanted(q hypervisor.VMQuery) bool {
+	return !v.IsSnapshot && !v.ControlDomain && v.Template == q.Templates && (q.Name == "" || v.Name == q.Name)
+}
+
+// info makes the brief portable value of a record.
+func (v *vmBrief) info(m metricsBrief, host string, read time.Time) hypervisor.VMInfo {
+	i := hypervisor.VMInfo{ID: hypervisor.VMID(v.UUID), Name: v.Name, State: state(v.PowerState), Host: hypervisor.HostID(host), Template: v.Template, ReadAt: read,
+		CPUs: int(v.VCPUsStart), MemoryBytes: v.DynamicMax}
+	if i.State == hypervisor.Running || i.State == hypervisor.Paused {
+		if m.VCPUs > 0 {
+			i.CPUs = int(m.VCPUs)
+		}
+		if v.DynamicMin < v.DynamicMax && v.MemoryTarget > 0 {
+			i.MemoryBytes = v.MemoryTarget
+		}
+	}
+	return i
 }
 
 // GetVM reads one machine and what belongs to it.
@@ -89,7 +138,7 @@ func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMIn
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	return inv.info(v, hypervisor.Full), nil
+	return inv.info(v), nil
 }
 
 // vmRef finds a machine's reference by its uuid.
@@ -126,24 +175,9 @@ func snapshotID(inv *inventory, ref xapi.Ref) hypervisor.SnapshotID {
 }
 
 // info makes the portable value of a record.
-func (inv *inventory) info(v vmRec, detail hypervisor.Detail) hypervisor.VMInfo {
-	i := hypervisor.VMInfo{ID: hypervisor.VMID(v.UUID), Name: v.Name, State: state(v.PowerState), Template: v.Template, ReadAt: inv.read,
-		CPUs: int(v.VCPUsStart), MemoryBytes: v.DynamicMax}
-	if h, ok := inv.hosts[v.ResidentOn]; ok {
-		i.Host = hypervisor.HostID(h.UUID)
-	}
+func (inv *inventory) info(v vmRec) hypervisor.VMInfo {
 	m := inv.metrics[v.Metrics]
-	if i.State == hypervisor.Running || i.State == hypervisor.Paused {
-		if m.VCPUs > 0 {
-			i.CPUs = int(m.VCPUs)
-		}
-		if v.DynamicMin < v.DynamicMax && v.MemoryTarget > 0 {
-			i.MemoryBytes = v.MemoryTarget
-		}
-	}
-	if detail == hypervisor.Brief {
-		return i
-	}
+	i := v.vmBrief.info(m.metricsBrief, inv.hosts[v.ResidentOn].UUID, inv.read)
 	i.Description, i.MaxCPUs, i.MaxMemoryBytes = v.Description, int(v.VCPUsMax), v.StaticMax
 	i.Firmware, i.Machine = hypervisor.Firmware(v.HVMBootParams["firmware"]), v.DomainType
 	if i.Firmware == "" && v.DomainType == "hvm" {

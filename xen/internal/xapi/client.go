@@ -249,7 +249,7 @@ func Unsent(err error) bool {
 func Lost(err error) bool { return lost(err) && !Unsent(err) }
 
 type response struct {
-	Result json.RawMessage `json:"result"`
+	Result any `json:"result"` // where the result goes
 	Error  *struct {
 		Message string            `json:"message"`
 		Data    []json.RawMessage `json:"data"`
@@ -262,14 +262,14 @@ const maxAnswer = 1 << 30
 
 func (c *Client) post(ctx context.Context, base, method string, args []any, result any) error {
 	hypervisor.CountCalls(ctx, 1)
-	body, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "method": method, "params": args, "id": c.id.Add(1)})
+	send, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "method": method, "params": args, "id": c.id.Add(1)})
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/jsonrpc", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/jsonrpc", bytes.NewReader(send))
 	if err != nil {
 		return err
 	}
@@ -281,16 +281,16 @@ func (c *Client) post(ctx context.Context, base, method string, args []any, resu
 		return c.transport(ctx, method, err)
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	data, err := body(resp)
 	if err != nil {
 		return c.transport(ctx, method, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return &TransportError{Method: method, Err: fmt.Errorf("HTTP status %s", resp.Status)}
 	}
-	var r response
+	r := response{Result: result}
 	if err := json.Unmarshal(data, &r); err != nil {
-		return &TransportError{Method: method, Err: fmt.Errorf("malformed answer: %w", err)}
+		return &TransportError{Method: method, Err: fmt.Errorf("unexpected answer: %w", err)}
 	}
 	if r.Error != nil {
 		e := &Error{Code: r.Error.Message}
@@ -303,13 +303,17 @@ func (c *Client) post(ctx context.Context, base, method string, args []any, resu
 		}
 		return e
 	}
-	if result == nil {
-		return nil
-	}
-	if err := json.Unmarshal(r.Result, result); err != nil {
-		return &TransportError{Method: method, Err: fmt.Errorf("unexpected type of result: %w", err)}
-	}
 	return nil
+}
+
+// body reads an answer whose length is known without growing the buffer.
+func body(r *http.Response) ([]byte, error) {
+	if n := r.ContentLength; n >= 0 && n <= maxAnswer {
+		data := make([]byte, n)
+		_, err := io.ReadFull(r.Body, data)
+		return data, err
+	}
+	return io.ReadAll(io.LimitReader(r.Body, maxAnswer))
 }
 
 // transport tells the caller's context from a Client that was closed from a
