@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+	"time"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -19,6 +20,9 @@ import (
 // largeBAR is from where on the firmware's usual 64-bit window may be too
 // small: q35 has 32 GiB of it.
 const largeBAR = 16 * hypervisor.GiB
+
+// vfsLimit is how long udev and libvirt may take to show virtual functions.
+const vfsLimit = time.Minute
 
 func hostdev(address string) (*libvirtxml.DomainHostdev, error) {
 	domain, bus, slot, function, err := libvirtx.ParseAddress(address)
@@ -268,16 +272,20 @@ func (h *host) setVFs(ctx context.Context, dev hypervisor.DeviceInfo, n int) err
 	if err := h.sysfs().WriteFile(ctx, file, []byte(strconv.Itoa(n))); err != nil {
 		return err
 	}
-	// Without udev libvirt learns of new devices only when asked about them.
-	for range 50 {
+	// libvirt learns of them from udev, a little later.
+	for end := time.Now().Add(vfsLimit); time.Now().Before(end); {
 		all, err := h.devices(ctx)
-		if err != nil {
+		if err != nil && h.d.kindOf(err) != hypervisor.KindUnavailable {
 			return err
 		}
+		shown := 0
 		for _, v := range all {
-			if v.ID == dev.ID && v.VFs == n {
-				return nil
+			if v.Parent == dev.ID {
+				shown++
 			}
+		}
+		if err == nil && shown == n {
+			return nil
 		}
 		if err := pause(ctx, pollEvery/2); err != nil {
 			return err
