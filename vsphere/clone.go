@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"crypto/rand"
 	"slices"
 
 	"github.com/vmware/govmomi/vim25/methods"
@@ -44,7 +45,8 @@ func (d *driver) clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 	if err != nil {
 		return nil, err
 	}
-	spec := types.VirtualMachineCloneSpec{PowerOn: r.Start, Config: cloneConfig(r, devs.VirtualDevice)}
+	call := rand.Text()
+	spec := types.VirtualMachineCloneSpec{PowerOn: r.Start, Config: cloneConfig(r, devs.VirtualDevice, call)}
 	folder, err := d.cloneTarget(ctx, v, r.Placement, p.ref("parent"), &spec.Location)
 	if err != nil {
 		return nil, err
@@ -59,11 +61,13 @@ func (d *driver) clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 		spec.Snapshot = &s
 	}
 	begin := func(ctx context.Context) (ref, error) {
-		res, err := methods.CloneVM_Task(ctx, d.rt, &types.CloneVM_Task{This: vmRef(src), Folder: folder, Name: escape(r.Name), Spec: spec})
-		if err != nil {
-			return ref{}, d.lost(ctx, err, r.Token)
-		}
-		return res.Returnval, nil
+		return d.launch(ctx, vmRef(src), "clone", d.made(call), func() (ref, error) {
+			res, err := methods.CloneVM_Task(ctx, d.rt, &types.CloneVM_Task{This: vmRef(src), Folder: folder, Name: escape(r.Name), Spec: spec})
+			if err != nil {
+				return ref{}, err
+			}
+			return res.Returnval, nil
+		})
 	}
 	if r.Mode == hypervisor.Linked {
 		spec.Location.DiskMoveType = string(types.VirtualMachineRelocateDiskMoveOptionsCreateNewChildDiskBacking)
@@ -120,9 +124,9 @@ func (d *driver) cloneTarget(ctx context.Context, v hypervisor.VMInfo, p hypervi
 
 // cloneConfig changes what differs from the source. Adapters get new
 // addresses, also those whose address was given by hand.
-func cloneConfig(r hypervisor.CloneRequest, devs []types.BaseVirtualDevice) *types.VirtualMachineConfigSpec {
+func cloneConfig(r hypervisor.CloneRequest, devs []types.BaseVirtualDevice, call string) *types.VirtualMachineConfigSpec {
 	c := &types.VirtualMachineConfigSpec{NumCPUs: int32(r.CPUs), MemoryMB: r.MemoryBytes / hypervisor.MiB, Annotation: r.Description,
-		ExtraConfig: extraConfig(r.Labels, r.Token)}
+		ExtraConfig: extraConfig(r.Labels, r.Token, call)}
 	for _, dev := range devs {
 		card, ok := dev.(types.BaseVirtualEthernetCard)
 		if !ok {
@@ -225,7 +229,8 @@ func (d *driver) instantClone(ctx context.Context, v hypervisor.VMInfo, r hyperv
 	if err != nil {
 		return nil, err
 	}
-	spec := types.VirtualMachineInstantCloneSpec{Name: escape(r.Name), Config: extraConfig(r.Labels, r.Token)}
+	call := rand.Text()
+	spec := types.VirtualMachineInstantCloneSpec{Name: escape(r.Name), Config: extraConfig(r.Labels, r.Token, call)}
 	folder, err := d.cloneTarget(ctx, v, r.Placement, p.ref("parent"), &spec.Location)
 	if err != nil {
 		return nil, err
@@ -239,11 +244,17 @@ func (d *driver) instantClone(ctx context.Context, v hypervisor.VMInfo, r hyperv
 			spec.Location.DeviceChange = append(spec.Location.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: dev})
 		}
 	}
-	res, err := methods.InstantClone_Task(ctx, d.rt, &types.InstantClone_Task{This: vmRef(v.ID), Spec: spec})
+	self, err := d.launch(ctx, vmRef(v.ID), "instantClone", d.made(call), func() (ref, error) {
+		res, err := methods.InstantClone_Task(ctx, d.rt, &types.InstantClone_Task{This: vmRef(v.ID), Spec: spec})
+		if err != nil {
+			return ref{}, err
+		}
+		return res.Returnval, nil
+	})
 	if err != nil {
-		return nil, d.lost(ctx, err, r.Token)
+		return nil, err
 	}
-	j := d.job(res.Returnval)
+	j := d.job(self)
 	if r.Description != "" {
 		j.finish = func(ctx context.Context, t types.TaskInfo, s *hypervisor.TaskState) {
 			if err := d.reconfigure(ctx, hypervisor.VMID(s.Result.ID), types.VirtualMachineConfigSpec{Annotation: r.Description}); err != nil {

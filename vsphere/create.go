@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"crypto/rand"
 	"path"
 	"strings"
 	"sync"
@@ -75,24 +76,28 @@ func (d *driver) create(ctx context.Context, on hypervisor.Ref, s hypervisor.VMS
 		return nil, err
 	}
 	req := types.CreateVM_Task{This: at.folder, Config: spec, Pool: at.pool, Host: at.host}
+	call := rand.Text()
+	req.Config.ExtraConfig = extraConfig(s.Labels, s.Token, call)
 	begin := func(ctx context.Context) (ref, error) {
-		res, err := methods.CreateVM_Task(ctx, d.rt, &req)
-		if err != nil {
-			return ref{}, err
-		}
-		return res.Returnval, nil
+		return d.launch(ctx, at.folder, "createVm", d.made(call), func() (ref, error) {
+			res, err := methods.CreateVM_Task(ctx, d.rt, &req)
+			if err != nil {
+				return ref{}, err
+			}
+			return res.Returnval, nil
+		})
 	}
 	if !s.Start && len(copies) == 0 {
 		self, err := begin(ctx)
 		if err != nil {
-			return nil, d.lost(ctx, err, s.Token)
+			return nil, err
 		}
 		return d.job(self), nil
 	}
 	return d.group.Go(ctx, newID("create"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		self, err := begin(ctx)
 		if err != nil {
-			return hypervisor.TaskState{Err: d.lost(ctx, err, s.Token)}
+			return hypervisor.TaskState{Err: err}
 		}
 		info, err := d.follow(ctx, self, report)
 		if err != nil {
@@ -115,22 +120,6 @@ func (d *driver) create(ctx context.Context, on hypervisor.Ref, s hypervisor.VMS
 		}
 		return hypervisor.TaskState{Result: id.Ref()}
 	})
-}
-
-// lost completes the error of a start whose answer was lost: the server may
-// have made the machine all the same. With a token that can be found out.
-func (d *driver) lost(ctx context.Context, err error, token string) error {
-	e, ok := err.(*hypervisor.Error)
-	if !ok || e.Kind != hypervisor.KindUnavailable || e.Unsent || token == "" {
-		return err
-	}
-	id, ferr := d.findToken(ctx, token)
-	if ferr != nil || id == "" {
-		return err
-	}
-	out := *e
-	out.Leftover = []hypervisor.Ref{id.Ref()}
-	return &out
 }
 
 // undo removes a machine that was made and not finished, and names it where
@@ -166,7 +155,6 @@ func (d *driver) newSpec(ctx context.Context, s hypervisor.VMSpec, at spot) (typ
 	c := types.VirtualMachineConfigSpec{
 		Name: escape(s.Name), Annotation: s.Description, NumCPUs: int32(max(s.CPUs, 1)), MemoryMB: s.MemoryBytes / hypervisor.MiB,
 		GuestId: guestID(s.GuestOS), Version: s.Machine, Files: &types.VirtualMachineFileInfo{VmPathName: "[" + at.name + "]"},
-		ExtraConfig: extraConfig(s.Labels, s.Token),
 	}
 	if s.MaxCPUs > max(s.CPUs, 1) {
 		c.CpuHotAddEnabled = types.NewBool(true)
@@ -265,11 +253,10 @@ func (d *driver) addCopy(ctx context.Context, id hypervisor.VMID, disk hyperviso
 
 // reconfigure applies a specification and waits for it.
 func (d *driver) reconfigure(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineConfigSpec) error {
-	res, err := methods.ReconfigVM_Task(ctx, d.rt, &types.ReconfigVM_Task{This: vmRef(id), Spec: spec})
-	if err != nil {
-		return err
+	self, err := d.startReconfigure(ctx, id, spec)
+	if err == nil {
+		_, err = d.await(ctx, self)
 	}
-	_, err = d.await(ctx, res.Returnval)
 	return err
 }
 

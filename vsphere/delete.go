@@ -91,11 +91,13 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 }
 
 func (d *driver) destroy(ctx context.Context, id hypervisor.VMID) (ref, error) {
-	res, err := methods.Destroy_Task(ctx, d.rt, &types.Destroy_Task{This: vmRef(id)})
-	if err != nil {
-		return ref{}, err
-	}
-	return res.Returnval, nil
+	return d.launch(ctx, vmRef(id), "destroy", nil, func() (ref, error) {
+		res, err := methods.Destroy_Task(ctx, d.rt, &types.Destroy_Task{This: vmRef(id)})
+		if err != nil {
+			return ref{}, err
+		}
+		return res.Returnval, nil
+	})
 }
 
 // detachAll takes all disks from a machine and leaves their files. Snapshots

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -161,11 +160,11 @@ func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 // reconfigJob starts a reconfiguration; result tells what it made.
 func (d *driver) reconfigJob(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineConfigSpec,
 	result func(context.Context) (hypervisor.Ref, error), notes ...string) (hypervisor.DriverTask, error) {
-	res, err := methods.ReconfigVM_Task(ctx, d.rt, &types.ReconfigVM_Task{This: vmRef(id), Spec: spec})
+	self, err := d.startReconfigure(ctx, id, spec)
 	if err != nil {
 		return nil, err
 	}
-	j := d.job(res.Returnval)
+	j := d.job(self)
 	j.notes = notes
 	if result != nil {
 		j.finish = func(ctx context.Context, _ types.TaskInfo, s *hypervisor.TaskState) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 
-	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -13,10 +12,11 @@ import (
 // extraConfig holds the labels and the token of a machine that is made. Both
 // are always written: a clone must not keep those of its source. An empty
 // value removes the key.
-func extraConfig(labels map[string]string, token string) []types.BaseOptionValue {
+func extraConfig(labels map[string]string, token, call string) []types.BaseOptionValue {
 	return []types.BaseOptionValue{
 		&types.OptionValue{Key: labelsKey, Value: encodeLabels(labels)},
 		&types.OptionValue{Key: tokenKey, Value: token},
+		&types.OptionValue{Key: callKey, Value: call},
 	}
 }
 
@@ -44,13 +44,7 @@ func decodeLabels(s string) map[string]string {
 
 // SetLabels writes all labels as one value.
 func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	res, err := methods.ReconfigVM_Task(ctx, d.rt, &types.ReconfigVM_Task{This: vmRef(id), Spec: types.VirtualMachineConfigSpec{
-		ExtraConfig: extraConfig(labels, "")[:1]}})
-	if err != nil {
-		return err
-	}
-	_, err = d.await(ctx, res.Returnval)
-	return err
+	return d.reconfigure(ctx, id, types.VirtualMachineConfigSpec{ExtraConfig: extraConfig(labels, "", "")[:1]})
 }
 
 // findToken returns the machine that carries a token, or "".

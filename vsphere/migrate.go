@@ -316,20 +316,26 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		e.Unsent = true
 		return nil, e
 	}
-	res, err := methods.RelocateVM_Task(ctx, d.rt, &types.RelocateVM_Task{This: vmRef(id), Spec: m.spec})
+	self, err := d.launch(ctx, vmRef(id), "relocate", nil, func() (ref, error) {
+		res, err := methods.RelocateVM_Task(ctx, d.rt, &types.RelocateVM_Task{This: vmRef(id), Spec: m.spec})
+		if err != nil {
+			return ref{}, err
+		}
+		return res.Returnval, nil
+	})
 	if err != nil {
 		return nil, err
 	}
 	finish := func(ctx context.Context, t types.TaskInfo, s *hypervisor.TaskState) { d.moved(ctx, m, r, t, s) }
 	if r.Timeout == 0 {
-		j := d.job(res.Returnval)
+		j := d.job(self)
 		j.finish = finish
 		return j, nil
 	}
 	return d.group.Go(ctx, newID("migrate"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		limit, stop := context.WithTimeout(ctx, r.Timeout)
 		defer stop()
-		info, err := d.follow(limit, res.Returnval, report)
+		info, err := d.follow(limit, self, report)
 		if err != nil {
 			if kindOf(err) == hypervisor.KindCanceled && errors.Is(limit.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
 				err = hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the migration did not end within %v and was cancelled; the machine is where it was (%w)", r.Timeout, err)

@@ -112,19 +112,23 @@ func toolsGone(err error, id hypervisor.VMID) error {
 }
 
 func (d *driver) startPowerOn(ctx context.Context, id hypervisor.VMID) (ref, error) {
-	res, err := methods.PowerOnVM_Task(ctx, d.rt, &types.PowerOnVM_Task{This: vmRef(id)})
-	if err != nil {
-		return ref{}, err
-	}
-	return res.Returnval, nil
+	return d.launch(ctx, vmRef(id), "powerOn", nil, func() (ref, error) {
+		res, err := methods.PowerOnVM_Task(ctx, d.rt, &types.PowerOnVM_Task{This: vmRef(id)})
+		if err != nil {
+			return ref{}, err
+		}
+		return res.Returnval, nil
+	})
 }
 
 func (d *driver) startPowerOff(ctx context.Context, id hypervisor.VMID) (ref, error) {
-	res, err := methods.PowerOffVM_Task(ctx, d.rt, &types.PowerOffVM_Task{This: vmRef(id)})
-	if err != nil {
-		return ref{}, err
-	}
-	return res.Returnval, nil
+	return d.launch(ctx, vmRef(id), "powerOff", nil, func() (ref, error) {
+		res, err := methods.PowerOffVM_Task(ctx, d.rt, &types.PowerOffVM_Task{This: vmRef(id)})
+		if err != nil {
+			return ref{}, err
+		}
+		return res.Returnval, nil
+	})
 }
 
 func (d *driver) powerOn(ctx context.Context, id hypervisor.VMID) error {

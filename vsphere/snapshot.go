@@ -95,12 +95,14 @@ func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 }
 
 func (d *driver) snapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest) (ref, error) {
-	res, err := methods.CreateSnapshot_Task(ctx, d.rt, &types.CreateSnapshot_Task{This: vmRef(id), Name: escape(r.Name),
-		Description: r.Description, Memory: r.Memory, Quiesce: r.Quiesce})
-	if err != nil {
-		return ref{}, err
-	}
-	return res.Returnval, nil
+	return d.launch(ctx, vmRef(id), "createSnapshot", nil, func() (ref, error) {
+		res, err := methods.CreateSnapshot_Task(ctx, d.rt, &types.CreateSnapshot_Task{This: vmRef(id), Name: escape(r.Name),
+			Description: r.Description, Memory: r.Memory, Quiesce: r.Quiesce})
+		if err != nil {
+			return ref{}, err
+		}
+		return res.Returnval, nil
+	})
 }
 
 // hasSnapshot makes sure that a snapshot is one of the machine's.

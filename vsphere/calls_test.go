@@ -1,0 +1,166 @@
+package vsphere
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
+)
+
+// TestCalls pins what each operation sends. A change here is a change of cost:
+// look twice.
+func TestCalls(t *testing.T) {
+	sim, c := once(t, simConfig(vspheresim.VCenter))
+	ctx := t.Context()
+	vm := firstVM(t, c, "DC0_C0")
+	host := hypervisor.HostID("")
+	var other hypervisor.HostID
+	for h, err := range c.Hosts(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i, err := vm.Info(ctx); err != nil {
+			t.Fatal(err)
+		} else if h.ID == i.Host {
+			host = h.ID
+		} else {
+			other = h.ID
+		}
+	}
+	if host == "" || other == "" {
+		t.Fatal("no two hosts")
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait := func(k *hypervisor.Task[hypervisor.None]) error { _, err := k.Wait(ctx); return err }
+	var snap *hypervisor.Snapshot
+	// Views and folders are read once in a session: have them.
+	must(func() error { _, err := hypervisor.Collect(c.VMs(ctx, nil)); return err }())
+	_, err := c.CreateVM(ctx, spec("warm")).Wait(ctx)
+	must(err)
+	must(func() error { _, err := vm.CheckMigrate(ctx, hypervisor.MigrateOptions{Host: other}); return err }())
+
+	for _, op := range []struct {
+		name string
+		want string // methods and how often
+		f    func() error
+	}{
+		{"list", "RetrievePropertiesEx", func() error { _, err := hypervisor.Collect(c.VMs(ctx, nil)); return err }},
+		{"list brief", "RetrievePropertiesEx", func() error {
+			_, err := hypervisor.Collect(c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}))
+			return err
+		}},
+		{"info", "RetrievePropertiesEx", func() error { _, err := vm.Info(ctx); return err }},
+		{"find", "RetrievePropertiesEx 2", func() error { _, err := c.FindVM(ctx, "warm"); return err }},
+		{"datastores", "RetrievePropertiesEx", func() error { _, err := hypervisor.Collect(c.Datastores(ctx)); return err }},
+		{"hosts", "RetrievePropertiesEx 2", func() error { _, err := hypervisor.Collect(c.Hosts(ctx)); return err }},
+		{"devices", "RetrievePropertiesEx 2", func() error { _, err := hypervisor.Collect(c.Devices(ctx, nil)); return err }},
+		{"snapshots", "RetrievePropertiesEx", func() error { _, err := vm.Snapshots(ctx); return err }},
+		{"power off", "PowerOffVM_Task RetrievePropertiesEx", func() error { return wait(vm.PowerOff(ctx)) }},
+		{"power off again", "RetrievePropertiesEx", func() error { return wait(vm.PowerOff(ctx)) }},
+		{"power on", "PowerOnVM_Task RetrievePropertiesEx", func() error { return wait(vm.Start(ctx)) }},
+		{"reconfigure", "ReconfigVM_Task RetrievePropertiesEx", func() error {
+			text := "x"
+			return wait(vm.Reconfigure(ctx, hypervisor.Changes{Description: &text}))
+		}},
+		{"snapshot", "CreateSnapshot_Task RetrievePropertiesEx", func() error {
+			var err error
+			snap, err = vm.CreateSnapshot(ctx, "s", nil).Wait(ctx)
+			return err
+		}},
+		{"revert", "RetrievePropertiesEx RevertToSnapshot_Task", func() error { return wait(snap.Revert(ctx, nil)) }},
+		{"delete snapshot", "RemoveSnapshot_Task RetrievePropertiesEx 3", func() error { return wait(snap.Delete(ctx, nil)) }},
+		{"labels", "ReconfigVM_Task", func() error { return vm.SetLabels(ctx, map[string]string{"a": "b"}) }},
+		{"check of a migration", "CheckRelocate_Task RetrievePropertiesEx 7", func() error {
+			_, err := vm.CheckMigrate(ctx, hypervisor.MigrateOptions{Host: other})
+			return err
+		}},
+	} {
+		t.Run(op.name, func(t *testing.T) {
+			sim.ResetCalls()
+			if err := op.f(); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(op.want, countsWithoutWaits(sim.Calls())); d != "" {
+				t.Errorf("calls (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// waits are the calls that watch a task: their number depends on how long it
+// takes. They come to one plain read, or to that and one collector.
+var waits = []string{"CreatePropertyCollector", "CreateFilter", "WaitForUpdatesEx", "DestroyPropertyCollector"}
+
+func countsWithoutWaits(calls map[string]int) string {
+	started := 0
+	for m, n := range calls {
+		if strings.HasSuffix(m, "_Task") {
+			started += n
+		}
+	}
+	var out []string
+	for _, m := range slices.Sorted(maps.Keys(calls)) {
+		n := calls[m]
+		if slices.Contains(waits, m) {
+			continue
+		}
+		if m == "RetrievePropertiesEx" {
+			n -= started // the first look at each task
+		}
+		switch {
+		case n == 1:
+			out = append(out, m)
+		case n > 1:
+			out = append(out, m+" "+itoa(n))
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func itoa(n int) string { return keyID(int32(n)) }
+
+// TestListingCalls: the number of calls for a page does not grow with the
+// machines in it.
+func TestListingCalls(t *testing.T) {
+	sim, c := once(t, vspheresim.Config{})
+	count := func(ctx context.Context, o *hypervisor.ListOptions) int {
+		t.Helper()
+		sim.ResetCalls()
+		if _, err := hypervisor.Collect(c.VMs(ctx, o)); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, k := range sim.Calls() {
+			n += k
+		}
+		return n
+	}
+	for _, o := range []*hypervisor.ListOptions{nil, {Detail: hypervisor.Brief}} {
+		_ = count(t.Context(), o)
+		before := count(t.Context(), o)
+		if err := sim.AddVMs("many", 400); err != nil {
+			t.Fatal(err)
+		}
+		if o != nil {
+			continue
+		}
+		if after := count(t.Context(), o); after != before || after != 1 {
+			t.Errorf("a page of 400 machines takes %d calls, an empty one %d; want 1", after, before)
+		}
+	}
+	// 800 machines are two pages of 500.
+	if n := count(t.Context(), &hypervisor.ListOptions{Detail: hypervisor.Brief}); n != 2 {
+		t.Errorf("800 machines take %d calls, want 2", n)
+	}
+}
