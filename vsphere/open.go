@@ -17,6 +17,7 @@ import (
 	"github.com/vmware/govmomi/sts"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
@@ -196,7 +197,16 @@ func connect(ctx context.Context, c Config) (hypervisor.Driver, error) {
 	d := newDriver(vc, nil)
 	d.owned = true
 	d.endpoint, d.config = c.String(), c
-	d.session.login = func(ctx context.Context) error { return login(ctx, vc, c) }
+	d.session.login = func(ctx context.Context) error {
+		err := login(ctx, vc, c)
+		if _, refused := faultOf(err).(*types.InvalidLogin); refused && d.session.loggedIn.Load() {
+			// The server may still know the session, and refuses a second login
+			// in it (API reference, SessionManager.Login): begin a new one.
+			forgetCookies(vc)
+			err = login(ctx, vc, c)
+		}
+		return err
+	}
 	if err := d.session.login(ctx); err != nil {
 		_ = d.Close()
 		if ctx.Err() != nil {
@@ -213,6 +223,16 @@ func connect(ctx context.Context, c Config) (hypervisor.Driver, error) {
 		d.keepAlive(c.KeepAlive)
 	}
 	return d, nil
+}
+
+// forgetCookies makes the next call one without a session.
+func forgetCookies(vc *vim25.Client) {
+	u := vc.URL()
+	old := vc.Jar.Cookies(u)
+	for _, c := range old {
+		c.MaxAge, c.Path = -1, "/"
+	}
+	vc.Jar.SetCookies(u, old)
 }
 
 // login sends the login calls on the bare transport, below the renewing one.
