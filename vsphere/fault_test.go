@@ -48,7 +48,10 @@ func trials() []trial {
 			}
 			return err
 		}},
-		{"info", true, func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error { _, err := vm.Info(ctx); return err }},
+		{"info", true, func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
+			_, err := vm.Info(ctx)
+			return err
+		}},
 		{"find", true, func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
 			_, err := c.FindVM(ctx, "DC0_C0_RP0_VM0")
 			return err
