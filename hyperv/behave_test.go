@@ -145,6 +145,26 @@ func TestSecondProcessFollowsAClone(t *testing.T) {
 	}
 }
 
+func TestSRIOVAdapter(t *testing.T) {
+	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{Switches: []hvsim.Switch{{Name: "Fast", IOV: true}, {Name: "Slow"}}}}})
+	c := openSite(t, s)
+	vm := create(t, c, small("nic"))
+	nets, err := hypervisor.Collect(c.Networks(t.Context()))
+	if err != nil || len(nets) != 2 {
+		t.Fatal(nets, err)
+	}
+	for _, n := range nets {
+		_, err := vm.AttachNIC(t.Context(), hypervisor.NICSpec{Network: n.ID, Model: modelSRIOV}).Wait(t.Context())
+		if (n.Name == "Fast") != (err == nil) || err != nil && !errors.Is(err, hypervisor.ErrUnsupported) || n.SRIOV != hypervisor.FactOf(n.Name == "Fast") {
+			t.Errorf("%+v: %v", n, err)
+		}
+	}
+	i, err := vm.Info(t.Context())
+	if err != nil || len(i.NICs) != 1 || i.NICs[0].Model != modelSRIOV || !i.NICs[0].Connected {
+		t.Errorf("%+v, %v", i.NICs, err)
+	}
+}
+
 func TestHostFacts(t *testing.T) {
 	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{NUMANodes: 2, Processors: 32, MemoryMB: 1 << 17}}})
 	c := openSite(t, s)

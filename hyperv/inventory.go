@@ -37,6 +37,7 @@ var (
 	resourceProps   = []string{"InstanceID", "ResourceSubType", "Parent", "Address", "AddressOnParent", "HostResource"}
 	nicProps        = []string{"InstanceID", "Address", "StaticMacAddress", "ElementName"}
 	connectionProps = []string{"InstanceID", "Parent", "HostResource", "EnabledState"}
+	offloadProps    = []string{"InstanceID", "IOVOffloadWeight"}
 	assignedProps   = []string{"InstanceID", "HostResource"}
 	guestNetProps   = []string{"InstanceID", "IPAddresses"}
 )
@@ -58,6 +59,7 @@ const (
 	rowNICs
 	rowLegacyNICs
 	rowConnections
+	rowOffload
 	rowPCI
 	rowPartitions
 	rowGuestNet
@@ -75,6 +77,7 @@ var tables = [rowTables]table{
 	{"Msvm_SyntheticEthernetPortSettingData", nicProps},
 	{"Msvm_EmulatedEthernetPortSettingData", nicProps},
 	{"Msvm_EthernetPortAllocationSettingData", connectionProps},
+	{"Msvm_EthernetSwitchPortOffloadSettingData", offloadProps},
 	{"Msvm_PciExpressSettingData", assignedProps},
 	{"Msvm_GpuPartitionSettingData", assignedProps},
 	{"Msvm_GuestNetworkAdapterConfiguration", guestNetProps},
@@ -375,6 +378,11 @@ func nicsOf(r *record) []hypervisor.NICInfo {
 					i.Network = hypervisor.NetworkID(strings.ToUpper(sw[0].Key("Name")))
 				}
 				i.Connected = c.Uint("EnabledState") == 2 && i.Network != ""
+				for _, f := range r.rows[rowOffload] {
+					if f.Uint("IOVOffloadWeight") > 0 && strings.HasPrefix(strings.ToUpper(f.Str("InstanceID")), strings.ToUpper(c.Str("InstanceID"))+`\`) {
+						i.Model = modelSRIOV
+					}
+				}
 			}
 			out = append(out, i)
 		}

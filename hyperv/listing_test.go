@@ -34,7 +34,7 @@ var golden = map[string]map[string]int{
 		"Query Msvm_VirtualSystemSettingData": 1, "Query Msvm_ComputerSystem": 1, "Query Msvm_ProcessorSettingData": 1, "Query Msvm_MemorySettingData": 1,
 		"Query Msvm_StorageAllocationSettingData": 1, "Query Msvm_ResourceAllocationSettingData": 1, "Query Msvm_SyntheticEthernetPortSettingData": 1,
 		"Query Msvm_EmulatedEthernetPortSettingData": 1, "Query Msvm_EthernetPortAllocationSettingData": 1, "Query Msvm_PciExpressSettingData": 1,
-		"Query Msvm_GpuPartitionSettingData": 1, "Query Msvm_GuestNetworkAdapterConfiguration": 1, "Query Msvm_MostCurrentSnapshotInBranch": 1, "HTTP Enumerate": 13,
+		"Query Msvm_GpuPartitionSettingData": 1, "Query Msvm_GuestNetworkAdapterConfiguration": 1, "Query Msvm_MostCurrentSnapshotInBranch": 1, "Query Msvm_EthernetSwitchPortOffloadSettingData": 1, "HTTP Enumerate": 14,
 	},
 	"brief": {"Query Msvm_VirtualSystemSettingData": 1, "Query Msvm_ComputerSystem": 1, "Query Msvm_ProcessorSettingData": 1, "Query Msvm_MemorySettingData": 1, "HTTP Enumerate": 4},
 }

@@ -19,13 +19,16 @@ func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor
 		return nil, err
 	}
 	switch strings.ToLower(n.Model) {
-	case "", "synthetic":
+	case "", "synthetic", modelSRIOV:
 	case "legacy":
 		if m.gen2() {
 			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.NICAttach, hypervisor.ReasonPlatform, "generation 2 machines have no legacy adapters")
 		}
 	default:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "Hyper-V has no adapter %q: use synthetic or legacy", n.Model)
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "Hyper-V has no adapter %q: use synthetic, sr-iov or legacy", n.Model)
+	}
+	if err := m.h.checkSRIOV(ctx, m.s, n, id.Ref()); err != nil {
+		return nil, err
 	}
 	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
 		nic, err := o.attachNIC(m, n)
@@ -61,13 +64,50 @@ func (o *op) attachNIC(m *machine, n hypervisor.NICSpec) (hypervisor.NICID, erro
 	if sw.IsZero() {
 		return hypervisor.NICID(nic.Key("InstanceID")), nil
 	}
-	if _, err := o.addResource(m, connection(nic, sw)); err != nil {
+	conn, err := o.addResource(m, connection(nic, sw))
+	if err == nil && strings.EqualFold(n.Model, modelSRIOV) {
+		err = o.enableSRIOV(conn)
+	}
+	if err != nil {
 		ctx, cancel := o.late()
 		defer cancel()
 		_ = m.removeResources(ctx, nic) // the first error is the one to tell
 		return "", err
 	}
 	return hypervisor.NICID(nic.Key("InstanceID")), nil
+}
+
+// modelSRIOV asks for a virtual function of the switch's physical card, with
+// the synthetic adapter as what the guest falls back to.
+const modelSRIOV = "sr-iov"
+
+// enableSRIOV gives a connection an offload weight above zero, which is what
+// turns SR-IOV on (Msvm_EthernetSwitchPortOffloadSettingData).
+func (o *op) enableSRIOV(conn cim.Ref) error {
+	e := cim.NewEmbedded("Msvm_EthernetSwitchPortOffloadSettingData", "IOVOffloadWeight", uint32(100), "VMQOffloadWeight", uint32(100))
+	_, err := o.call(o.h.management(), "AddFeatureSettings", cim.Arg{Name: "AffectedConfiguration", Value: conn},
+		cim.Arg{Name: "FeatureSettings", Value: []*cim.Embedded{e}})
+	return err
+}
+
+// checkSRIOV refuses a switch that has no functions to give.
+func (h *host) checkSRIOV(ctx context.Context, s cim.Session, n hypervisor.NICSpec, on hypervisor.Ref) error {
+	if !strings.EqualFold(n.Model, modelSRIOV) {
+		return nil
+	}
+	sw, err := h.network(ctx, s, n.Network)
+	if err != nil {
+		return err
+	}
+	set, err := cim.First(s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualEthernetSwitchSettingData", []string{"VirtualSystemIdentifier", "IOVPreferred"},
+		"VirtualSystemIdentifier = "+cim.Quote(sw.Key("Name")))), "the switch's settings")
+	if err != nil && !isGone(err) {
+		return err
+	}
+	if set == nil || !set.Bool("IOVPreferred") {
+		return hypervisor.Unsupported(on, hypervisor.NICAttach, hypervisor.ReasonConfig, "SR-IOV is off on the switch, or its card has none; it is set when the switch is made")
+	}
+	return nil
 }
 
 func connection(nic, sw cim.Ref) *cim.Embedded {

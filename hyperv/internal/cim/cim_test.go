@@ -84,6 +84,14 @@ func TestQuoting(t *testing.T) {
 	if got := cim.LikePrefix(`1%_[`); got != `'1[%][_][[]%'` {
 		t.Errorf("LikePrefix: %s", got)
 	}
+	if got := cim.Selected(cim.Select("C", []string{"A", "B"}, "A = '1'")); len(got) != 2 || got[1] != "B" {
+		t.Errorf("Selected: %q", got)
+	}
+	for _, all := range []string{cim.Select("C", nil), "ASSOCIATORS OF {C.K=1}"} {
+		if got := cim.Selected(all); got != nil {
+			t.Errorf("Selected(%s): %q", all, got)
+		}
+	}
 	q := cim.AssociatorsOf(cim.NewRef("C", "K", `a"b`), cim.Assoc{Class: "A", Result: "R"})
 	if q != `ASSOCIATORS OF {C.K="a\"b"} WHERE AssocClass = A ResultClass = R` {
 		t.Error(q)

@@ -28,6 +28,19 @@ func Select(class string, props []string, conditions ...string) string {
 	return q
 }
 
+// Selected lists the properties that a query made by Select names; nil for all.
+func Selected(wql string) []string {
+	list, ok := strings.CutPrefix(wql, "SELECT ")
+	if !ok {
+		return nil
+	}
+	list, _, ok = strings.Cut(list, " FROM ")
+	if !ok || strings.Contains(list, "*") {
+		return nil
+	}
+	return strings.Split(list, ", ")
+}
+
 // AnyOf joins conditions with OR.
 func AnyOf(conditions ...string) string { return "(" + strings.Join(conditions, " OR ") + ")" }
 

@@ -163,8 +163,9 @@ func (s *session) Query(ctx context.Context, ns, wql string) iter.Seq2[*cim.Inst
 			}
 			defer enum.Release()
 			var out []*cim.Instance
+			names := cim.Selected(wql)
 			err = each(ctx, enum, func(v *ole.VARIANT) error {
-				i, err := readObject(v.ToIDispatch())
+				i, err := readNamed(v.ToIDispatch(), names)
 				out = append(out, i)
 				return err
 			})
