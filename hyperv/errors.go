@@ -24,6 +24,16 @@ var kinds = map[cim.Kind]hypervisor.Kind{
 	cim.Timeout:         hypervisor.KindTimeout,
 }
 
+// unsent marks an error of a connection that the request never went out on:
+// the same call may be made again.
+func unsent(err error) error {
+	var conn *wsman.ConnectionError
+	if errors.As(err, &conn) && !conn.Sent && hypervisor.KindOf(err) == hypervisor.KindUnknown {
+		return &hypervisor.Error{Kind: hypervisor.KindUnavailable, Unsent: true, Err: err}
+	}
+	return err
+}
+
 // ErrorKind implements hypervisor.Driver.
 func (d *driver) ErrorKind(err error) hypervisor.Kind {
 	if k := hypervisor.KindOf(err); k != hypervisor.KindUnknown {

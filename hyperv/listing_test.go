@@ -1,6 +1,7 @@
 package hyperv
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -61,6 +62,21 @@ func TestCallsOfAListing(t *testing.T) {
 				t.Errorf("%s listing of %d machines:\n got %v\nwant %v", name, n, got, golden[name])
 			}
 		}
+	}
+}
+
+func TestObserverHearsOfCalls(t *testing.T) {
+	s := startSite(t, hvsim.Config{})
+	calls := 0
+	c, err := Open(t.Context(), s.config, &hypervisor.Options{Observer: func(ctx context.Context, _ hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
+		return ctx, func(e hypervisor.OperationEnd) { calls += e.Calls }
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := hypervisor.Collect(c.VMs(t.Context(), &hypervisor.ListOptions{Detail: hypervisor.Brief})); err != nil || calls != len(brief) {
+		t.Errorf("%d calls, want %d; %v", calls, len(brief), err)
 	}
 }
 

@@ -74,6 +74,9 @@ func init() {
 // Open connects to the hosts. At least one must answer; the others are tried
 // again when they are needed.
 func Open(ctx context.Context, cfg Config, o *hypervisor.Options) (*hypervisor.Client, error) {
+	if o != nil && o.Credentials != nil {
+		cfg.User, cfg.Password = o.Credentials.Username, o.Credentials.Password
+	}
 	d, err := connect(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -196,7 +199,7 @@ func (c *Config) session(ctx context.Context, host string) (cim.Session, error) 
 		if host == "." || strings.EqualFold(host, "localhost") {
 			server = ""
 		}
-		return com.Open(ctx, com.Config{Server: server, User: c.User, Password: c.Password, Workers: c.Connections})
+		return com.Open(ctx, com.Config{Server: server, User: c.User, Password: c.Password, Workers: c.Connections, OnCall: countCall})
 	}
 	name, port := host, 0
 	if h, p, err := net.SplitHostPort(host); err == nil {
@@ -209,6 +212,9 @@ func (c *Config) session(ctx context.Context, host string) (cim.Session, error) 
 	return wsman.New(wsman.Config{
 		Host: name, Port: port, PlainHTTP: c.PlainHTTP, Auth: wsman.Auth(c.Auth), User: c.User, Password: c.Password, TLS: c.TLS,
 		Krb:         wsman.KerberosConfig{ConfigFile: c.KerberosConfig, Realm: c.Realm, Keytab: c.Keytab, CCache: c.CredentialCache},
-		MaxEnvelope: c.MaxEnvelope, Connections: c.Connections,
+		MaxEnvelope: c.MaxEnvelope, Connections: c.Connections, OnCall: countCall,
 	})
 }
+
+// countCall tells the operation of this context, for its Observer.
+func countCall(ctx context.Context) { hypervisor.CountCalls(ctx, 1) }

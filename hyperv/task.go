@@ -169,7 +169,7 @@ func (d *driver) native(ctx context.Context, h *host, ref cim.Ref, method string
 	}
 	r, err := cim.Call(ctx, s, ref, method, args...)
 	if err != nil {
-		return nil, err
+		return nil, unsent(err)
 	}
 	var id hypervisor.TaskID
 	if job, ok := r.Job(); ok {

@@ -141,7 +141,7 @@ func (d *driver) machine(ctx context.Context, id hypervisor.VMID) (*machine, err
 		return found, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, unsent(err)
 	}
 	return nil, notFound()
 }

@@ -4,6 +4,7 @@
 package com
 
 import (
+	"context"
 	"errors"
 	"time"
 )
@@ -21,6 +22,8 @@ type Config struct {
 	// EventWait is how long one wait for an event lasts before the context is
 	// looked at; 0 means 250 ms.
 	EventWait time.Duration
+	// OnCall, if set, is told of every call before it is made.
+	OnCall func(ctx context.Context)
 }
 
 // ErrNotWindows is the error of Open on other systems.

@@ -186,6 +186,9 @@ func (s *session) Query(ctx context.Context, ns, wql string) iter.Seq2[*cim.Inst
 
 func (s *session) do(ctx context.Context, f func() error) error {
 	s.calls.Add(1)
+	if s.cfg.OnCall != nil {
+		s.cfg.OnCall(ctx)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.closed, cancel)()

@@ -51,6 +51,8 @@ type Config struct {
 	Timeout time.Duration
 	// Connections is how many requests run at once; 0 means 4.
 	Connections int
+	// OnCall, if set, is told of every request before it is sent.
+	OnCall func(ctx context.Context)
 	// Dial replaces the dialer, for tests.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -77,6 +79,7 @@ type Client struct {
 	timeout     time.Duration
 	p           poster
 	calls       atomic.Int64
+	onCall      func(context.Context)
 	closed      context.Context
 	stop        context.CancelFunc
 }
@@ -111,7 +114,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Connections = 4
 	}
 	c := &Client{
-		host: cfg.Host, maxEnvelope: cfg.MaxEnvelope, timeout: cfg.Timeout,
+		host: cfg.Host, onCall: cfg.OnCall, maxEnvelope: cfg.MaxEnvelope, timeout: cfg.Timeout,
 		url: scheme + "://" + net.JoinHostPort(cfg.Host, strconv.Itoa(port)) + "/wsman",
 	}
 	var err error
@@ -180,6 +183,9 @@ func (c *Client) do(ctx context.Context, m message) (*reply, error) {
 	defer cancel()
 	defer context.AfterFunc(c.closed, cancel)()
 	c.calls.Add(1)
+	if c.onCall != nil {
+		c.onCall(ctx)
+	}
 	status, body, err := c.p.post(ctx, c.envelope(m))
 	if err != nil {
 		return nil, c.failed(ctx, err)
