@@ -77,13 +77,6 @@ func join(dir, name string) string { return strings.TrimRight(dir, `\`) + `\` + 
 
 func base(path string) string { return path[strings.LastIndexByte(path, '\\')+1:] }
 
-func dirOf(path string) string {
-	if i := strings.LastIndexByte(path, '\\'); i > 0 {
-		return path[:i]
-	}
-	return path
-}
-
 // fileName makes a name that Windows takes and that is not in use from the
 // name of a machine, which may hold anything.
 func fileName(vm string) string {

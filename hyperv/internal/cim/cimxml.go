@@ -48,7 +48,7 @@ func (e *Embedded) Set(name string, v any) *Embedded {
 // Typed makes a property from a Go value, whose type gives the CIM type: bool,
 // string, uint8 to uint64, int8 to int64, time.Duration (an interval), Ref (an
 // object path), *Embedded, or a slice of one of them. Any other type is a
-// mistake of the caller and ends the program.
+// mistake of the caller; the server refuses it.
 func Typed(name string, v any) Prop {
 	text, typ, array := Text(v)
 	return Prop{Name: name, Value: TextValue(text...), Type: typ, Array: array}
@@ -106,7 +106,8 @@ func Text(v any) (text []string, typ string, array bool) {
 		}
 		return text, "string", true
 	}
-	panic(fmt.Sprintf("cim: a value of type %T has no CIM type", v))
+	// The server refuses a type that it does not know.
+	return []string{fmt.Sprint(v)}, fmt.Sprintf("%T", v), false
 }
 
 func interval(d time.Duration) string {
