@@ -26,7 +26,7 @@ type driver struct {
 
 	mu    sync.Mutex
 	home  map[hypervisor.VMID]*host // where a machine was seen last
-	locks map[hypervisor.VMID]*sync.Mutex
+	locks map[hypervisor.VMID]chan struct{}
 }
 
 // host is one Hyper-V host of the Client.
@@ -49,7 +49,7 @@ func connect(ctx context.Context, cfg Config) (*driver, error) {
 	if err := cfg.check(); err != nil {
 		return nil, &hypervisor.Error{Op: "open", Kind: hypervisor.KindInvalidArgument, Unsent: true, Err: err}
 	}
-	d := &driver{cfg: cfg, poll: cim.DefaultPoll, home: map[hypervisor.VMID]*host{}, locks: map[hypervisor.VMID]*sync.Mutex{}}
+	d := &driver{cfg: cfg, poll: cim.DefaultPoll, home: map[hypervisor.VMID]*host{}, locks: map[hypervisor.VMID]chan struct{}{}}
 	d.closed, d.stop = context.WithCancel(context.Background())
 	if cfg.PollFirst > 0 {
 		d.poll.First = cfg.PollFirst
@@ -189,16 +189,20 @@ var guid = regexp.MustCompile(`^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-
 
 // lock serialises work of this Client on one machine that needs more than one
 // step, such as a setting that is changed for the time of a snapshot.
-func (d *driver) lock(id hypervisor.VMID) (unlock func()) {
+func (d *driver) lock(ctx context.Context, id hypervisor.VMID) (unlock func(), err error) {
 	d.mu.Lock()
 	l := d.locks[id]
 	if l == nil {
-		l = &sync.Mutex{}
+		l = make(chan struct{}, 1)
 		d.locks[id] = l
 	}
 	d.mu.Unlock()
-	l.Lock()
-	return l.Unlock
+	select {
+	case l <- struct{}{}:
+		return func() { <-l }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (d *driver) remember(id hypervisor.VMID, h *host) {

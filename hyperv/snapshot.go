@@ -129,7 +129,10 @@ func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 
 // createSnapshot marks a snapshot that is made as the base of a clone.
 func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest, base bool) (hypervisor.DriverTask, error) {
-	unlock := d.lock(id)
+	unlock, err := d.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	locked := true
 	defer func() {
 		if locked {

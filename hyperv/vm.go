@@ -242,7 +242,11 @@ func (d *driver) finish(ctx context.Context, s cim.Session, r *cim.Result) error
 
 // SetLabels implements hypervisor.Labeler.
 func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	defer d.lock(id)()
+	unlock, err := d.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	m, err := d.machine(ctx, id)
 	if err != nil {
 		return err
