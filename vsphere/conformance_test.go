@@ -74,6 +74,7 @@ func simBackend(t hypervisortest.T, sim *vspheresim.Sim, other *vspheresim.Sim) 
 			return r
 		}})
 	}
+	reveal(b, sim, other)
 	// A network card offers functions only after it was prepared.
 	one := 1 // so that a second machine finds none left
 	for x, err := range c.Devices(t.Context(), &hypervisor.DeviceFilter{Vendor: "8086", Product: "1572"}) {

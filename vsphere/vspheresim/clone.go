@@ -1,6 +1,7 @@
 package vspheresim
 
 import (
+	"path"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,6 +45,7 @@ type clonePlan struct {
 	source *simulator.VirtualMachine
 	config types.VirtualMachineConfigInfo // what is copied: of the machine or of a snapshot
 	at     place
+	from   *Sim // where the source is, if not here
 }
 
 func (s *Sim) planClone(req *types.CloneVM_Task) (*clonePlan, types.BaseMethodFault) {
@@ -258,6 +260,15 @@ func (s *Sim) freeDir(at place, name string) string {
 		d := vmDir(&vm.VirtualMachine)
 		used[d.String()] = true
 	}
+	// What lies in a folder stays what it is: disks that were detached, machines that were unregistered.
+	for file := range s.loose {
+		d := dsPath(file)
+		used[dsJoin(d.Datastore, path.Dir(d.Path))] = true
+	}
+	for file := range s.parked {
+		d := dsPath(file)
+		used[dsJoin(d.Datastore, path.Dir(d.Path))] = true
+	}
 	for i := 0; ; i++ {
 		dir := name
 		if i > 0 {
@@ -291,6 +302,17 @@ func (s *Sim) cloneDisks(m *moVM, p *clonePlan, spec *types.VirtualMachineCloneS
 			name += "_" + itoa(i)
 		}
 		file := dsJoin(s.datastore(ds).Name, dir.Path, name+".vmdk")
+		chain, from := chainOf(d), s
+		if p.from != nil {
+			from = p.from
+		}
+		switch move {
+		case diskMoveChild:
+			chain = nil
+		case diskMoveChildMost:
+			chain = chain[:1]
+		}
+		s.fill(file, from, chain)
 		d.Backing = movedBacking(b, file, ds, move)
 	}
 }

@@ -64,7 +64,7 @@ func (s *Sim) crossJob(req *types.RelocateVM_Task) job {
 			other := to.newContext()
 			m := to.copyOf(vm, vm.Config, vm.Name, at)
 			m.Config.Uuid, m.Config.InstanceUuid = vm.Config.Uuid, vm.Config.InstanceUuid
-			to.cloneDisks(m, &clonePlan{source: vm, at: at}, &types.VirtualMachineCloneSpec{})
+			to.cloneDisks(m, &clonePlan{source: vm, at: at, from: s}, &types.VirtualMachineCloneSpec{})
 			if net := to.firstNetwork(at.host); net != nil {
 				for _, d := range m.Config.Hardware.Device {
 					if card, ok := d.(types.BaseVirtualEthernetCard); ok {
@@ -83,6 +83,7 @@ func (s *Sim) crossJob(req *types.RelocateVM_Task) job {
 				}
 			}
 			to.setPower(other, n, vm.Runtime.PowerState, vm.Runtime.BootTime)
+			st.memory = s.stateOf(vm.Self).memory
 			to.touchFiles(&n.VirtualMachine)
 			s.destroy(ctx, vm)
 			return nil, nil

@@ -251,6 +251,7 @@ func (s *Sim) deriveStorage(m *mo.VirtualMachine) {
 
 // deleteDiskFile removes a disk file and its extents from the datastore.
 func (s *Sim) deleteDiskFile(m *mo.VirtualMachine, name string) {
+	delete(s.blocks, name)
 	stem := strings.TrimSuffix(name, ".vmdk")
 	for _, f := range []string{name, stem + "-flat.vmdk", stem + "-sesparse.vmdk"} {
 		if p := s.filePath(m, f); p != "" {

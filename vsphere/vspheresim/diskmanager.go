@@ -46,12 +46,54 @@ func (f *diskFront) DeleteVirtualDiskTask(ctx *simulator.Context, req *types.Del
 		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 			_, loose := s.loose[req.Name]
 			delete(s.loose, req.Name)
+			s.wipe(req.Name)
 			body := native.DeleteVirtualDiskTask(ctx, req)
 			_, fault := s.native(ctx, body, func() ref { return body.(*methods.DeleteVirtualDisk_TaskBody).Res.Returnval })
 			if loose {
 				return nil, nil // its files may never have existed
 			}
 			return nil, fault
+		},
+	})}}
+}
+
+// CreateVirtualDiskTask: API reference VirtualDiskManager.CreateVirtualDisk_Task; the new disk is empty.
+func (f *diskFront) CreateVirtualDiskTask(ctx *simulator.Context, req *types.CreateVirtualDisk_Task) soap.HasFault {
+	s := f.sim
+	native, ok := s.registry().Get(req.This).(*simulator.VirtualDiskManager)
+	if !ok {
+		return &methods.CreateVirtualDisk_TaskBody{Fault_: soapFault(&types.ManagedObjectNotFound{Obj: req.This})}
+	}
+	return &methods.CreateVirtualDisk_TaskBody{Res: &types.CreateVirtualDisk_TaskResponse{Returnval: s.start(ctx, job{
+		method: "CreateVirtualDisk_Task", id: "VirtualDiskManager.createVirtualDisk", entity: req.This,
+		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			body := native.CreateVirtualDiskTask(ctx, req)
+			res, fault := s.native(ctx, body, func() ref { return body.(*methods.CreateVirtualDisk_TaskBody).Res.Returnval })
+			if fault == nil {
+				s.wipe(req.Name)
+			}
+			return res, fault
+		},
+	})}}
+}
+
+// CopyVirtualDiskTask: API reference VirtualDiskManager.CopyVirtualDisk_Task, "Copy a virtual disk, performing conversions as specified in the
+// spec". The copy has no parent, so that it holds what the whole chain of the source shows.
+func (f *diskFront) CopyVirtualDiskTask(ctx *simulator.Context, req *types.CopyVirtualDisk_Task) soap.HasFault {
+	s := f.sim
+	native, ok := s.registry().Get(req.This).(*simulator.VirtualDiskManager)
+	if !ok {
+		return &methods.CopyVirtualDisk_TaskBody{Fault_: soapFault(&types.ManagedObjectNotFound{Obj: req.This})}
+	}
+	return &methods.CopyVirtualDisk_TaskBody{Res: &types.CopyVirtualDisk_TaskResponse{Returnval: s.start(ctx, job{
+		method: "CopyVirtualDisk_Task", id: "VirtualDiskManager.copyVirtualDisk", entity: req.This,
+		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			body := native.CopyVirtualDiskTask(ctx, req)
+			res, fault := s.native(ctx, body, func() ref { return body.(*methods.CopyVirtualDisk_TaskBody).Res.Returnval })
+			if fault == nil {
+				s.fill(req.DestName, s, s.chainOfFile(req.SourceName))
+			}
+			return res, fault
 		},
 	})}}
 }
@@ -64,7 +106,11 @@ func (f *fileFront) DeleteDatastoreFileTask(ctx *simulator.Context, req *types.D
 		check: func() types.BaseMethodFault { return s.held(req.Name) },
 		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 			body := native.DeleteDatastoreFileTask(ctx, req)
-			return s.native(ctx, body, func() ref { return body.(*methods.DeleteDatastoreFile_TaskBody).Res.Returnval })
+			res, fault := s.native(ctx, body, func() ref { return body.(*methods.DeleteDatastoreFile_TaskBody).Res.Returnval })
+			if fault == nil {
+				s.wipe(req.Name)
+			}
+			return res, fault
 		},
 	})}}
 }

@@ -84,7 +84,7 @@ func (s *Sim) deltaName(vm *simulator.VirtualMachine, base, dir string) string {
 	used := s.filesOf(vm)
 	for i := 1; ; i++ {
 		name := dsJoin(at.Datastore, at.Path, fmt.Sprintf("%s-%06d.vmdk", stem, i))
-		if !used[name] {
+		if _, loose := s.loose[name]; !used[name] && !loose && len(s.heldBy(map[string]bool{name: true}, vm.Self)) == 0 {
 			return name
 		}
 	}
@@ -186,6 +186,7 @@ type forest struct {
 	parent map[string]string
 	own    map[string]bool // files that only this machine has in a chain
 	tops   map[string]bool // files that something writes or a snapshot shows
+	merged [][2]string     // the merges, in their order: a file and the parent that took over its content
 }
 
 func (s *Sim) forestOf(vm *simulator.VirtualMachine) *forest {
@@ -257,6 +258,7 @@ func (f *forest) merge() map[string]string {
 			info.DiskMode = f.info[c].DiskMode
 			f.info[p] = info
 			became[c] = p
+			f.merged = append(f.merged, [2]string{c, p})
 			for x, y := range became {
 				if y == c {
 					became[x] = p
@@ -288,6 +290,12 @@ func (s *Sim) consolidate(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 	became := f.merge()
 	if len(became) == 0 {
 		return false
+	}
+	for _, m := range f.merged {
+		if content, ok := s.blocks[m[0]]; ok {
+			s.blocks[m[1]] = content
+			delete(s.blocks, m[0])
+		}
 	}
 	rebuild := func(devices []types.BaseVirtualDevice) []types.BaseVirtualDevice {
 		devices = clone(devices)

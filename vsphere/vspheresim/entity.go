@@ -105,6 +105,7 @@ func (f *vmFront) PromoteDisksTask(ctx *simulator.Context, req *types.PromoteDis
 							continue
 						}
 						if req.Unlink {
+							s.fill(b.FileName, s, chainOf(d))
 							b.Parent, b.DeltaDiskFormat = nil, ""
 						}
 					}

@@ -77,6 +77,7 @@ func (s *Sim) instantClone(ctx *simulator.Context, req *types.InstantClone_Task,
 	n := s.insert(ctx, m, at, true)
 	s.inherit(n, vm)
 	s.setPower(ctx, n, poweredOn, types.NewTime(time.Now()))
+	s.stateOf(n.Self).memory = s.stateOf(vm.Self).memory
 	spec := &types.VirtualMachineConfigSpec{ExtraConfig: req.Spec.Config, DeviceChange: clone(req.Spec.Location.DeviceChange)}
 	if len(spec.ExtraConfig)+len(spec.DeviceChange) > 0 {
 		if fault := s.reconfigure(ctx, n, spec); fault != nil {

@@ -192,7 +192,9 @@ func (s *Sim) insert(ctx *simulator.Context, m *mo.VirtualMachine, p place, link
 	if len(vm.Datastore) == 0 {
 		vm.Datastore = []ref{p.datastore}
 	}
-	s.stateOf(vm.Self)
+	if st := s.stateOf(vm.Self); vm.Runtime.PowerState == poweredOn {
+		st.memory = freshMemory()
+	}
 	if link {
 		s.linkAll(ctx, []*simulator.VirtualMachine{vm})
 	}

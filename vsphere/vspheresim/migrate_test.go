@@ -202,7 +202,14 @@ func TestCrossVCenter(t *testing.T) {
 	}
 	task, err := vm.Relocate(w.ctx, spec("wrong"), types.VirtualMachineMovePriorityDefaultPriority)
 	refused[*types.InvalidLogin](w, task, err)
+	w.write(vm, "cargo")
+	memory := w.memory(vm)
 	w.done(vm.Relocate(w.ctx, spec("secret"), types.VirtualMachineMovePriorityDefaultPriority))
+	moved := other.vm("DC0_C0_RP0_VM0")
+	other.holds(moved, "cargo", "a move to another vCenter")
+	if got := other.memory(moved); got != memory {
+		t.Errorf("after a move to another vCenter the memory is %q, it was %q", got, memory)
+	}
 	if _, err := w.finder.VirtualMachine(w.ctx, "DC0_C0_RP0_VM0"); err == nil {
 		t.Error("the source still has the machine")
 	}
@@ -216,6 +223,7 @@ func TestInstantClone(t *testing.T) {
 	w := start(t, vspheresim.Config{VMs: 1})
 	vm := w.vm("DC0_C0_RP0_VM0")
 	base := disk(w, vm).FileName
+	w.write(vm, "shared")
 	res, err := methods.InstantClone_Task(w.ctx, w.client, &types.InstantClone_Task{This: vm.Reference(), Spec: types.VirtualMachineInstantCloneSpec{Name: "fork"}})
 	if err != nil {
 		t.Fatal(err)
@@ -228,4 +236,9 @@ func TestInstantClone(t *testing.T) {
 	if a, b := disk(w, vm), disk(w, fork); a.Parent == nil || b.Parent == nil || a.Parent.FileName != base || b.Parent.FileName != base {
 		t.Errorf("source on %+v, clone on %+v", a, b)
 	}
+	if a, b := w.memory(vm), w.memory(fork); a != b {
+		t.Errorf("the clone has the memory %q, its source %q", b, a)
+	}
+	w.write(vm, "source")
+	w.holds(fork, "shared", "a write to the source of an instant clone")
 }

@@ -221,6 +221,7 @@ func (s *Sim) setPower(ctx *simulator.Context, vm *simulator.VirtualMachine, sta
 // applyPower is setPower for a caller that holds the lock of the machine.
 func (s *Sim) applyPower(vm *simulator.VirtualMachine, state types.VirtualMachinePowerState, boot *time.Time) {
 	on := state == poweredOn
+	s.stateOf(vm.Self).settleMemory(vm.Runtime.PowerState, state)
 	vm.Runtime.PowerState, vm.Runtime.BootTime = state, boot
 	vm.Runtime.SuspendTime = nil
 	if state == suspended {

@@ -314,10 +314,12 @@ func (s *Sim) fileDisk(ctx *simulator.Context, vm *simulator.VirtualMachine, c *
 			n := child(parent, b.FileName, *b.Datastore)
 			n.DiskMode = b.DiskMode
 			*b = *n
+			delete(s.blocks, b.FileName)
 			d.CapacityInBytes = size
 		}
 	default:
 		d.CapacityInBytes = wantedSize(d, nil)
+		delete(s.blocks, b.FileName)
 		b.Uuid, b.ContentId = uuid.NewString(), newContentID()
 	}
 	d.CapacityInKB = d.CapacityInBytes >> 10

@@ -129,7 +129,7 @@ func (s *Sim) moveFiles(ctx *simulator.Context, vm *simulator.VirtualMachine, m 
 		newDir.Datastore = target.Name
 		newDir.Path = s.freeDir(m.to, path.Base(dir.Path))
 	}
-	names := map[string]string{}
+	names, taken := map[string]string{}, map[string]bool{}
 	rename := func(file string, ds ref) string {
 		d := s.datastore(ds)
 		if n, ok := names[file]; ok {
@@ -137,7 +137,10 @@ func (s *Sim) moveFiles(ctx *simulator.Context, vm *simulator.VirtualMachine, m 
 		}
 		p := dsPath(file)
 		n := dsJoin(d.Name, newDir.Path, path.Base(p.Path))
-		names[file] = n
+		for i := 1; taken[n] || len(s.heldBy(map[string]bool{n: true}, vm.Self)) > 0; i++ {
+			n = dsJoin(d.Name, newDir.Path, strings.TrimSuffix(path.Base(p.Path), ".vmdk")+"_"+itoa(i)+".vmdk")
+		}
+		names[file], taken[n] = n, true
 		return n
 	}
 	moveAll := func(devices []types.BaseVirtualDevice) []types.BaseVirtualDevice {
@@ -151,14 +154,17 @@ func (s *Sim) moveFiles(ctx *simulator.Context, vm *simulator.VirtualMachine, m 
 			if top == nil || s.datastore(to) == nil || dsPath(top.FileName).Datastore == s.datastore(to).Name {
 				continue
 			}
+			chain := chainOf(d)
 			for b := top; b != nil; b = b.Parent {
 				if b != top && m.transform == diskMoveChildMost {
 					break
 				}
-				ds := to
-				b.FileName, b.Datastore = rename(b.FileName, ds), &ds
+				ds, file := to, b.FileName
+				b.FileName, b.Datastore = rename(file, ds), &ds
+				s.fill(b.FileName, s, []string{file})
 			}
 			if m.transform == diskMoveConsolidate {
+				s.fill(top.FileName, s, chain)
 				top.Parent, top.DeltaDiskFormat = nil, ""
 			}
 		}

@@ -37,6 +37,7 @@ type Sim struct {
 	vms     map[types.ManagedObjectReference]*vmState
 	hosts   map[types.ManagedObjectReference]*hostState
 	loose   map[string]looseDisk // disks that no machine has, by file
+	blocks  map[string]string    // what was written to disk files, by file
 	tokens  map[string]guestFile // transfers of files of guests
 	parked  map[string]*parkedVM // machines that were unregistered, by the path of their vmx file
 	fronts  map[string]methodSet
@@ -86,6 +87,7 @@ func Start(cfg Config) (*Sim, error) {
 		vms:        map[types.ManagedObjectReference]*vmState{},
 		hosts:      map[types.ManagedObjectReference]*hostState{},
 		loose:      map[string]looseDisk{},
+		blocks:     map[string]string{},
 		tokens:     map[string]guestFile{},
 		parked:     map[string]*parkedVM{},
 		taskDelays: map[string]time.Duration{},

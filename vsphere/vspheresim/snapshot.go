@@ -115,6 +115,12 @@ func (s *Sim) takeSnapshot(ctx *simulator.Context, vm *simulator.VirtualMachine,
 		Snapshot: snap.Self, Vm: vm.Self, Name: q.name, Description: q.description, Id: st.snapshots,
 		CreateTime: time.Now(), State: state, Quiesced: quiesced, ReplaySupported: types.NewBool(false),
 	}
+	if state != poweredOff {
+		if st.saved == nil {
+			st.saved = map[int32]string{}
+		}
+		st.saved[node.Id] = st.memory
+	}
 	s.mutate(ctx, vm, func() {
 		info := new(types.VirtualMachineSnapshotInfo)
 		if vm.Snapshot != nil {
@@ -159,7 +165,9 @@ func (s *Sim) branch(vm *simulator.VirtualMachine, now, at []types.BaseVirtualDe
 		if o := s.datastoreByName(s.host(*vm.Runtime.Host), dir.Datastore); o != nil {
 			ds = o.Self
 		}
-		d.Backing = child(b, s.deltaName(vm, b.FileName, dir.String()), ds)
+		file := s.deltaName(vm, b.FileName, dir.String())
+		delete(s.blocks, file)
+		d.Backing = child(b, file, ds)
 	}
 	return devices
 }

@@ -211,6 +211,10 @@ func (s *Sim) revert(ctx *simulator.Context, vm *simulator.VirtualMachine, r ref
 			boot = types.NewTime(time.Now())
 		}
 		s.applyPower(vm, state, boot)
+		if state != poweredOff {
+			st := s.stateOf(vm.Self)
+			st.memory = st.saved[t.Id]
+		}
 		vm.Runtime.ConsolidationNeeded = s.needsConsolidation(vm)
 		s.derive(&vm.VirtualMachine)
 	})

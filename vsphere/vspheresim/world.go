@@ -19,6 +19,8 @@ type vmState struct {
 	processes  []*guestProcess // what StartProgramInGuest started
 	nextPID    int64
 	snapshots  int32 // the number of the last snapshot
+	memory     string
+	saved      map[int32]string // the memory in snapshots, by their number
 	customize  *types.CustomizationSpec
 	customized struct{ hostName, ip string }
 }
