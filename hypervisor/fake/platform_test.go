@@ -1,15 +1,10 @@
 package fake_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"reflect"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -240,173 +235,6 @@ func TestVGPU(t *testing.T) {
 	}
 }
 
-func TestWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := fake.New(fake.Config{EventLog: 4})
-		c := open(t, b)
-		ctx, stop := context.WithTimeout(t.Context(), time.Hour)
-		defer stop()
-		next := func(token string, want hypervisor.EventType) hypervisor.Event {
-			t.Helper()
-			for e, err := range c.Watch(ctx, token) {
-				if err != nil {
-					t.Fatal(err)
-				}
-				if e.Type != hypervisor.TaskChanged {
-					if e.Type != want {
-						t.Errorf("event %+v, want %s", e, want)
-					}
-					return e
-				}
-			}
-			t.Fatal("the watch ended")
-			return hypervisor.Event{}
-		}
-		var first hypervisor.Event
-		done := make(chan struct{})
-		go func() { first = next("", hypervisor.VMCreated); close(done) }()
-		synctest.Wait()
-		vm := create(t, c, "a")
-		<-done
-		wait(t, vm.Start(ctx))
-		if e := next(first.Token, hypervisor.VMState); e.State != hypervisor.Running {
-			t.Errorf("resumed with %+v", e)
-		}
-		for range 10 {
-			wait(t, vm.Reset(ctx))
-		}
-		next(first.Token, hypervisor.Resync) // the log was trimmed
-		next("nonsense", hypervisor.Resync)
-	})
-}
-
-func TestJSON(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := fake.New(fake.Config{Seed: 7, Delays: map[string]time.Duration{"vm.clone": time.Hour}})
-		c := open(t, b)
-		ctx := t.Context()
-		vm := create(t, c, "a", func(s *hypervisor.VMSpec) { s.Token, s.Labels = "tok", map[string]string{"k": "v"} })
-		_ = b.WriteDisk(vm.ID(), 0, "first")
-		wait(t, vm.CreateSnapshot(ctx, "s", nil))
-		_ = b.WriteDisk(vm.ID(), 0, "second")
-		wait(t, vm.AttachDevice(ctx, hypervisor.DeviceRequest{Vendor: "10de", Product: "2330"}))
-		wait(t, vm.Start(ctx))
-		_ = b.WriteMemory(vm.ID(), "ram")
-		open1 := vm.Clone(ctx, "half", nil)
-		if open1.Err() != nil {
-			t.Fatal(open1.Err())
-		}
-		data, err := json.Marshal(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := fake.Restore(data, fake.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := json.Marshal(r)
-		if err != nil || !bytes.Equal(drop(t, data, "Tasks"), drop(t, again, "Tasks")) {
-			t.Errorf("a restored backend is another one (%v):\n%s\n%s", err, data, again)
-		}
-		c2 := open(t, r)
-		i1, _ := vm.Info(ctx)
-		i2, err := c2.VM(vm.ID()).Info(ctx)
-		i1.ReadAt, i2.ReadAt, i1.Tasks = time.Time{}, time.Time{}, nil
-		i1.CreatedAt, i2.CreatedAt = i1.CreatedAt.UTC(), i2.CreatedAt.UTC()
-		if err != nil || !reflect.DeepEqual(i1, i2) {
-			t.Errorf("restored: %+v (%v)\nwant %+v", i2, err, i1)
-		}
-		ram, _ := r.ReadMemory(vm.ID())
-		disk, _ := r.ReadDisk(vm.ID(), 0)
-		if ram != "ram" || disk != "second" {
-			t.Errorf("memory %q, disk %q", ram, disk)
-		}
-		// The clone was under way: it failed and what it had made is named.
-		half, err := c2.Task(ctx, open1.ID())
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = half.Wait(ctx)
-		demand(t, err, hypervisor.ErrUnavailable, "the task in progress")
-		var e *hypervisor.Error
-		if errors.As(err, &e); len(e.Leftover) != 1 || !slices.Contains(r.Images(), hypervisor.VolumeID(e.Leftover[0].ID)) {
-			t.Errorf("left: %v of %v", e.Leftover, r.Images())
-		}
-		wait(t, c2.VM(vm.ID()).PowerOff(ctx))
-		s, err := c2.VM(vm.ID()).FindSnapshot(ctx, "s")
-		if err != nil {
-			t.Fatal(err)
-		}
-		wait(t, s.Revert(ctx, nil))
-		if disk, _ := r.ReadDisk(vm.ID(), 0); disk != "first" {
-			t.Errorf("after Revert: %q", disk)
-		}
-		for _, bad := range []string{"", "{}", `{"Format":99}`} {
-			if _, err := fake.Restore([]byte(bad), fake.Config{}); err == nil {
-				t.Errorf("Restore of %q succeeded", bad)
-			}
-		}
-	})
-}
-
-// drop takes a member out of the state in JSON.
-func drop(t *testing.T, data []byte, key string) []byte {
-	t.Helper()
-	var m map[string]any
-	if err := json.Unmarshal(data, &m); err != nil {
-		t.Fatal(err)
-	}
-	delete(m["State"].(map[string]any), key)
-	out, err := json.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// One seed, one history.
-func TestSeed(t *testing.T) {
-	ids := func(seed uint64) (out []hypervisor.VMID) {
-		c := open(t, fake.New(fake.Config{Seed: seed}))
-		for range 3 {
-			out = append(out, create(t, c, "a").ID())
-		}
-		return out
-	}
-	if a, b, other := ids(1), ids(1), ids(2); !slices.Equal(a, b) || slices.Equal(a, other) {
-		t.Errorf("seeds 1, 1, 2: %v, %v, %v", a, b, other)
-	}
-}
-
-// urls numbers the backends that URLs name: they live as long as the process.
-var urls int
-
-func TestURL(t *testing.T) {
-	for _, bad := range []string{"fake:///path", "fake://?hosts=0", "fake://?delay=-1s", "fake://?edition=gold", "fake://?seed=x", "fake://?unknown=1"} {
-		_, err := hypervisor.Open(t.Context(), bad, nil)
-		demand(t, err, hypervisor.ErrInvalidArgument, bad)
-	}
-	urls++
-	url := fmt.Sprintf("fake://shared-%d", urls)
-	a, err := hypervisor.Open(t.Context(), url+"?hosts=3", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	b, err := hypervisor.Open(t.Context(), url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	create(t, a, "seen")
-	if _, err := b.FindVM(t.Context(), "seen"); err != nil {
-		t.Errorf("a named backend is shared: %v", err)
-	}
-	if _, err := hypervisor.Open(t.Context(), url+"?hosts=2", nil); !errors.Is(err, hypervisor.ErrInvalidArgument) {
-		t.Errorf("other parameters: %v", err)
-	}
-}
-
 // Two backends hand machines to each other, both ways at once.
 func TestCross(t *testing.T) {
 	x, y := fake.New(fake.Config{}), fake.New(fake.Config{})
@@ -444,4 +272,68 @@ func handOver(ctx context.Context, from, to *hypervisor.Client) error {
 	}
 	_, err = vm.Migrate(ctx, hypervisor.MigrateOptions{To: to, Host: "host-1", Storage: "ds-shared"}).Wait(ctx)
 	return err
+}
+
+// A host that is down: what ran there is unknown and can't be worked on.
+func TestHostDown(t *testing.T) {
+	b := fake.New(fake.Config{})
+	c := open(t, b)
+	vm := create(t, c, "a", func(s *hypervisor.VMSpec) { s.Start, s.Placement.Host = true, "host-1" })
+	if err := b.SetHostState("host-1", hypervisor.HostDown); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := vm.Info(t.Context()); err != nil || i.State != hypervisor.StateUnknown {
+		t.Errorf("%s (%v)", i.State, err)
+	}
+	_, err := vm.PowerOff(t.Context()).Wait(t.Context())
+	demand(t, err, hypervisor.ErrUnavailable, "PowerOff")
+	_, err = vm.Migrate(t.Context(), hypervisor.MigrateOptions{Host: "host-2"}).Wait(t.Context())
+	demand(t, err, hypervisor.ErrIncompatible, "Migrate")
+	if i, err := c.Host("host-1").Info(t.Context()); err != nil || i.State != hypervisor.HostDown || i.Detail == "" {
+		t.Errorf("%+v (%v)", i, err)
+	}
+	if other := create(t, c, "b"); other != nil {
+		if i, _ := other.Info(t.Context()); i.Host != "host-2" {
+			t.Errorf("placed on %s", i.Host)
+		}
+	}
+}
+
+// Every reason that stands in the way of a migration is told at once.
+func TestBlockers(t *testing.T) {
+	hosts := fake.DefaultHosts(2)
+	hosts[1].CPUVendor, hosts[1].Version, hosts[1].MemoryBytes = "Intel", "1.9", hypervisor.GiB
+	b := fake.New(fake.Config{Hosts: hosts, Networks: []fake.Network{{ID: "lan", Name: "lan", Hosts: []hypervisor.HostID{"host-1"}}}})
+	c := open(t, b)
+	vm := create(t, c, "a", func(s *hypervisor.VMSpec) {
+		s.MemoryBytes, s.Placement = 2*hypervisor.GiB, hypervisor.Placement{Host: "host-1", Datastore: "ds-host-1"}
+	})
+	wait(t, vm.AttachDevice(t.Context(), hypervisor.DeviceRequest{Class: hypervisor.NetworkCard, VirtualFunction: true}))
+	wait(t, vm.Start(t.Context()))
+	b.SetDelay("vm.clone", time.Hour)
+	k := vm.Clone(t.Context(), "slow", nil)
+	rep, err := vm.CheckMigrate(t.Context(), hypervisor.MigrateOptions{Host: "host-2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []hypervisor.ReasonCode
+	for _, x := range rep.Blockers {
+		got = append(got, x.Reason)
+	}
+	for _, want := range []hypervisor.ReasonCode{hypervisor.ReasonVMBusy, hypervisor.ReasonVMPassthrough, hypervisor.ReasonCPU, hypervisor.ReasonVersion,
+		hypervisor.ReasonNoMemory, hypervisor.ReasonNetworkMissing, hypervisor.ReasonDiskUnreachable} {
+		if !slices.Contains(got, want) {
+			t.Errorf("blockers %q lack %q", got, want)
+		}
+	}
+	if err := k.Cancel(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_, err = k.Wait(t.Context())
+	demand(t, err, hypervisor.ErrCanceled, "Clone")
+	b.Fail(fake.Fault{Op: "vm.labels", Lost: fake.AfterSend})
+	demand(t, vm.SetLabels(t.Context(), map[string]string{"a": "b"}), hypervisor.ErrUnavailable, "SetLabels whose answer is lost")
+	if i, _ := vm.Info(t.Context()); i.Labels["a"] != "b" {
+		t.Errorf("the platform had acted: %v", i.Labels)
+	}
 }
