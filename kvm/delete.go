@@ -16,6 +16,16 @@ import (
 const undefineAll = libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA |
 	libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.DOMAIN_UNDEFINE_NVRAM
 
+// undefine forgets a domain with all that libvirt keeps for it. Some libvirt
+// drivers know no firmware variables and checkpoints, and say so.
+func undefine(dom *libvirt.Domain) error {
+	err := dom.UndefineFlags(undefineAll)
+	if libvirtx.Is(err, libvirt.ERR_INVALID_ARG) {
+		err = dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+	}
+	return err
+}
+
 // DeleteVM implements hypervisor.Lifecycle.
 func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.DeleteRequest) (hypervisor.DriverTask, error) {
 	return d.run(ctx, "delete", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
@@ -68,7 +78,7 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 				}
 			}
 			if persistent, err := dom.IsPersistent(); err == nil && persistent {
-				if err := dom.UndefineFlags(undefineAll); err != nil {
+				if err := undefine(dom); err != nil {
 					return struct{}{}, err
 				}
 			}
@@ -97,7 +107,7 @@ func (d *driver) forgetElsewhere(ctx context.Context, h *host, id hypervisor.VMI
 			continue
 		}
 		_, err := onHost(ctx, o, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			return struct{}{}, dom.UndefineFlags(undefineAll)
+			return struct{}{}, undefine(dom)
 		})
 		if err != nil && !libvirtx.NotFound(err) && d.kindOf(err) != hypervisor.KindUnavailable {
 			errs = append(errs, err)

@@ -1,0 +1,139 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// TestBuiltin uses libvirt's test driver: no daemon, no root, no guest.
+func TestBuiltin(t *testing.T) {
+	ctx := t.Context()
+	c, err := hypervisor.Open(ctx, "kvm+test:///default", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	all, err := hypervisor.Collect(c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}))
+	if err != nil || len(all) != 1 || all[0].Name != "test" || all[0].State != hypervisor.Running || all[0].CPUs != 2 || all[0].MemoryBytes != 2*hypervisor.GiB {
+		t.Errorf("the test driver's machines: %+v, %v; want one named test that runs with 2 CPUs and 2 GiB", all, err)
+	}
+	hosts, err := hypervisor.Collect(c.Hosts(ctx))
+	if err != nil || len(hosts) != 1 || hosts[0].MemoryBytes <= 0 || hosts[0].CPU.Threads != 16 {
+		t.Errorf("the test driver's hosts: %+v, %v", hosts, err)
+	}
+	vm, err := c.CreateVM(ctx, hypervisor.VMSpec{Name: "made", MemoryBytes: 64 * hypervisor.MiB, Labels: map[string]string{"a": "<&>"}}).Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []struct {
+		f    func(context.Context) *hypervisor.Task[hypervisor.None]
+		want hypervisor.PowerState
+	}{{vm.Start, hypervisor.Running}, {vm.Pause, hypervisor.Paused}, {vm.Resume, hypervisor.Running}, {vm.Suspend, hypervisor.Suspended}, {vm.Start, hypervisor.Running}, {vm.PowerOff, hypervisor.Off}} {
+		if _, err := s.f(ctx).Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := vm.Info(ctx); err != nil || i.State != s.want || i.Labels["a"] != "<&>" {
+			t.Errorf("the machine is %s with %v (%v), want %s", i.State, i.Labels, err, s.want)
+		}
+	}
+	if _, err := vm.CreateSnapshot(ctx, "s", nil).Wait(ctx); !errors.Is(err, hypervisor.ErrUnsupported) {
+		t.Errorf("a snapshot of a machine without disks: %v, want ErrUnsupported", err)
+	}
+	if s, err := c.Supports(ctx, hypervisor.MigrateLive, hypervisor.Ref{}); err != nil || s.Level != hypervisor.No || s.Reason == "" {
+		t.Errorf("Supports of migration: %+v, %v", s, err)
+	}
+	tpl, err := vm.MarkTemplate(ctx).Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i, err := tpl.Info(ctx); err != nil || i.MemoryBytes != 64*hypervisor.MiB {
+		t.Errorf("the template is %+v (%v)", i, err)
+	}
+	if _, err := tpl.Delete(ctx, hypervisor.DeleteDisks).Wait(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.FindVM(ctx, "made"); !errors.Is(err, hypervisor.ErrNotFound) {
+		t.Errorf("FindVM of what was deleted: %v", err)
+	}
+}
+
+// TestNative takes a connection from outside and hands native objects out.
+func TestNative(t *testing.T) {
+	ctx := t.Context()
+	conn, err := libvirt.NewConnect("test:///default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := c.FindVM(ctx, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dom, ok := hypervisor.As[*libvirt.Domain](vm)
+	if !ok {
+		t.Fatal("no domain behind the machine")
+	}
+	if name, err := dom.GetName(); err != nil || name != "test" {
+		t.Errorf("the domain's name is %q (%v)", name, err)
+	}
+	if err := dom.Free(); err != nil {
+		t.Error(err)
+	}
+	if native, ok := hypervisor.As[*libvirt.Connect](c); !ok || native != conn {
+		t.Error("the connection behind the Client is another one")
+	}
+	if _, ok := hypervisor.As[*testing.T](c); ok {
+		t.Error("As gives out what it does not have")
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if alive, err := conn.IsAlive(); err != nil || !alive {
+		t.Errorf("Close ended a connection that is not its own: %v", err)
+	}
+	if n, err := conn.Close(); err != nil || n != 0 {
+		t.Errorf("%d references to the connection are left (%v)", n, err)
+	}
+}
+
+// TestUnreachable opens hosts that are not there.
+func TestUnreachable(t *testing.T) {
+	ctx := t.Context()
+	for _, uri := range []string{"qemu+unix:///system?socket=/nonexistent/sock", "qemu+tcp://127.0.0.1:9/system"} {
+		_, err := Open(ctx, Config{Hosts: []string{uri}})
+		if !errors.Is(err, hypervisor.ErrUnavailable) {
+			t.Errorf("Open(%s): %v, want ErrUnavailable", uri, err)
+		}
+	}
+	c, err := Open(ctx, Config{Hosts: []string{"qemu+tcp://127.0.0.1:9/system", "test:///default"}})
+	if err != nil {
+		t.Fatalf("Open with one host of two down: %v", err)
+	}
+	defer c.Close()
+	hosts, err := hypervisor.Collect(c.Hosts(ctx))
+	if err != nil || len(hosts) != 2 || hosts[0].State != hypervisor.HostDown || hosts[0].Detail == "" || hosts[1].State != hypervisor.HostUp {
+		t.Errorf("hosts %+v, %v; want one down with a detail, and one up", hosts, err)
+	}
+	if _, err := c.FindVM(ctx, "test"); err != nil {
+		t.Errorf("FindVM on the host that is up: %v", err)
+	}
+	if _, err := c.VM("0c0ffee0-0000-4000-8000-000000000000").Info(ctx); !errors.Is(err, hypervisor.ErrUnavailable) {
+		t.Errorf("Info of a machine that may be on the host that is down: %v, want ErrUnavailable", err)
+	}
+	if _, err := Open(ctx, Config{}); !errors.Is(err, hypervisor.ErrInvalidArgument) {
+		t.Errorf("Open of nothing: %v", err)
+	}
+	if _, err := Open(ctx, Config{Hosts: []string{"test:///default", "test:///default"}}); !errors.Is(err, hypervisor.ErrInvalidArgument) {
+		t.Errorf("Open of one host twice: %v", err)
+	}
+}

@@ -1,0 +1,60 @@
+package kvm
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+func TestParseURL(t *testing.T) {
+	for in, want := range map[string][]string{
+		"kvm:///system":      {"qemu:///system"},
+		"kvm:///session":     {"qemu:///session"},
+		"kvm://h1,h2/system": {"qemu://h1/system", "qemu://h2/system"},
+		"kvm+ssh://root@h1,h2:2222/system?keyfile=/k":          {"qemu+ssh://root@h1:2222/system?keyfile=%2Fk", "qemu+ssh://root@h2:2222/system?keyfile=%2Fk"},
+		"kvm+tcp://[::1]/system":                               {"qemu+tcp://[::1]/system"},
+		"kvm+unix:///system?socket=/a&socket=/b&domain=qemu":   {"qemu+unix:///system?socket=%2Fa", "qemu+unix:///system?socket=%2Fb"},
+		"kvm+test:///default":                                  {"test:///default"},
+		"kvm+tls://u:secret@h/system?domain=kvm&serial-log=/x": {"qemu+tls://u@h/system"},
+	} {
+		u, err := url.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := parseURL(u)
+		if err != nil || !slices.Equal(got.Hosts, want) {
+			t.Errorf("parseURL(%s) = %q, %v; want %q", in, got.Hosts, err, want)
+		}
+	}
+	u, err := url.Parse("kvm+tls://u:secret@h/system?domain=kvm&serial-log=/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseURL(u)
+	if err != nil || got.DomainType != "kvm" || got.SerialLogDir != "/x" || got.Credentials == nil || got.Credentials.Password != "secret" {
+		t.Errorf("parseURL reads %+v, %v", got, err)
+	}
+	for _, in := range []string{"kvm://h", "kvm+carrier-pigeon:///system", "kvm:///system?domain=xen", "kvm://h1,,h2/system", "kvm+x://u:secret@h/system"} {
+		u, err := url.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = parseURL(u)
+		if hypervisor.KindOf(err) != hypervisor.KindInvalidArgument || strings.Contains(err.Error(), "secret") {
+			t.Errorf("parseURL(%s): %v, want KindInvalidArgument without the password", in, err)
+		}
+	}
+}
+
+func TestPeers(t *testing.T) {
+	cfg := Config{Sysfs: func(uri string) Sysfs { return nil }}
+	if sysfsOf(cfg, "qemu+ssh://h/system") != nil || sysfsOf(cfg, "test:///default") != nil {
+		t.Error("a way to the files of a remote host, or of the test driver")
+	}
+	if sysfsOf(cfg, "qemu:///system") == nil || sysfsOf(cfg, "qemu+unix:///system?socket=/a") == nil {
+		t.Error("no way to this machine's files")
+	}
+}

@@ -1,0 +1,110 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"strings"
+	"testing"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+func TestWindow(t *testing.T) {
+	// An H100 has 128 GiB of memory regions, and a machine of today little room.
+	x := &libvirtxml.Domain{Devices: &libvirtxml.DomainDeviceList{Controllers: []libvirtxml.DomainController{
+		{Type: "pci", Model: "pcie-root-port"}, {Type: "pci", Model: "pcie-root"}}}}
+	if note := window(x, hypervisor.GiB); note != "" {
+		t.Errorf("a small device changes the window: %s", note)
+	}
+	note := window(x, 128*hypervisor.GiB+32*hypervisor.MiB)
+	hole := x.Devices.Controllers[1].PCI
+	if note == "" || hole == nil || hole.Hole64 == nil || toKiB(uint64(hole.Hole64.Size), hole.Hole64.Unit)<<10 != 512*hypervisor.GiB {
+		t.Errorf("window for 128 GiB: %q, %+v; want 512 GiB, a power of two above twice the size", note, hole)
+	}
+	if note := window(x, 64*hypervisor.GiB); note != "" {
+		t.Errorf("a window that is large enough is changed: %s", note)
+	}
+	doc, err := x.Marshal()
+	if err != nil || !strings.Contains(doc, "<pcihole64 unit=\"KiB\">536870912</pcihole64>") {
+		t.Errorf("the definition lacks the window: %s (%v)", doc, err)
+	}
+}
+
+func TestBARs(t *testing.T) {
+	const resource = `0x00000000fd000000 0x00000000fdffffff 0x0000000000042208
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x00000000febd4000 0x00000000febd4fff 0x0000000000040200
+0x000000000000c000 0x000000000000c01f 0x0000000000040101
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x00000000febc0000 0x00000000febcffff 0x0000000000046200
+`
+	if n := barBytes(resource); n != 16*hypervisor.MiB+4*hypervisor.KiB {
+		t.Errorf("barBytes = %d, want 16 MiB and 4 KiB: no port ranges, no ROM", n)
+	}
+}
+
+func TestObstacles(t *testing.T) {
+	h := &host{d: &driver{}}
+	f := &libvirtx.Facts{Product: "QEMU", IOMMU: hypervisor.Present, VFIO: true}
+	gpu := libvirtx.PCIDevice{Address: "0000:01:00.0", Class: 0x030000, Group: 1, Peers: []string{"0000:01:00.1", "0000:00:01.0"}}
+	by := map[string]libvirtx.PCIDevice{
+		gpu.Address:    gpu,
+		"0000:01:00.1": {Address: "0000:01:00.1", Class: 0x040300, Driver: "snd_hda_intel"},
+		"0000:00:01.0": {Address: "0000:00:01.0", Class: 0x060400, Bridge: true, Driver: "pcieport"},
+	}
+	reason := func(p libvirtx.PCIDevice, f *libvirtx.Facts, users map[string][]hypervisor.Ref) hypervisor.ReasonCode {
+		r, detail := h.obstacle(f, p, by, users)
+		if (r == "") != (detail == "") {
+			t.Errorf("reason %q with detail %q", r, detail)
+		}
+		return r
+	}
+	vm := []hypervisor.Ref{{Kind: hypervisor.KindOfVM, ID: "x"}}
+	if r := reason(gpu, f, nil); r != "" {
+		t.Errorf("a GPU with its sound function behind a bridge: %s, want assignable", r)
+	}
+	for want, got := range map[hypervisor.ReasonCode]hypervisor.ReasonCode{
+		hypervisor.ReasonHostIOMMUOff:   reason(gpu, &libvirtx.Facts{Product: "QEMU", IOMMU: hypervisor.Absent}, nil),
+		hypervisor.ReasonNoIOMMUGroup:   reason(libvirtx.PCIDevice{Address: "0000:02:00.0", Group: -1}, f, nil),
+		hypervisor.ReasonDeviceInUse:    reason(gpu, f, map[string][]hypervisor.Ref{gpu.Address: vm}),
+		hypervisor.ReasonGroupShared:    reason(gpu, f, map[string][]hypervisor.Ref{"0000:01:00.1": vm}),
+		hypervisor.ReasonHostUsesDevice: reason(libvirtx.PCIDevice{Address: "0000:03:00.0", Group: 3, HostUses: "block device /dev/sda"}, f, nil),
+	} {
+		if got != want {
+			t.Errorf("obstacle %q, want %q", got, want)
+		}
+	}
+	all := []hypervisor.DeviceInfo{{ID: "a", Address: "0000:01:00.1"}, {ID: "b", Address: "0000:00:01.0", ClassCode: 0x060400}, {ID: "c", Address: "0000:01:00.2"}}
+	w := whole(hypervisor.DeviceInfo{ID: "g", Address: "0000:01:00.0", GroupPeers: []hypervisor.DeviceID{"a", "b"}}, all)
+	if len(w) != 2 || w[1].ID != "a" {
+		t.Errorf("what goes together is %+v, want the card's functions of the group", w)
+	}
+}
+
+func TestLetters(t *testing.T) {
+	for n, want := range map[int]string{0: "a", 25: "z", 26: "aa", 27: "ab", 701: "zz", 702: "aaa"} {
+		if got := letters(n); got != want {
+			t.Errorf("letters(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestSetCPUs(t *testing.T) {
+	for _, c := range []struct{ now, max, want, limit, gotNow, gotMax uint }{
+		{1, 1, 2, 0, 2, 2}, // no room before, none after
+		{1, 4, 2, 0, 2, 4},
+		{2, 4, 8, 0, 8, 8},
+		{2, 2, 1, 0, 1, 1},
+		{2, 2, 0, 8, 2, 8},
+	} {
+		x := &libvirtxml.Domain{VCPU: &libvirtxml.DomainVCPU{Current: c.now, Value: c.max}}
+		setCPUs(x, int(c.want), int(c.limit))
+		if x.VCPU.Current != c.gotNow || x.VCPU.Value != c.gotMax {
+			t.Errorf("setCPUs(%d of %d to %d of %d) = %d of %d, want %d of %d", c.now, c.max, c.want, c.limit, x.VCPU.Current, x.VCPU.Value, c.gotNow, c.gotMax)
+		}
+	}
+}
