@@ -26,6 +26,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 	_ "github.com/anyvisor/anyvisor/hypervisor/fake"
 	_ "github.com/anyvisor/anyvisor/kvm"
+	_ "github.com/anyvisor/anyvisor/vsphere"
 	_ "github.com/anyvisor/anyvisor/xen"
 )
 
