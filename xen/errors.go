@@ -39,7 +39,7 @@ var codeKinds = map[string]hypervisor.Kind{
 
 	"VALUE_NOT_SUPPORTED": hypervisor.KindInvalidArgument, "INVALID_VALUE": hypervisor.KindInvalidArgument, "FIELD_TYPE_ERROR": hypervisor.KindInvalidArgument,
 	"MEMORY_CONSTRAINT_VIOLATION": hypervisor.KindInvalidArgument, "MEMORY_CONSTRAINT_VIOLATION_ORDER": hypervisor.KindInvalidArgument,
-	"MAC_INVALID": hypervisor.KindInvalidArgument, "INVALID_DEVICE": hypervisor.KindInvalidArgument, "VDI_COPY_FAILED": hypervisor.KindUnknown,
+	"MAC_INVALID": hypervisor.KindInvalidArgument, "VDI_TOO_SMALL": hypervisor.KindInvalidArgument, "INVALID_DEVICE": hypervisor.KindInvalidArgument, "VDI_COPY_FAILED": hypervisor.KindUnknown,
 	"MESSAGE_PARAMETER_COUNT_MISMATCH": hypervisor.KindUnsupported, "MESSAGE_METHOD_UNKNOWN": hypervisor.KindUnsupported, "NOT_IMPLEMENTED": hypervisor.KindUnsupported,
 	"NOT_SUPPORTED_DURING_UPGRADE": hypervisor.KindUnsupported, "SR_OPERATION_NOT_SUPPORTED": hypervisor.KindUnsupported, "VM_LACKS_FEATURE": hypervisor.KindUnsupported,
 	"VM_NON_SUSPENDABLE": hypervisor.KindUnsupported, "VM_SNAPSHOT_WITH_QUIESCE_NOT_SUPPORTED": hypervisor.KindUnsupported, "VM_HVM_REQUIRED": hypervisor.KindUnsupported,

@@ -47,13 +47,17 @@ var placementHandlers = map[string]handler{
 		}
 		out := map[string]any{}
 		for _, h := range c.all("host") {
+			if !c.hostLive(h) { // only_for_all_live_hosts_or_raise
+				continue
+			}
 			var f *Failure
 			if errors.As(c.canBoot(vm, h, true), &f) {
 				out[h.ref] = []any{"WLB", "0.0", "0", f.Code}
 				continue
 			}
-			score := float64(c.freeMemory(h)) / float64(1<<30)
-			out[h.ref] = []any{"WLB", strconv.FormatFloat(score, 'f', 1, 64), "1"}
+			// Stars from 0 to 5; how WLB finds them is its own, here by free memory.
+			score := 5 * float64(c.freeMemory(h)) / float64(max(c.hostMetrics(h).num("memory_total"), 1))
+			out[h.ref] = []any{"WLB", strconv.FormatFloat(max(score, 0.5), 'f', 1, 64), "1"}
 		}
 		return out, nil
 	},
@@ -82,13 +86,23 @@ var placementHandlers = map[string]handler{
 
 // agile says whether HA could restart the VM anywhere (agility.ml).
 func (s *Sim) agile(vm *object) error {
+	if len(vm.refs("VGPUs")) > 0 {
+		return fail("VM_HAS_VGPU", vm.ref)
+	}
+	if len(vm.refs("VUSBs")) > 0 {
+		return fail("VM_HAS_VUSBS", vm.ref)
+	}
 	for _, vdi := range s.vdisOf(vm) {
 		if sr := s.look("SR", vdi.str("SR")); sr != nil && !sr.is("shared") {
 			return fail("HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED", sr.ref)
 		}
 	}
-	if len(vm.refs("VGPUs")) > 0 {
-		return fail("VM_HAS_VGPU", vm.ref)
+	for _, r := range vm.refs("VIFs") {
+		for _, p := range s.look("network", s.look("VIF", r).str("network")).refs("PIFs") {
+			if len(s.look("PIF", p).refs("sriov_logical_PIF_of")) > 0 {
+				return fail("VM_HAS_SRIOV_VIF", vm.ref)
+			}
+		}
 	}
 	return nil
 }

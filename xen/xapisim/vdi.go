@@ -63,7 +63,7 @@ var vdiHandlers = map[string]handler{
 			}
 			if into != nil {
 				if into.num("virtual_size") < vdi.num("virtual_size") {
-					return nil, fail("VDI_COPY_FAILED")
+					return nil, fail("VDI_TOO_SMALL", into.ref, itoa(vdi.num("virtual_size")))
 				}
 				if err := c.work(1); err != nil {
 					return nil, err
