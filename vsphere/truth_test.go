@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
@@ -64,4 +65,51 @@ func (t truth) state(_ context.Context, id hypervisor.VMID) (hypervisor.PowerSta
 		return "", fmt.Errorf("%w: %w", hypervisor.ErrNotFound, err)
 	}
 	return stateOf(s), nil
+}
+
+// TestContentFollowsDisks: a disk that is kept keeps what it holds, a machine made from an image begins with a copy of it, and a
+// grown disk is the same disk.
+func TestContentFollowsDisks(t *testing.T) {
+	for name, model := range map[string]vspheresim.Model{"vCenter": vspheresim.VCenter, "ESXi": vspheresim.ESXi} {
+		t.Run(name, func(t *testing.T) {
+			sim, c := once(t, vspheresim.Config{Model: model})
+			ctx := t.Context()
+			src, err := c.CreateVM(ctx, spec("source")).Wait(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hold := func(vm *hypervisor.VM, want, after string) {
+				t.Helper()
+				if got, err := sim.ReadDisk(string(vm.ID()), 0); err != nil || got != want {
+					t.Errorf("after %s the disk holds %q, want %q (%v)", after, got, want, err)
+				}
+			}
+			if err := sim.WriteDisk(string(src.ID()), 0, "golden"); err != nil {
+				t.Fatal(err)
+			}
+			i, err := src.Info(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := src.DetachDisk(ctx, i.Disks[0].ID, hypervisor.KeepDisks).Wait(ctx); err != nil {
+				t.Fatal(err)
+			}
+			image := i.Disks[0].Volume
+			s := spec("deployed")
+			s.Disks = []hypervisor.DiskSpec{{Image: image, SizeBytes: 128 * hypervisor.MiB}}
+			vm, err := c.CreateVM(ctx, s).Wait(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hold(vm, "golden", "a deployment from an image that grows")
+			if err := sim.WriteDisk(string(vm.ID()), 0, "changed"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := src.AttachDisk(ctx, hypervisor.DiskSpec{Volume: image}).Wait(ctx); err != nil {
+				t.Fatal(err)
+			}
+			hold(src, "golden", "detach, deploy and attach")
+			hold(vm, "changed", "a write to the deployed machine")
+		})
+	}
 }

@@ -45,6 +45,7 @@
 //   - RemoveSnapshot_Task, RemoveAllSnapshots_Task and ConsolidateVMDisks_Task merge disks, or leave consolidationNeeded; RenameSnapshot exists.
 //   - layoutEx has the files of each snapshot with their sizes. The sizes themselves are made up.
 //   - contentId of a disk says what it holds: it changes when a guest runs on it, and comes back with a revert.
+//   - [Sim.ReadDisk], [Sim.WriteDisk], [Sim.Memory] and [Sim.SetMemory] show what disks and RAM hold through all of this, clones and migrations included.
 //
 // Clones (CloneVM_Task, InstantClone_Task): diskMoveType is honoured, so that a linked clone is a child of its base; place, snapshot, template, powerOn,
 // configuration and customization too; DuplicateName, InvalidName, InvalidFolder, InvalidArgument, InvalidDatastore, NoDiskSpace; MAC addresses are new.
@@ -81,5 +82,5 @@
 //
 // # What is not corrected
 //
-// ExportVm, QueryChangedDiskAreas, AnswerVM, PutUsbScanCodes, fault tolerance, vApps, and the events and task history of the ESXi model are as in govmomi's simulator.
+// MoveVirtualDisk_Task, CopyDatastoreFile_Task and MoveDatastoreFile_Task carry files without what [Sim.WriteDisk] wrote to them. ExportVm, QueryChangedDiskAreas, AnswerVM, PutUsbScanCodes, fault tolerance, vApps, and the events and task history of the ESXi model are as in govmomi's simulator.
 package vspheresim
