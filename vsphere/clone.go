@@ -159,7 +159,10 @@ func (d *driver) cloneWithBase(ctx context.Context, v hypervisor.VMInfo, r hyper
 			return hypervisor.TaskState{Err: err}
 		}
 		spec.Snapshot = &base
-		self, err := begin(ctx)
+		var self ref
+		if err = ctx.Err(); err == nil {
+			self, err = begin(context.WithoutCancel(ctx)) // follow cancels what was begun
+		}
 		var info types.TaskInfo
 		if err == nil {
 			info, err = d.follow(ctx, self, func(s hypervisor.TaskState) { s.Notes = notes; report(s) })
@@ -201,11 +204,15 @@ func (d *driver) makeBase(ctx context.Context, v hypervisor.VMInfo) (base ref, n
 		}()
 		notes = append(notes, "the template was a machine for a moment: vSphere makes no snapshots of templates")
 	}
-	self, err := d.snapshot(ctx, v.ID, hypervisor.SnapshotRequest{Name: baseName, Description: "Made by anyvisor; removed with the last linked clone."})
+	if err = ctx.Err(); err != nil {
+		return ref{}, nil, err
+	}
+	// A call that was cut off, or a task that nobody watches, would leave the snapshot behind and the machine busy.
+	self, err := d.snapshot(context.WithoutCancel(ctx), v.ID, hypervisor.SnapshotRequest{Name: baseName, Description: "Made by anyvisor; removed with the last linked clone."})
 	if err != nil {
 		return ref{}, nil, err
 	}
-	info, err := d.await(ctx, self)
+	info, err := d.follow(ctx, self, func(hypervisor.TaskState) {})
 	if err != nil {
 		return ref{}, nil, err
 	}
