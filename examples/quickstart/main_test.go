@@ -19,9 +19,9 @@ func TestTour(t *testing.T) {
 		want []string
 		code int
 	}{
-		{"all of it", []string{"-url", "fake://"}, []string{"snapshot with its memory  done", "migrate it live           done", "GH100|GM204GL", "clean up                  done"}, 0},
-		{"one host", []string{"-url", "fake://?hosts=1"}, []string{"migrate it live           not here", "single-host"}, 0},
-		{"free edition", []string{"-url", "fake://?edition=free"}, []string{"migrate it live           not here", "edition"}, 0},
+		{"all of it", []string{"-url", "fake://"}, []string{"snapshot with its memory  done", "migrate live              done", "GH100|GM204GL", "clean up                  done"}, 0},
+		{"one host", []string{"-url", "fake://?hosts=1"}, []string{"migrate live              not here", "single-host"}, 0},
+		{"free edition", []string{"-url", "fake://?edition=free"}, []string{"migrate live              not here", "edition"}, 0},
 		{"too much memory", []string{"-url", "fake://", "-memory", "99999999"}, []string{"make a machine  FAILED"}, 1},
 		{"no driver", []string{"-url", "nosuch://"}, nil, 1},
 		{"no flag", []string{"-nosuch"}, nil, 2},

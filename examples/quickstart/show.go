@@ -71,6 +71,7 @@ func (s *show) step(name string, f func() (string, error)) {
 		r.outcome, r.text = "FAILED", err.Error()
 		s.failed++
 	}
+	r.text = strings.Join(strings.Fields(r.text), " ") // one line, whatever the platform says
 	s.rows = append(s.rows, r)
 	mark := map[string]string{"done": "✓", "not here": "–", "FAILED": "✗"}[r.outcome]
 	s.line("%s %s: %s", mark, name, r.text)

@@ -20,8 +20,8 @@ type tour struct {
 	memory, disk int64
 	made         []hypervisor.VMID // newest last
 
-	vm, full, linked *hypervisor.VM
-	template         *hypervisor.Template
+	vm, full, deployed *hypervisor.VM
+	template           *hypervisor.Template
 }
 
 // errNotHere is for what is missing on this platform without being an error
@@ -44,7 +44,7 @@ func (t *tour) all(ctx context.Context) {
 		return s, err
 	})
 	t.step("clone it, linked", func() (s string, err error) {
-		t.linked, s, err = t.clone(ctx, t.vm, "linked", hypervisor.Linked)
+		_, s, err = t.clone(ctx, t.vm, "linked", hypervisor.Linked)
 		return s, err
 	})
 	t.step("make a template", func() (string, error) { return t.mark(ctx) })
@@ -57,7 +57,7 @@ func (t *tour) all(ctx context.Context) {
 		return fmt.Sprintf("%s on host %s", i.State, i.Host), err
 	})
 	t.step("snapshot with its memory", func() (string, error) { return t.snapshot(ctx, "running", true) })
-	t.step("migrate it live", func() (string, error) { return t.migrate(ctx) })
+	t.step("migrate live", func() (string, error) { return t.migrate(ctx) })
 	t.step("power it off", func() (string, error) {
 		_, err := watch(ctx, t.show, t.vm.PowerOff(ctx))
 		return "off", err
@@ -182,53 +182,92 @@ func (t *tour) deploy(ctx context.Context) (string, error) {
 		t.leftover(err)
 		return "", err
 	}
+	t.deployed = vm
 	t.made = append(t.made, vm.ID())
 	return t.disks(ctx, vm)
 }
 
+// migrate moves the deployed machine, which has no snapshots: some platforms
+// don't move those. Disks that the other host doesn't reach move along.
 func (t *tour) migrate(ctx context.Context) (string, error) {
-	s, err := t.vm.Supports(ctx, hypervisor.MigrateLive)
+	vm := t.deployed
+	if vm == nil {
+		vm = t.vm
+	}
+	s, err := vm.Supports(ctx, hypervisor.MigrateLive)
 	if err != nil {
 		return "", err
 	}
 	if s.Level == hypervisor.No {
 		return "", notHere("%s (%s)", s.Detail, s.Reason)
 	}
-	i, err := t.vm.Info(ctx)
+	if _, err := watch(ctx, t.show, vm.Start(ctx)); err != nil {
+		return "", err
+	}
+	i, err := vm.Info(ctx)
+	if err != nil {
+		return "", err
+	}
+	targets, err := t.targets(ctx, i.Host)
 	if err != nil {
 		return "", err
 	}
 	why := []string{"there is no other host"}
-	for h, err := range t.c.Hosts(ctx) {
-		if err != nil {
-			return "", err
-		}
-		if h.ID == i.Host || h.State != hypervisor.HostUp {
-			continue
-		}
-		o := hypervisor.MigrateOptions{Host: h.ID, Mode: hypervisor.Live}
-		rep, err := t.vm.CheckMigrate(ctx, o)
+	for n, o := range targets {
+		rep, err := vm.CheckMigrate(ctx, o)
 		if err != nil {
 			return "", err
 		}
 		if !rep.OK() {
-			why = []string{}
+			if n == 0 {
+				why = nil
+			}
 			for _, b := range rep.Blockers {
-				why = append(why, fmt.Sprintf("%s (%s)", b.Detail, b.Reason))
+				if text := fmt.Sprintf("%s (%s)", b.Detail, b.Reason); !slices.Contains(why, text) {
+					why = append(why, text)
+				}
 			}
 			continue
 		}
-		r, err := watch(ctx, t.show, t.vm.Migrate(ctx, o))
+		r, err := watch(ctx, t.show, vm.Migrate(ctx, o))
 		if err != nil {
 			return "", err
 		}
-		text := fmt.Sprintf("from %s to %s in %v", i.Host, h.ID, r.Total.Round(time.Millisecond))
+		text := fmt.Sprintf("%s from %s to %s in %v", i.Name, i.Host, o.Host, r.Total.Round(time.Millisecond))
+		if o.Storage != "" {
+			text += ", with its disks"
+		}
 		if r.Downtime >= 0 {
 			text += fmt.Sprintf(", it stood still for %v", r.Downtime.Round(time.Millisecond))
 		}
 		return text, nil
 	}
 	return "", notHere("%s", strings.Join(why, "; "))
+}
+
+// targets are the other hosts, first for the machine alone, then with its
+// disks to a datastore of the other host.
+func (t *tour) targets(ctx context.Context, from hypervisor.HostID) (out []hypervisor.MigrateOptions, err error) {
+	stores, err := hypervisor.Collect(t.c.Datastores(ctx))
+	if err != nil && !errors.Is(err, hypervisor.ErrUnsupported) {
+		return nil, err
+	}
+	var along []hypervisor.MigrateOptions
+	for h, err := range t.c.Hosts(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if h.ID == from || h.State != hypervisor.HostUp {
+			continue
+		}
+		out = append(out, hypervisor.MigrateOptions{Host: h.ID, Mode: hypervisor.Live})
+		for _, ds := range stores {
+			if ds.Accessible && slices.Contains(ds.Hosts, h.ID) && !slices.Contains(ds.Hosts, from) {
+				along = append(along, hypervisor.MigrateOptions{Host: h.ID, Storage: ds.ID, Mode: hypervisor.Live})
+			}
+		}
+	}
+	return append(out, along...), nil
 }
 
 func (t *tour) gpu(ctx context.Context) (string, error) {
@@ -238,7 +277,9 @@ func (t *tour) gpu(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if !d.Assignable {
-			why = append(why, fmt.Sprintf("%s: %s (%s)", d.ProductName, d.Detail, d.Reason))
+			if text := fmt.Sprintf("%s: %s (%s)", d.ProductName, d.Detail, d.Reason); !slices.Contains(why, text) {
+				why = append(why, text)
+			}
 			continue
 		}
 		task := t.vm.AttachDevice(ctx, hypervisor.DeviceRequest{ID: d.ID})
@@ -256,14 +297,14 @@ func (t *tour) gpu(ctx context.Context) (string, error) {
 	if len(why) == 0 {
 		s, err := t.c.Supports(ctx, hypervisor.DevicePCI, hypervisor.Ref{})
 		if err != nil || s.Level == hypervisor.Yes {
-			return "", cmpErr(err, notHere("no host has a display device"))
+			return "", first(err, notHere("no host has a display device"))
 		}
 		why = append(why, fmt.Sprintf("%s (%s)", s.Detail, s.Reason))
 	}
 	return "", notHere("%s", strings.Join(why, "; "))
 }
 
-func cmpErr(a, b error) error {
+func first(a, b error) error {
 	if a != nil {
 		return a
 	}
