@@ -15,6 +15,9 @@ import (
 // TestConformanceUnderWine runs the Windows build of this package's tests:
 // the driver through github.com/microsoft/wmi and COM.
 func TestConformanceUnderWine(t *testing.T) {
+	if testing.Short() {
+		t.Skip("installs Wine and takes minutes")
+	}
 	ctx, stop := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer stop()
 	l, err := winelab.Start(ctx)
