@@ -115,8 +115,8 @@ func (d *driver) make(ctx context.Context, at site, x *libvirtxml.Domain, mark l
 	}
 	if start {
 		report(hypervisor.TaskState{Fraction: -1, Phase: "starting"})
-		_, err = onHost(sure, at.h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			return struct{}{}, dom.Create()
+		_, err = onHost(sure, at.h, id, 1, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, boot(c, dom, x)
 		})
 		if err != nil {
 			return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}}

@@ -232,5 +232,5 @@ func (d *driver) kindOf(err error) hypervisor.Kind {
 	if k := hypervisor.KindOf(err); k != hypervisor.KindUnknown {
 		return k
 	}
-	return libvirtx.Kind(err)
+	return d.ErrorKind(err)
 }

@@ -126,9 +126,6 @@ func (d *driver) Close() error {
 	return errors.Join(errs...)
 }
 
-// ErrorKind implements hypervisor.Driver.
-func (d *driver) ErrorKind(err error) hypervisor.Kind { return libvirtx.Kind(err) }
-
 // As implements hypervisor.Driver.
 func (d *driver) As(on hypervisor.Ref, target any) bool {
 	ctx := context.Background()

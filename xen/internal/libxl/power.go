@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
@@ -18,15 +19,15 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 		if r.Op == hypervisor.PowerOpShutdown {
 			return d.shutdown(ctx, id, r)
 		}
-		_, err := onDomain(context.WithoutCancel(ctx), d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			return struct{}{}, power(dom, id, r)
+		_, err := onDomain(context.WithoutCancel(ctx), d, id, 4, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, power(c, dom, id, r)
 		})
 		return err
 	})
 }
 
 // power brings a machine to where the operation leads.
-func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) error {
+func power(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) error {
 	s, err := state(dom)
 	if err != nil {
 		return err
@@ -50,7 +51,7 @@ func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) e
 		case hypervisor.Running:
 			return nil
 		case hypervisor.Off, hypervisor.Suspended: // libvirt restores a saved state by itself
-			return dom.Create()
+			return boot(c, dom, x)
 		}
 		return wrong("use Resume")
 	case hypervisor.PowerOpResume:
@@ -60,7 +61,7 @@ func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) e
 		case hypervisor.Paused:
 			return dom.Resume()
 		case hypervisor.Suspended:
-			return dom.Create()
+			return boot(c, dom, x)
 		}
 		return wrong("use Start")
 	case hypervisor.PowerOpOff:
@@ -95,7 +96,7 @@ func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) e
 		return wrong("only a running one can be suspended")
 	case hypervisor.PowerOpReset:
 		if s == hypervisor.Running || s == hypervisor.Paused {
-			return reset(dom, id)
+			return reset(c, dom, x)
 		}
 		return wrong("use Start")
 	case hypervisor.PowerOpReboot:
@@ -108,14 +109,14 @@ func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) e
 }
 
 // reset is composed: libvirt's Xen driver has no such call.
-func reset(dom *libvirt.Domain, id hypervisor.VMID) error {
+func reset(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error {
 	if persistent, err := dom.IsPersistent(); err != nil || !persistent {
-		return hypervisor.Unsupported(id.Ref(), hypervisor.PowerReset, hypervisor.ReasonConfig, "the domain is transient: destroyed, it would be gone")
+		return hypervisor.Unsupported(hypervisor.VMID(x.UUID).Ref(), hypervisor.PowerReset, hypervisor.ReasonConfig, "the domain is transient: destroyed, it would be gone")
 	}
 	if err := dom.Destroy(); err != nil {
 		return err
 	}
-	if err := dom.Create(); err != nil {
+	if err := boot(c, dom, x); err != nil {
 		return fmt.Errorf("the machine was powered off and could not be started again: %w", err)
 	}
 	return nil
