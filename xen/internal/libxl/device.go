@@ -292,7 +292,7 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 			defer n.Free()
 			switch held := fn.Driver == stubDriver; {
 			case *p.Passthrough && !held:
-				return struct{}{}, n.DetachFlags("", 0)
+				return struct{}{}, n.Detach()
 			case !*p.Passthrough && held:
 				return struct{}{}, n.ReAttach()
 			}

@@ -262,7 +262,7 @@ func backend(t testing.TB, l *xenlab.Lab) *hypervisortest.Backend {
 	return &hypervisortest.Backend{
 		Client: c, Reopen: open,
 		Spec:     func(name string) hypervisor.VMSpec { return guest(pvh, name, ds) },
-		AbsentVM: "0c0ffee0-0000-4000-8000-000000000000",
+		AbsentVM: "0c0ffee0-0000-4000-8000-000000000000", EventWait: time.Minute,
 		Booted: func(ctx context.Context, id hypervisor.VMID) error {
 			n, err := count(ctx, l, id)
 			if err == nil && n == 0 {
