@@ -134,7 +134,11 @@ func Register(sim *hvsim.Sim) (revoke func() error, err error) {
 	}, nil
 }
 
-// aside runs f on its own goroutine: the one inside a COM call must not grow its stack, as go-ole passes pointers into it.
+// aside runs f on its own goroutine, so that the work does not grow the stack of the one that is inside a COM call.
+//
+// f must not hold pointers that the caller has passed: they may point into the waiting goroutine's stack, which the
+// garbage collector moves. What f needs is copied before, what it makes is written after, by the callback itself,
+// whose typed parameters follow the stack.
 func aside(f func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
@@ -200,7 +204,7 @@ func lockServer(*object, uintptr) uintptr { return sOK }
 
 func idsOfNames(this *object, _ *ole.GUID, wide **uint16, n, _ uintptr, ids *int32) uintptr {
 	name := windows.UTF16PtrToString(*wide)
-	hr := uintptr(dispUnknownName)
+	known := make([]int32, 1)
 	aside(func() {
 		if n == 0 || !this.impl.has(name) {
 			return
@@ -208,40 +212,56 @@ func idsOfNames(this *object, _ *ole.GUID, wide **uint16, n, _ uintptr, ids *int
 		mu.Lock()
 		defer mu.Unlock()
 		k := strings.ToLower(name)
-		id, known := dispids[k]
-		if !known {
+		id, ok := dispids[k]
+		if !ok {
 			id = int32(len(names))
 			names = append(names, name)
 			dispids[k] = id
 		}
-		*ids = id
-		hr = sOK
+		known[0] = id
 	})
-	return hr
+	if known[0] == 0 {
+		return dispUnknownName
+	}
+	*ids = known[0]
+	return sOK
+}
+
+// answer is what a call has made, on the heap.
+type answer struct {
+	hr     uintptr
+	value  ole.VARIANT
+	except excepInfo
 }
 
 func invoke(this *object, dispid uintptr, _ *ole.GUID, _, flags uintptr, params *dispParams, result *ole.VARIANT, exception *excepInfo, _ *uint32) uintptr {
-	hr := uintptr(sOK)
+	var raw []ole.VARIANT
+	if params != nil && params.nArgs > 0 {
+		raw = append(raw, unsafe.Slice(params.args, params.nArgs)...)
+	}
+	wanted := result != nil
+	out := new(answer)
 	aside(func() {
-		var args []any
-		if params != nil && params.nArgs > 0 {
-			raw := unsafe.Slice(params.args, params.nArgs)
-			args = make([]any, len(raw))
-			for i := range raw {
-				args[len(raw)-1-i] = fromVariant(&raw[i]) // DISPPARAMS has the last argument first
-			}
+		args := make([]any, len(raw))
+		for i := range raw {
+			args[len(raw)-1-i] = fromVariant(&raw[i]) // DISPPARAMS has the last argument first
 		}
 		v, err := this.impl.invoke(nameOf(int32(dispid)), int(flags&0xffff), args)
 		if err != nil {
-			fail(exception, err)
-			hr = dispException
+			out.hr, out.except = dispException, exceptionOf(err)
 			return
 		}
-		if result != nil {
-			*result = toVariant(v)
+		if wanted {
+			out.value = toVariant(v)
 		}
 	})
-	return hr
+	if out.hr == sOK && result != nil {
+		*result = out.value
+	}
+	if out.hr != sOK && exception != nil {
+		*exception = out.except
+	}
+	return out.hr
 }
 
 func nameOf(id int32) string {
@@ -260,19 +280,21 @@ func nameOf(id int32) string {
 }
 
 func enumNext(this *object, n uintptr, to *ole.VARIANT, fetched *uint32) uintptr {
-	e := this.enum
-	out := unsafe.Slice(to, int(uint32(n)))
-	k := 0
+	e, want := this.enum, int(uint32(n))
+	var next []ole.VARIANT
+	out := &next
 	aside(func() {
-		for ; k < len(out) && e.pos < len(e.items); k++ {
-			out[k] = toVariant(e.items[e.pos])
+		for len(*out) < want && e.pos < len(e.items) {
+			*out = append(*out, toVariant(e.items[e.pos]))
 			e.pos++
 		}
 	})
+	got := *out
+	copy(unsafe.Slice(to, want), got)
 	if fetched != nil {
-		*fetched = uint32(k)
+		*fetched = uint32(len(got))
 	}
-	if k < len(out) {
+	if len(got) < want {
 		return sFalse
 	}
 	return sOK

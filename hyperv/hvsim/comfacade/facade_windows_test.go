@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -275,4 +276,44 @@ func TestEvents(t *testing.T) {
 	if _, err := oleutil.CallMethod(s.Session, "ExecNotificationQuery", "SELECT * FROM __InstanceModificationEvent WHERE TargetInstance ISA 'Nothing'"); scode(err) != 0x80041017 {
 		t.Fatalf("0x%08X", scode(err))
 	}
+}
+
+// TestStacksThatMove: the garbage collector moves the stacks of goroutines that wait inside a COM call; answers and errors
+// reach them all the same.
+func TestStacksThatMove(t *testing.T) {
+	_, m := site(t, hvsim.Config{})
+	s := connect(t, m, virt, "")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	for n := range 500 {
+		deep(64) // a stack that has grown is one that shrinks
+		if _, err := s.QueryInstances("SELECT * FROM Nothing"); scode(err) != 0x80041010 {
+			t.Fatalf("%d: %v 0x%08X", n, err, scode(err))
+		}
+		c := one(t, s, "SELECT * FROM Msvm_ImageManagementService")
+		if v := get(t, c, "CreationClassName"); v != "Msvm_ImageManagementService" {
+			t.Fatalf("%d: %v", n, v)
+		}
+		c.Close()
+	}
+}
+
+//go:noinline
+func deep(n int) byte {
+	var b [1024]byte
+	if n > 0 {
+		b[n] = deep(n - 1)
+	}
+	return b[n]
 }

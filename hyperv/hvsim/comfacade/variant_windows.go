@@ -115,14 +115,11 @@ func fromVariant(v *ole.VARIANT) any {
 	return v.Value()
 }
 
-// fail fills the exception of a call with a WBEM error.
-func fail(x *excepInfo, err error) {
-	if x == nil {
-		return
-	}
+// exceptionOf describes a WBEM error to the caller, who frees the strings.
+func exceptionOf(err error) excepInfo {
 	e := &wbem.Error{Code: wbem.Failed, Text: err.Error()}
 	errors.As(err, &e)
-	*x = excepInfo{scode: e.Code, source: bstr("SWbemServicesEx"), text: bstr(e.Text)}
+	return excepInfo{scode: e.Code, source: bstr("SWbemServicesEx"), text: bstr(e.Text)}
 }
 
 func bstr(s string) *uint16 { return (*uint16)(unsafe.Pointer(ole.SysAllocStringLen(s))) }

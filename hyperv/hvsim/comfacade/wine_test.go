@@ -37,7 +37,7 @@ func TestUnderWine(t *testing.T) {
 	if err != nil || r.Code != 0 {
 		t.Fatalf("%v: exit code %d", err, r.Code)
 	}
-	for _, must := range []string{"--- PASS: TestMicrosoftWMI", "--- PASS: TestEvents", "--- PASS: TestLogins"} {
+	for _, must := range []string{"--- PASS: TestMicrosoftWMI", "--- PASS: TestEvents", "--- PASS: TestLogins", "--- PASS: TestStacksThatMove"} {
 		if !strings.Contains(r.Output, must) {
 			t.Errorf("no %q", must)
 		}
