@@ -233,6 +233,17 @@ func (s *site) host(name string) *hvsim.Host {
 	return nil
 }
 
+// TestConformanceJobs: every method that may start a job starts one, as a busy
+// host does.
+func TestConformanceJobs(t *testing.T) {
+	h := harness("jobs", func(t hypervisortest.T, c hvsim.Config) *site {
+		c.AllJobs = true
+		return startSite(t, c)
+	})
+	h.Only = []string{"inventory", "lifecycle", "power", "reconfigure", "disks", "snapshots", "clones", "templates", "migration", "devices", "tasks", "cancel"}
+	hypervisortest.Run(t, h)
+}
+
 func TestConformance(t *testing.T) {
 	hypervisortest.Run(t, harness("WS-Man", func(t hypervisortest.T, c hvsim.Config) *site { return startSite(t, c) }))
 }
