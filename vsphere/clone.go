@@ -22,8 +22,11 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 	case hypervisor.Instant:
 		k = hypervisor.CloneInstant
 	}
-	if !d.isVC() {
+	switch {
+	case !d.isVC():
 		return nil, hypervisor.Unsupported(src.Ref(), k, hypervisor.ReasonPlatform, needsVC)
+	case r.Mode == hypervisor.Instant && !d.atLeast(6, 7):
+		return nil, hypervisor.Unsupported(src.Ref(), k, hypervisor.ReasonAPIVersion, instantVersion)
 	}
 	return d.withToken(ctx, r.Token, func() (hypervisor.DriverTask, error) { return d.clone(ctx, src, r) })
 }

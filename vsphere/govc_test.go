@@ -1,0 +1,169 @@
+package vsphere
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
+)
+
+// govc builds the commands of govmomi's own client from the govmomi that this
+// module uses, and returns a function that runs one.
+func govc(t *testing.T, sim *vspheresim.Sim) func(args ...string) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "govc")
+	if out, err := exec.Command("go", "build", "-o", bin, "./testdata/govc").CombinedOutput(); err != nil {
+		t.Fatalf("build govc: %v\n%s", err, out)
+	}
+	return func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), bin, args...)
+		cmd.Env = append(os.Environ(), "GOVC_URL="+sim.URL().String(), "GOVC_INSECURE=1", "GOVC_PERSIST_SESSION=false", "HOME="+t.TempDir())
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("govc %v: %v\n%s%s", args, err, out, stderr.String())
+		}
+		return string(out)
+	}
+}
+
+// TestGovc compares what this driver makes with what govc shows of it, and the
+// other way round.
+func TestGovc(t *testing.T) {
+	sim, c := once(t, simConfig(vspheresim.VCenter))
+	run := govc(t, sim)
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Made by the driver, shown by govc.
+	s := spec("web-01")
+	s.CPUs, s.MemoryBytes, s.Description = 2, 512*hypervisor.MiB, "made by the driver"
+	vm, err := c.CreateVM(ctx, s).Wait(ctx)
+	must(err)
+	_, err = vm.Start(ctx).Wait(ctx)
+	must(err)
+	one, err := vm.CreateSnapshot(ctx, "one", nil).Wait(ctx)
+	must(err)
+	_, err = vm.CreateSnapshot(ctx, "two", &hypervisor.SnapshotOptions{Memory: true}).Wait(ctx)
+	must(err)
+	_, err = one.Revert(ctx, nil).Wait(ctx)
+	must(err)
+	_, err = vm.CreateSnapshot(ctx, "three", nil).Wait(ctx)
+	must(err)
+
+	var info struct {
+		VirtualMachines []struct {
+			Self    struct{ Value string }
+			Name    string
+			Runtime struct{ PowerState string }
+			Config  struct {
+				Annotation string
+				Hardware   struct {
+					NumCPU   int
+					MemoryMB int64
+				}
+			}
+			Snapshot struct{ CurrentSnapshot struct{ Value string } }
+		}
+	}
+	must(json.Unmarshal([]byte(run("vm.info", "-json", "web-01")), &info))
+	i, err := vm.Info(ctx)
+	must(err)
+	if len(info.VirtualMachines) != 1 {
+		t.Fatalf("vm.info shows %d machines", len(info.VirtualMachines))
+	}
+	g := info.VirtualMachines[0]
+	if g.Self.Value != string(i.ID) || g.Name != i.Name || g.Config.Hardware.NumCPU != i.CPUs || g.Config.Hardware.MemoryMB*hypervisor.MiB != i.MemoryBytes ||
+		g.Config.Annotation != i.Description || g.Runtime.PowerState != "poweredOff" || i.State != hypervisor.Off || g.Snapshot.CurrentSnapshot.Value != string(i.CurrentSnapshot) {
+		t.Errorf("vm.info shows %+v, the driver %+v", g, i)
+	}
+	snaps, err := vm.Snapshots(ctx)
+	must(err)
+	var lines []string
+	for _, x := range snaps {
+		at := strings.Repeat("  ", x.Depth) + "[" + string(x.ID) + "]  "
+		lines = append(lines, at+x.Name)
+		if x.Current {
+			lines = append(lines, at+".") // where the machine is now
+		}
+	}
+	tree := func(name string) []string {
+		var out []string
+		for l := range strings.SplitSeq(strings.TrimRight(run("snapshot.tree", "-i", "-c", "-vm", name), "\n"), "\n") {
+			out = append(out, strings.TrimRight(l, " "))
+		}
+		return out
+	}
+	if got := tree("web-01"); !slices.Equal(got, lines) {
+		t.Errorf("snapshot.tree shows\n%s\nthe driver\n%s", strings.Join(got, "\n"), strings.Join(lines, "\n"))
+	}
+	if ls := run("ls", "/DC0/vm"); !strings.Contains(ls, "/DC0/vm/web-01\n") {
+		t.Errorf("ls doesn't show the machine:\n%s", ls)
+	}
+	var dev struct {
+		Devices []struct {
+			Key            int32
+			Type, Name     string
+			CapacityInKB   int64
+			MacAddress     string
+			ControllerKey  int32
+			CapacityInByte int64 `json:"capacityInBytes"`
+		}
+	}
+	must(json.Unmarshal([]byte(run("device.info", "-json", "-vm", "web-01")), &dev))
+	disks, cards := 0, 0
+	for _, x := range dev.Devices {
+		for _, disk := range i.Disks {
+			if string(disk.ID) == keyID(x.Key) && x.CapacityInByte == disk.SizeBytes {
+				disks++
+			}
+		}
+		for _, n := range i.NICs {
+			if string(n.ID) == keyID(x.Key) && strings.EqualFold(n.MAC, x.MacAddress) {
+				cards++
+			}
+		}
+	}
+	if disks != len(i.Disks) || cards != len(i.NICs) || disks == 0 || cards == 0 {
+		t.Errorf("device.info agrees on %d of %d disks and %d of %d adapters: %+v", disks, len(i.Disks), cards, len(i.NICs), dev.Devices)
+	}
+
+	// Made by govc, shown by the driver.
+	run("vm.create", "-on=false", "-c", "3", "-m", "384", "-disk", "96MB", "-net", "VM Network", "-pool", "DC0_C0/Resources", "-ds", "LocalDS_0", "db-01")
+	run("snapshot.create", "-vm", "db-01", "-m=false", "before")
+	run("vm.change", "-vm", "db-01", "-annotation", "made by govc")
+	run("vm.power", "-on", "db-01")
+	db, err := c.FindVM(ctx, "db-01")
+	must(err)
+	i, err = db.Info(ctx)
+	must(err)
+	if i.State != hypervisor.Running || i.CPUs != 3 || i.MemoryBytes != 384*hypervisor.MiB || i.Description != "made by govc" || i.Snapshots != 1 ||
+		len(i.Disks) != 1 || i.Disks[0].SizeBytes != 96*hypervisor.MiB || len(i.NICs) != 1 {
+		t.Errorf("the driver shows govc's machine as %+v", i)
+	}
+	sn, err := db.FindSnapshot(ctx, "before")
+	must(err)
+	at := "[" + string(sn.ID()) + "]  "
+	if got, want := tree("db-01"), []string{at + "before", at + "."}; !slices.Equal(got, want) {
+		t.Errorf("snapshot.tree shows %q, want %q", got, want)
+	}
+	run("vm.power", "-off", "db-01")
+	run("vm.markastemplate", "db-01")
+	tpl, err := c.FindTemplate(ctx, "db-01")
+	must(err)
+	if tpl.ID() != hypervisor.TemplateID(db.ID()) {
+		t.Errorf("the template is %s, the machine was %s", tpl.ID(), db.ID())
+	}
+}
