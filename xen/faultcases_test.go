@@ -275,6 +275,21 @@ func (w *world) taskNow(ctx context.Context, t *testing.T, method string) hyperv
 	return id
 }
 
+// view is how the machines and hosts are.
+func (w *world) view(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	var s strings.Builder
+	for _, vm := range []*hypervisor.VM{w.run, w.off} {
+		i := ok[hypervisor.VMInfo](t)(vm.Info(ctx))
+		d := i.Disks[0] // its hidden base may be another one
+		fmt.Fprintln(&s, i.Name, i.State, i.Host, len(i.Disks), d.ID, d.Datastore, d.SizeBytes, i.Snapshots, i.CurrentSnapshot, w.sim.Memory(string(vm.ID())))
+	}
+	for _, h := range w.hosts(ctx) {
+		fmt.Fprintln(&s, h.Name, h.State)
+	}
+	return s.String()
+}
+
 // TestCancelAtEveryStep cancels work at each of its steps in the pool.
 func TestCancelAtEveryStep(t *testing.T) {
 	ops := map[string]opCase{}
@@ -286,6 +301,7 @@ func TestCancelAtEveryStep(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %s %d", c.op, c.method, i+1), func(t *testing.T) {
 				w, arg := prepared(t, ops[c.op])
 				ctx := settled(t)
+				before := w.view(ctx, t)
 				h := w.sim.Hold(c.method, i+1)
 				result := make(chan error, 1)
 				go func() { result <- ops[c.op].do(ctx, w, arg) }()
@@ -311,6 +327,9 @@ func TestCancelAtEveryStep(t *testing.T) {
 				}
 				if err != nil && got.snapshots > w.before.snapshots {
 					t.Errorf("a snapshot is left behind: %v", err)
+				}
+				if after := w.view(ctx, t); err != nil && after != before && c.op != "revert" {
+					t.Errorf("cancelled, but it is\n%s\nand was\n%s", after, before)
 				}
 			})
 		}
