@@ -69,8 +69,8 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 	}
 	t, err := d.runAs(ctx, tid, "clone", hypervisor.VMID(uuid), longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		defer release()
-		return d.make(ctx, k.at, k.x, k.mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect) ([]libvirtx.Volume, error) {
-			return k.images(ctx, d, c, report)
+		return d.make(ctx, k.at, k.x, k.mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect, m *making) ([]libvirtx.Volume, error) {
+			return k.images(ctx, c, m, report)
 		})
 	})
 	if err != nil {
@@ -207,10 +207,10 @@ func (k *cloning) define(uuid string) error {
 }
 
 // images makes the clone's images and points its definition at them.
-func (k *cloning) images(ctx context.Context, d *driver, c *libvirt.Connect, report func(hypervisor.TaskState)) (made []libvirtx.Volume, err error) {
+func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *making, report func(hypervisor.TaskState)) (made []libvirtx.Volume, err error) {
 	disks := writable(k.x)
 	if k.writes {
-		thawed, err := k.freeze(c, report)
+		thawed, err := k.freeze(ctx, c, m, report)
 		if err != nil {
 			return nil, err
 		}
@@ -264,7 +264,7 @@ func (k *cloning) copy(c *libvirt.Connect, disk *libvirtxml.DomainDisk, base str
 
 // freeze gives the source overlays, so that its present images stay as they
 // are. The function that it returns merges them back.
-func (k *cloning) freeze(c *libvirt.Connect, report func(hypervisor.TaskState)) (func() error, error) {
+func (k *cloning) freeze(ctx context.Context, c *libvirt.Connect, m *making, report func(hypervisor.TaskState)) (func() error, error) {
 	report(hypervisor.TaskState{Fraction: -1, Phase: "freezing"})
 	dom, err := c.LookupDomainByUUIDString(string(k.src))
 	if err != nil {
@@ -275,7 +275,20 @@ func (k *cloning) freeze(c *libvirt.Connect, report func(hypervisor.TaskState)) 
 	if err != nil {
 		return nil, err
 	}
+	sure := context.WithoutCancel(ctx)
+	if k.r.Mode == hypervisor.FullClone {
+		if err := m.note(sure, func(n *libvirtx.Mark) { n.Source = string(k.src) }); err != nil {
+			return nil, err
+		}
+	}
 	made, list, err := overlays(c, string(k.src), x)
+	if err == nil && k.r.Mode == hypervisor.FullClone { // before the source has them
+		err = m.note(sure, func(n *libvirtx.Mark) {
+			for _, v := range made {
+				n.Overlays = append(n.Overlays, v.Path)
+			}
+		})
+	}
 	if err == nil && k.on {
 		doc := libvirtxml.DomainSnapshot{Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"}, Disks: list}
 		flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REUSE_EXT | libvirt.DOMAIN_SNAPSHOT_CREATE_ATOMIC | libvirt.DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.DOMAIN_SNAPSHOT_CREATE_NO_METADATA

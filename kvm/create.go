@@ -63,7 +63,7 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 		return nil, err
 	}
 	return d.runAs(ctx, tid, "create", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		return d.make(ctx, at, x, mark, tid, s.Start, report, func(ctx context.Context, c *libvirt.Connect) ([]libvirtx.Volume, error) {
+		return d.make(ctx, at, x, mark, tid, s.Start, report, func(ctx context.Context, c *libvirt.Connect, _ *making) ([]libvirtx.Volume, error) {
 			return at.makeDisks(ctx, c, x, uuid, plan, report)
 		})
 	})
@@ -77,7 +77,7 @@ func withMark(x *libvirtxml.Domain) (*libvirtxml.Domain, libvirtx.Mark, error) {
 // make reserves the domain, makes its images, and defines it. What fails is
 // taken back; a machine that can't be started stays and is named.
 func (d *driver) make(ctx context.Context, at site, x *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID, start bool,
-	report func(hypervisor.TaskState), images func(ctx context.Context, c *libvirt.Connect) ([]libvirtx.Volume, error)) hypervisor.TaskState {
+	report func(hypervisor.TaskState), images func(ctx context.Context, c *libvirt.Connect, m *making) ([]libvirtx.Volume, error)) hypervisor.TaskState {
 	id := hypervisor.VMID(x.UUID)
 	// Calls that were sent must be seen to their end before anything is undone.
 	sure := context.WithoutCancel(ctx)
@@ -88,7 +88,7 @@ func (d *driver) make(ctx context.Context, at site, x *libvirtxml.Domain, mark l
 	var vols []libvirtx.Volume
 	_, err = libvirtx.Do(sure, at.h.conn, 1, func(c *libvirt.Connect) (struct{}, error) {
 		var err error
-		vols, err = images(ctx, c)
+		vols, err = images(ctx, c, m)
 		if err == nil {
 			err = ctx.Err()
 		}

@@ -193,7 +193,44 @@ func TestClientKilled(t *testing.T) {
 			t.Errorf("the guest's counter is %d (%v), it was %d", m, err, n)
 		}
 	})
+	for _, after := range []time.Duration{50 * time.Millisecond, 800 * time.Millisecond} {
+		t.Run("clone of a running machine after "+after.String(), func(t *testing.T) { killedHotClone(t, ctx, l, c, vm, after) })
+	}
 	if _, err := vm.Delete(ctx, hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}).Wait(ctx); err != nil {
 		t.Error(err)
+	}
+}
+
+// killedHotClone kills a client while the source has overlays for the copy.
+func killedHotClone(t *testing.T, ctx context.Context, l *kvmlab.Lab, c *hypervisor.Client, vm *hypervisor.VM, killAfter time.Duration) {
+	before, err := imageFiles(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := firstDisk(ctx, l, vm.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := uptime(ctx, l, vm.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := c.Task(ctx, startAndKill(t, l, "clone", vm.ID(), "", killAfter))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := task.Wait(ctx); !errors.Is(err, hypervisor.ErrCanceled) {
+		t.Fatalf("the killed client's clone of a running machine: %v, want ErrCanceled", err)
+	}
+	after, err := imageFiles(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := firstDisk(ctx, l, vm.ID())
+	if err != nil || now != at || len(after) != len(before) {
+		t.Errorf("the source is on %s (%v), it was on %s; images before %q, now %q", now, err, at, before, after)
+	}
+	if m, err := uptime(ctx, l, vm.ID()); err != nil || m < n {
+		t.Errorf("the guest's counter is %d (%v), it was %d", m, err, n)
 	}
 }

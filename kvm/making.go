@@ -4,7 +4,9 @@ package kvm
 
 import (
 	"context"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -30,6 +32,7 @@ const (
 type making struct {
 	h    *host
 	uuid string
+	mu   sync.Mutex // of mark, and of writing it
 	mark libvirtx.Mark
 	stop context.CancelFunc
 	done chan struct{}
@@ -71,10 +74,17 @@ func (h *host) begin(ctx context.Context, uuid, name, domainType string, mark li
 func (m *making) beat(ctx context.Context) {
 	defer close(m.done)
 	for n := 1; pause(ctx, beatEvery) == nil; n++ {
-		m.mark.Beat = strconv.Itoa(n)
 		// A missed beat is no reason to stop the work.
-		_ = m.h.setMark(ctx, hypervisor.VMID(m.uuid), m.mark)
+		_ = m.note(ctx, func(k *libvirtx.Mark) { k.Beat = strconv.Itoa(n) })
 	}
+}
+
+// note changes the mark of the reservation, for who finds it after a crash.
+func (m *making) note(ctx context.Context, f func(*libvirtx.Mark)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(&m.mark)
+	return m.h.setMark(ctx, hypervisor.VMID(m.uuid), m.mark)
 }
 
 // end stops the beat; the caller then defines the finished machine.
@@ -181,10 +191,14 @@ func (d *driver) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyper
 	return adopted{DriverTask: t}, nil
 }
 
-// sweep removes what a dead maker left: images that nothing stands on, and the
-// reservation.
+// sweep removes what a dead maker left: images that nothing stands on, the
+// overlays that it gave to the clone's source, and the reservation.
 func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Ref, error) {
 	h, err := d.locate(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	b, err := d.books(ctx, h)
 	if err != nil {
 		return nil, err
 	}
@@ -197,19 +211,16 @@ func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Re
 		if mark.Role != roleMaking {
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, id.Ref(), "the machine is finished")
 		}
-		pools, err := libvirtx.Pools(c)
-		if err != nil {
-			return struct{}{}, err
-		}
-		im, err := libvirtx.LoadImages(c, pools)
-		if err != nil {
-			return struct{}{}, err
-		}
-		for p, v := range im.ByPath {
-			if libvirtx.OwnedBy(p, string(id)) && len(im.Above[p]) == 0 {
+		for p, v := range b.im.ByPath {
+			if libvirtx.OwnedBy(p, string(id)) && len(b.im.Above[p]) == 0 {
 				if err := libvirtx.DeleteVolume(c, v.Pool, v.Name); err != nil {
 					left = append(left, v.Ref())
 				}
+			}
+		}
+		if mark.Source != "" {
+			if err := b.mergeBack(c, mark.Source, mark.Overlays); err != nil {
+				return struct{}{}, err
 			}
 		}
 		return struct{}{}, dom.UndefineFlags(0)
@@ -218,6 +229,63 @@ func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Re
 		left = left[1:]
 	}
 	return left, err
+}
+
+// mergeBack commits overlays that a source was given for the time of a copy,
+// and removes those that it did not come to use. Those that are not what the
+// source writes to now stay: somebody went on from there.
+func (b *books) mergeBack(c *libvirt.Connect, source string, overlays []string) error {
+	dom, err := c.LookupDomainByUUIDString(source)
+	if libvirtx.NotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	x, _, err := parse(dom, 0)
+	if err != nil {
+		return err
+	}
+	for _, k := range writable(x) { // the maker may have died while it merged
+		j, err := dom.GetBlockJobInfo(k.Target.Dev, 0)
+		if err == nil && j.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT && slices.Contains(overlays, diskPath(k)) {
+			if err := finish(dom, k.Target.Dev, true, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if x, _, err = parse(dom, 0); err != nil {
+		return err
+	}
+	if b.im, err = libvirtx.LoadImages(c, b.pools); err != nil {
+		return err
+	}
+	snaps, err := readSnapshots(dom)
+	if err != nil {
+		return err
+	}
+	used := set{}
+	for _, k := range writable(x) {
+		p := diskPath(k)
+		base := b.im.ByPath[p].Backing
+		if !slices.Contains(overlays, p) || base == "" || len(b.im.Above[base]) != 1 {
+			used[p] = true
+			continue
+		}
+		if err := b.merge(c, dom, source, k.Target.Dev, base, p, snaps); err != nil {
+			return err
+		}
+		used[base] = true
+	}
+	for p, v := range b.im.ByPath { // made and never used
+		if libvirtx.OwnedBy(p, source) && used[v.Backing] && !used[p] && len(b.im.Above[p]) == 0 && (len(b.usersOf(p)) == 0 || slices.Contains(overlays, p)) {
+			if err := libvirtx.DeleteVolume(c, v.Pool, v.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (d *driver) readMark(ctx context.Context, id hypervisor.VMID) (libvirtx.Mark, error) {

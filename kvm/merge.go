@@ -133,7 +133,7 @@ func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid str
 	}
 	for dev, f := range ice {
 		switch above := b.im.Above[f]; {
-		case b.frozenBy(f, uuid, s.Name):
+		case frozenBy(snaps, f, s.Name):
 			// Another snapshot holds the same image: nothing was written between.
 		case len(above) == 0:
 			if !slices.ContainsFunc(writable(x), func(k *libvirtxml.DomainDisk) bool { return diskPath(k) == f }) {
@@ -186,9 +186,12 @@ func restate(dom *libvirt.Domain, snaps []libvirtxml.DomainSnapshot, gone *libvi
 	return nil
 }
 
-// frozenBy reports whether another snapshot of the machine froze the image.
-func (b *books) frozenBy(p, uuid, but string) bool {
-	return slices.ContainsFunc(b.usersOf(p), func(u user) bool { return u.vm.ID == uuid && u.snapshot != "" && u.snapshot != but })
+// frozenBy reports whether another external snapshot froze the image. Internal
+// ones are inside it and stay there.
+func frozenBy(snaps []libvirtxml.DomainSnapshot, p, but string) bool {
+	return slices.ContainsFunc(snaps, func(s libvirtxml.DomainSnapshot) bool {
+		return s.Name != but && !internal(&s) && slices.Contains(mapValues(frozen(&s)), p)
+	})
 }
 
 // merge commits image top into image base, which nothing else stands on, and

@@ -75,12 +75,10 @@ func TestPassthrough(t *testing.T) {
 	if gpu.Class != hypervisor.Display || gpu.Vendor != "1234" || gpu.Product != "1111" || gpu.IOMMUGroup < 0 || !gpu.Assignable || gpu.BARBytes < 16*hypervisor.MiB {
 		t.Errorf("the display device is %+v", gpu)
 	}
-	// A driver of the host takes the SMBus controller in the same group.
-	if _, err := l.Run(ctx, "modprobe i2c-i801"); err != nil {
-		t.Fatal(err)
-	}
-	if d := find(vfiolab.Shared); d.Assignable || d.Reason != hypervisor.ReasonGroupShared {
-		t.Errorf("a device whose group the host uses is %+v, want %s", d, hypervisor.ReasonGroupShared)
+	// Nobody's driver holds the peers here, so whether the group is free is left
+	// to TestObstacles.
+	if d := find(vfiolab.Shared); len(d.GroupPeers) != 2 || d.IOMMUGroup < 0 || d.IOMMUGroup == gpu.IOMMUGroup {
+		t.Errorf("a device that shares its group with two others is %+v", d)
 	}
 	make := func(name string) *hypervisor.VM {
 		t.Helper()

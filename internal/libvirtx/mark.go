@@ -28,8 +28,12 @@ type Mark struct {
 	Images   []string      `xml:"image"`
 	Template *MarkTemplate `xml:"template"`
 	Role     string        `xml:"role,omitempty"` // of a domain that is no machine: "helper", "making"
-	Task     string        `xml:"task,omitempty"` // that makes it
-	Beat     string        `xml:"beat,omitempty"` // changes while the task lives
+	// Source and Overlays: the machine that is copied, and the images it was
+	// given for the time, which are to be merged back.
+	Source   string   `xml:"source,omitempty"`
+	Overlays []string `xml:"overlay"`
+	Task     string   `xml:"task,omitempty"` // that makes it
+	Beat     string   `xml:"beat,omitempty"` // changes while the task lives
 }
 
 // MarkLabel is one label.
