@@ -2,7 +2,6 @@ package vsphere
 
 import (
 	"context"
-	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -172,6 +171,6 @@ func firstVM(t *testing.T, c *hypervisor.Client, prefix string) *hypervisor.VM {
 			return c.VM(v.ID)
 		}
 	}
-	t.Fatal(fmt.Sprintf("no machine named %s…", prefix))
+	t.Fatalf("no machine named %s…", prefix)
 	return nil
 }

@@ -245,7 +245,8 @@ func (d *driver) sweepBase(ctx context.Context, foreign []hypervisor.VolumeID) (
 		if err != nil {
 			return "", err
 		}
-		for _, s := range snaps {
+		var gone []string
+		for _, s := range slices.Backward(snaps) { // children first: less is merged
 			if s.name != baseName || !slices.ContainsFunc(s.chains, func(c []link) bool { return len(c) > 0 && slices.Contains(foreign, c[0].id) }) {
 				continue
 			}
@@ -253,7 +254,13 @@ func (d *driver) sweepBase(ctx context.Context, foreign []hypervisor.VolumeID) (
 			if err == nil {
 				_, err = d.await(ctx, self)
 			}
-			return fmt.Sprintf("the base snapshot %s of %s was removed: no linked clone stands on it any more", s.self.Value, o.ref()), err
+			if err != nil {
+				return "", err
+			}
+			gone = append(gone, s.self.Value)
+		}
+		if len(gone) > 0 {
+			return fmt.Sprintf("the base snapshots %s of %s were removed: no linked clone stands on them any more", strings.Join(gone, ", "), o.ref()), nil
 		}
 	}
 	return "", nil

@@ -94,7 +94,7 @@ func kindOfFault(f types.BaseMethodFault) hypervisor.Kind {
 	case *types.ToolsUnavailable, *types.CpuHotPlugNotSupported, *types.MemoryHotPlugNotSupported, *types.HotSnapshotMoveNotSupported,
 		*types.MemorySnapshotOnIndependentDisk, *types.QuiesceDatastoreIOForHAFailed, *types.SnapshotNoChange:
 		return hypervisor.KindUnsupported
-	case *types.SnapshotCopyNotSupported, types.BaseMigrationFault, types.BaseVirtualHardwareCompatibilityIssue, *types.InvalidHostState:
+	case *types.SnapshotCopyNotSupported, types.BaseMigrationFault, types.BaseCannotAccessVmComponent, types.BaseVirtualHardwareCompatibilityIssue, *types.InvalidHostState:
 		return hypervisor.KindIncompatible
 	case *types.InvalidName, *types.InvalidDatastorePath, types.BaseInvalidArgument, *types.InvalidRequest, *types.InvalidType,
 		*types.FileTooLarge, types.BaseInvalidDeviceSpec, *types.CannotAddHostWithFTVmAsStandalone, *types.FileNameTooLong:

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,18 +12,19 @@ import (
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
 )
 
-// govc builds the commands of govmomi's own client from the govmomi that this
-// module uses, and returns a function that runs one.
+// govc returns a function that runs one of govc's commands, in a process of
+// its own.
 func govc(t *testing.T, sim *vspheresim.Sim) func(args ...string) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "govc")
-	if out, err := exec.Command("go", "build", "-o", bin, "./testdata/govc").CombinedOutput(); err != nil {
-		t.Fatalf("build govc: %v\n%s", err, out)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
 	}
+	home := t.TempDir()
 	return func(args ...string) string {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), bin, args...)
-		cmd.Env = append(os.Environ(), "GOVC_URL="+sim.URL().String(), "GOVC_INSECURE=1", "GOVC_PERSIST_SESSION=false", "HOME="+t.TempDir())
+		cmd := exec.CommandContext(t.Context(), self, args...)
+		cmd.Env = append(os.Environ(), "GOVC_URL="+sim.URL().String(), "GOVC_INSECURE=1", "GOVC_PERSIST_SESSION=false", "HOME="+home, govcEnv+"=1")
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
