@@ -34,7 +34,7 @@ func TestFaultAtEveryCall(t *testing.T) {
 				if testing.Short() {
 					n = min(n, 1)
 				}
-				for skip := range min(n, 3) {
+				for skip := range min(n, 2) {
 					for label, f := range map[string]xapisim.Fault{
 						"expired": {Err: &xapisim.Failure{Code: "SESSION_INVALID", Params: []string{"OpaqueRef:x"}}}, "dropped": {Drop: true}, "dropped after": {DropAfter: true},
 					} {
@@ -62,8 +62,8 @@ func faulty(t *testing.T, op opCase, f xapisim.Fault, want truth) {
 	w, arg := prepared(t, op)
 	strikes := w.sim.Fault(f)
 	err := op.do(settled(t), w, arg)
-	if strikes() == 0 && op.name != "maintenance" {
-		t.Skip("the call was not needed this time") // waiting takes as many calls as it takes
+	if strikes() == 0 && err == nil {
+		return // waiting takes as many calls as it takes
 	}
 	got := w.truth(t)
 	var e *hypervisor.Error

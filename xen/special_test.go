@@ -194,3 +194,41 @@ func TestSnapshotsMove(t *testing.T) {
 		t.Errorf("after the revert the disk is on %s", d.Datastore)
 	}
 }
+
+// TestMoveToOtherPool moves a running machine with a snapshot with RAM to
+// another pool, and one that is off with a vGPU.
+func TestMoveToOtherPool(t *testing.T) {
+	ctx := settled(t)
+	cfg := xapisim.Config{Hosts: 1, GPUs: []xapisim.GPU{{Model: xapisim.TeslaM60}}}
+	w, to := newWorld(t, cfg), newWorld(t, cfg)
+	ram := w.sim.Memory(string(w.run.ID()))
+	ok[*hypervisor.Snapshot](t)(w.run.CreateSnapshot(ctx, "ram", &hypervisor.SnapshotOptions{Memory: true}).Wait(ctx))
+	ok[*hypervisor.Snapshot](t)(w.run.CreateSnapshot(ctx, "disks", nil).Wait(ctx))
+	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Profile: "GRID M60-2Q"})); err != nil {
+		t.Fatal(err)
+	}
+	host := to.hosts(ctx)[0].ID
+	store := ok[any](t)(localStore(ctx, to)).(hypervisor.DatastoreID)
+	for _, vm := range []*hypervisor.VM{w.run, w.off} {
+		if err := wait(ctx, vm.Migrate(ctx, hypervisor.MigrateOptions{To: to.c, Host: host, Storage: store})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.truth(t); got.snapshots != 0 || len(got.loose) != 0 || got.vbds != 0 {
+		t.Errorf("left at the source: %+v", got)
+	}
+	moved := to.c.VM(w.run.ID())
+	snaps := ok[[]hypervisor.SnapshotInfo](t)(moved.Snapshots(ctx))
+	if len(snaps) != 2 || snaps[0].Name != "ram" || !snaps[0].Memory || snaps[1].Parent != snaps[0].ID || !snaps[1].Current {
+		t.Fatalf("%+v", snaps)
+	}
+	if err := wait(ctx, moved.Snapshot(snaps[0].ID).Revert(ctx, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if i := ok[hypervisor.VMInfo](t)(moved.Info(ctx)); i.State != hypervisor.Running || to.sim.Memory(string(w.run.ID())) != ram {
+		t.Errorf("after the revert: %+v", i)
+	}
+	if i := ok[hypervisor.VMInfo](t)(to.c.VM(w.off.ID()).Info(ctx)); len(i.Devices) != 1 || i.Devices[0].Profile == "" {
+		t.Errorf("%+v", i.Devices)
+	}
+}
