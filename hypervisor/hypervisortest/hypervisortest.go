@@ -143,8 +143,8 @@ func Run(t *testing.T, h Harness) {
 	}
 	if len(h.Only) == 0 {
 		t.Run("declared", func(t *testing.T) { s.declared(t) })
-		s.write(t)
 	}
+	s.write(t)
 }
 
 // Finding is one thing that is wrong with a driver.

@@ -42,8 +42,11 @@ func (s *suite) result() Result {
 	r.Cancels = s.cancels
 	r.Product.Endpoint = "" // differs from run to run
 	for _, k := range hypervisor.Capabilities() {
-		row := Row{Capability: k, Support: s.support[k]}
-		switch l := row.Support.Level; {
+		sup, asked := s.support[k]
+		row := Row{Capability: k, Support: sup}
+		switch l := sup.Level; {
+		case !asked:
+			row.Outcome, row.Why = "unproven", "the areas that ask for it are not run here"
 		case s.failed[k]:
 			row.Outcome = "fail"
 		case l == hypervisor.No && s.refused[k]:
@@ -54,6 +57,9 @@ func (s *suite) result() Result {
 			row.Outcome = "pass"
 		default:
 			row.Outcome, row.Why = "unproven", s.h.Unproven[k]
+			if row.Why == "" && len(s.h.Only) > 0 {
+				row.Why = "the area that shows it is not run here"
+			}
 		}
 		r.Rows = append(r.Rows, row)
 	}

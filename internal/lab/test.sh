@@ -74,7 +74,7 @@ if [ "$(uname -s)" != Linux ] || [ "$(id -u)" -ne 0 ]; then
 	skip "labs" "they need Linux and root: run 'sudo make test' on Debian 12"
 else
 	for p in $($GO list ./internal/lab/... ./internal/libvirtx ./kvm ./xen/internal/libxl | sort -u); do
-		rung "lab: ${p#github.com/anyvisor/anyvisor/}" $GO test -p 1 -v -timeout 25m "$p"
+		rung "lab: ${p#github.com/anyvisor/anyvisor/}" $GO test -p 1 -v -timeout 40m "$p"
 	done
 fi
 

@@ -51,6 +51,8 @@ var fixed = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.MigrateBoth:        no(hypervisor.ReasonPlatform, "libvirt's Xen driver refuses to copy storage in a migration (VIR_MIGRATE_NON_SHARED_DISK): use a shared datastore"),
 	hypervisor.MigratePostCopy:    no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no post-copy migration"),
 	hypervisor.MigrateTuning:      no(hypervisor.ReasonPlatform, "libvirt's Xen driver refuses limits of bandwidth and downtime, compression, auto-converge and several streams"),
+	hypervisor.DevicePCI:          {Level: hypervisor.Unproven, Reason: hypervisor.ReasonConfig, Detail: "a PV machine was seen to start with a device, and libvirt's list then lacked it: taking it back was not seen"},
+	hypervisor.DevicePrepare:      {Level: hypervisor.Unproven, Reason: hypervisor.ReasonConfig, Detail: "giving a device back to the control domain was not seen to its end"},
 	hypervisor.DeviceVF:           {Level: hypervisor.Unproven, Reason: hypervisor.ReasonNoDevice, Detail: "the same code as for PCI functions, never run with SR-IOV hardware"},
 	hypervisor.DeviceVGPU:         no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no mediated devices"),
 	hypervisor.DeviceHotplug:      no(hypervisor.ReasonPlatform, "a PV machine takes a device while it runs only if it had one from the start, and lets go of it only with a guest driver (xen-pcifront) that libvirt can't see: power it off first"),

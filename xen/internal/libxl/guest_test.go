@@ -12,7 +12,6 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
-	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // world is a Client on both hosts, and what one test made with it.
@@ -234,91 +233,6 @@ func (w *world) moveOut(vm *hypervisor.VM, name string, n int) {
 	}
 	w.goesOn(vm, n, "Migrate to another Client")
 	w.agree(vm, name, hypervisor.Running, "Migrate to another Client")
-}
-
-// TestPassthrough gives real PCI functions to PV machines.
-func TestPassthrough(t *testing.T) {
-	w := newWorld(t, false)
-	for _, address := range []string{xenlab.RNG, xenlab.Display} {
-		spec := guest(pv, "owner", w.ds)
-		spec.Placement.Host = w.id(w.l.Hosts[0])
-		vm, err := w.c.CreateVM(w.ctx, spec).Wait(w.ctx)
-		w.ok(err, "create")
-		device := func() hypervisor.DeviceInfo {
-			t.Helper()
-			all, err := hypervisor.Collect(w.c.Devices(w.ctx, &hypervisor.DeviceFilter{ID: libvirtx.DeviceID(spec.Placement.Host, address)}))
-			if err != nil || len(all) != 1 {
-				t.Fatalf("device %s: %+v, %v", address, all, err)
-			}
-			return all[0]
-		}
-		d := device()
-		req := hypervisor.DeviceRequest{Vendor: d.Vendor, Product: d.Product}
-		if address == xenlab.Display {
-			if req = (hypervisor.DeviceRequest{Class: hypervisor.Display}); d.Class != hypervisor.Display {
-				t.Errorf("the display device is of class %s", d.Class)
-			}
-		}
-		var u *hypervisor.UnsupportedError
-		if _, err := vm.AttachDevice(w.ctx, hypervisor.DeviceRequest{ID: d.ID}).Wait(w.ctx); !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonDevicePrepare || d.Reason != u.Support.Reason {
-			t.Errorf("AttachDevice of a device that the control domain has: %v, want %s", err, hypervisor.ReasonDevicePrepare)
-		}
-		on, off := true, false
-		for range 2 {
-			w.do(w.c.PrepareDevice(w.ctx, d.ID, hypervisor.DevicePreparation{Passthrough: &on}), "PrepareDevice")
-		}
-		if d = device(); !d.Assignable || d.Driver != stubDriver {
-			t.Errorf("the prepared device is %+v", d)
-		}
-		a, err := vm.AttachDevice(w.ctx, req).Wait(w.ctx)
-		w.ok(err, "AttachDevice")
-		if a.Address != address || a.Device != d.ID {
-			t.Errorf("attached %+v, want %s", a, address)
-		}
-		w.do(vm.Start(w.ctx), "Start with a device")
-		if list, err := w.l.Hosts[0].Run(w.ctx, "xl pci-list owner"); err != nil || !strings.Contains(list, address) {
-			t.Errorf("xl pci-list: %q, %v; want %s", list, err, address)
-		}
-		w.owned(vm, device(), a)
-		w.do(vm.PowerOff(w.ctx), "PowerOff")
-		w.do(vm.DetachDevice(w.ctx, a.ID), "DetachDevice")
-		if i, err := vm.Info(w.ctx); err != nil || len(i.Devices) != 0 {
-			t.Errorf("after DetachDevice the machine has %+v (%v)", i.Devices, err)
-		}
-		w.do(w.c.PrepareDevice(w.ctx, d.ID, hypervisor.DevicePreparation{Passthrough: &off}), "PrepareDevice back")
-		if d = device(); d.Driver == stubDriver || d.Assignable {
-			t.Errorf("the device given back is %+v", d)
-		}
-		w.do(vm.Delete(w.ctx, hypervisor.DeleteDisks, nil), "Delete")
-	}
-	pvhVM := w.create(pvh, "nodevice")
-	if s, err := pvhVM.Supports(w.ctx, hypervisor.DevicePCI); err != nil || s.Level != hypervisor.No || s.Reason != hypervisor.ReasonPlatform {
-		t.Errorf("passthrough for a PVH machine: %+v, %v", s, err)
-	}
-}
-
-// owned demands what holds while a running machine has a device.
-func (w *world) owned(vm *hypervisor.VM, d hypervisor.DeviceInfo, a hypervisor.AttachedDevice) {
-	w.Helper()
-	if d.Assignable || d.Reason != hypervisor.ReasonDeviceInUse || len(d.UsedBy) != 1 || d.UsedBy[0].ID != string(vm.ID()) {
-		w.Errorf("the device of a running machine is %+v", d)
-	}
-	second := w.create(pv, "second-"+strings.ReplaceAll(a.Address, ":", ""))
-	_, err := second.AttachDevice(w.ctx, hypervisor.DeviceRequest{ID: d.ID}).Wait(w.ctx)
-	if i, ierr := second.Info(w.ctx); ierr == nil && i.Host == d.Host && !errors.Is(err, hypervisor.ErrBusy) || err == nil {
-		w.Errorf("AttachDevice of a device in use: %v, want %v", err, hypervisor.ErrBusy)
-	}
-	var u *hypervisor.UnsupportedError
-	if _, err := vm.DetachDevice(w.ctx, a.ID).Wait(w.ctx); !errors.As(err, &u) || u.Capability != hypervisor.DeviceHotplug {
-		w.Errorf("DetachDevice of a running machine: %v, want %s unsupported", err, hypervisor.DeviceHotplug)
-	}
-	if _, err := vm.Suspend(w.ctx).Wait(w.ctx); !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonVMPassthrough {
-		w.Errorf("Suspend with a device: %v, want %s", err, hypervisor.ReasonVMPassthrough)
-	}
-	rep, err := vm.CheckMigrate(w.ctx, hypervisor.MigrateOptions{Host: w.id(w.l.Hosts[1])})
-	if err != nil || !slices.ContainsFunc(rep.Blockers, func(b hypervisor.Blocker) bool { return b.Reason == hypervisor.ReasonVMPassthrough }) {
-		w.Errorf("CheckMigrate with a device: %+v, %v; want %s", rep, err, hypervisor.ReasonVMPassthrough)
-	}
 }
 
 // TestTemplateCannotStart shows that virsh can't start a template either.
