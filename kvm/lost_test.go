@@ -5,6 +5,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -54,7 +55,26 @@ func TestLostConnection(t *testing.T) {
 			}
 		}
 	}
+	// stand returns when the watch hears what happens: a cut before that would
+	// have nothing to tell of.
+	stand := func() {
+		t.Helper()
+		for n := range 60 {
+			if err := vm.SetLabels(ctx, map[string]string{"try": fmt.Sprint(n)}); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-events:
+				return
+			case err := <-ended:
+				t.Fatalf("Watch ended: %v", err)
+			case <-time.After(time.Second):
+			}
+		}
+		t.Fatal("the watch hears nothing")
+	}
 	for range 3 {
+		stand()
 		p.cut()
 		if _, err := vm.Info(ctx); err != nil {
 			t.Errorf("Info after the connection was cut: %v", err)
