@@ -12,7 +12,7 @@ test: deps
 	@GO="$(GO)" bash internal/lab/test.sh
 
 deps:
-	@bash internal/lab/deps.sh
+	@GO="$(GO)" bash internal/lab/deps.sh
 
 test-fast:
 	CGO_ENABLED=0 $(GO) test ./hypervisor/... ./vsphere/... ./hyperv/... ./xen/... ./kvm/... ./examples/... ./internal/captable -short

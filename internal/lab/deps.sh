@@ -3,7 +3,8 @@
 set -euo pipefail
 
 # A compiler for cgo and -race, and libvirt's headers for packages kvm and xen.
-# The labs install their own packages (QEMU, libvirtd, Wine, …) when they start.
+# The labs' packages (QEMU, libvirtd, …) follow: tests beside the labs need some
+# of them before any lab has started.
 need=(gcc libc6-dev pkg-config libvirt-dev)
 
 command -v dpkg-query >/dev/null || {
@@ -14,7 +15,11 @@ missing=()
 for p in "${need[@]}"; do
 	[ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+labs() { if [ "$(id -u)" -eq 0 ]; then CGO_ENABLED=0 "${GO:-go}" run ./internal/lab/cmd/lab install; fi; }
+if [ ${#missing[@]} -eq 0 ]; then
+	labs
+	exit 0
+fi
 if [ "$(id -u)" -ne 0 ]; then
 	echo "deps: SKIPPED, not root: install these packages, or the rungs that need them won't run: ${missing[*]}"
 	exit 0
@@ -26,3 +31,4 @@ apt-get "${opts[@]}" install "${missing[@]}" >/dev/null 2>&1 || {
 	apt-get -q update >/dev/null
 	apt-get "${opts[@]}" install "${missing[@]}" >/dev/null
 }
+labs
