@@ -63,11 +63,13 @@ var general = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.GuestClock:  no(hypervisor.ReasonPlatform, "the host does not tell the guest's clock; its time synchronisation service keeps it right"),
 	hypervisor.GuestFreeze: no(hypervisor.ReasonPlatform, "the guest is quieted inside a production checkpoint only"),
 
-	hypervisor.HostMaintenance: no(hypervisor.ReasonPlatform, "a host has no maintenance mode; nodes of a cluster are drained with the cluster's tools"),
-	hypervisor.PlacementNative: no(hypervisor.ReasonPlatform, "Hyper-V has no scheduler"),
-	hypervisor.TaskResume:      partial(hypervisor.ReasonPlatform, "jobs of the host, for five minutes after their end, and work that makes a machine; other composed work is known to its own process only"),
-	hypervisor.TaskCancel:      yes(),
-	hypervisor.VolumeManage:    yes(),
+	hypervisor.HostMaintenance:  no(hypervisor.ReasonPlatform, "a host has no maintenance mode; nodes of a cluster are drained with the cluster's tools"),
+	hypervisor.PlacementNative:  no(hypervisor.ReasonPlatform, "Hyper-V has no scheduler"),
+	hypervisor.HighAvailability: no(hypervisor.ReasonNotImplemented, "set the priority of the machine's cluster group with the cluster's tools"),
+	hypervisor.ReplicationRead:  no(hypervisor.ReasonNotImplemented, "ask the host with Get-VMReplication"),
+	hypervisor.TaskResume:       partial(hypervisor.ReasonPlatform, "jobs of the host, for five minutes after their end, and work that makes a machine; other composed work is known to its own process only"),
+	hypervisor.TaskCancel:       yes(),
+	hypervisor.VolumeManage:     yes(),
 }
 
 // editionFor tells what this host's edition and version decide; the zero

@@ -64,9 +64,13 @@ const (
 
 	HostMaintenance Capability = "host.maintenance"
 	PlacementNative Capability = "placement.native" // the platform's own scheduler is asked
-	TaskResume      Capability = "task.resume"      // Client.Task finds work of another process
-	TaskCancel      Capability = "task.cancel"
-	VolumeManage    Capability = "storage.volumes" // create and delete disk images
+
+	HighAvailability Capability = "ha"          // restart after a host's failure: priorities read and set
+	ReplicationRead  Capability = "replication" // state of a replication to another site
+
+	TaskResume   Capability = "task.resume" // Client.Task finds work of another process
+	TaskCancel   Capability = "task.cancel"
+	VolumeManage Capability = "storage.volumes" // create and delete disk images
 )
 
 // Capabilities returns every capability that this package knows, in the order
@@ -81,7 +85,7 @@ func Capabilities() []Capability {
 		MigrateLive, MigrateCold, MigrateStorage, MigrateLiveStorage, MigrateBoth, MigrateCross, MigratePostCopy, MigrateTuning,
 		DevicePCI, DeviceVF, DeviceVGPU, DeviceHotplug, DevicePrepare,
 		WatchEvents, WatchResume, GuestFacts, GuestExec, GuestClock, GuestFreeze,
-		HostMaintenance, PlacementNative, TaskResume, TaskCancel, VolumeManage,
+		HostMaintenance, PlacementNative, HighAvailability, ReplicationRead, TaskResume, TaskCancel, VolumeManage,
 	}
 }
 

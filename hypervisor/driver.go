@@ -311,5 +311,26 @@ type Placer interface {
 	BalancePlan(ctx context.Context) ([]Move, error)
 }
 
+// Protector has high availability: the platform restarts machines whose host
+// fails.
+type Protector interface {
+	// HA lists the clusters or pools with their settings, those in which HA is
+	// off included.
+	HA(ctx context.Context) ([]HAInfo, error)
+	// Availability reads one machine's. KindNotFound if absent.
+	Availability(ctx context.Context, id VMID) (Availability, error)
+	// SetRestartPriority works with HA on and off; the present one again is
+	// success. A priority that the platform has no equal of: Unsupported. One
+	// that HA, being on, can't keep: KindExhausted, nothing changed.
+	SetRestartPriority(ctx context.Context, id VMID, p RestartPriority) (DriverTask, error)
+}
+
+// ReplicationReader tells about replication to another site.
+type ReplicationReader interface {
+	// Replication reads one machine's; one that isn't replicated has the zero
+	// value. KindNotFound if the machine is absent.
+	Replication(ctx context.Context, id VMID) (ReplicationInfo, error)
+}
+
 // Opener connects a driver for a URL. The registered scheme is u.Scheme.
 type Opener func(ctx context.Context, u *url.URL, o *Options) (Driver, error)

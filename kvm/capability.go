@@ -25,14 +25,16 @@ var yes = hypervisor.Support{Level: hypervisor.Yes}
 
 // fixed are the answers that hold for every host with QEMU.
 var fixed = map[hypervisor.Capability]hypervisor.Support{
-	hypervisor.CloneInstant:    no(hypervisor.ReasonPlatform, "QEMU can't fork a running machine: make a full clone"),
-	hypervisor.CloneCustomize:  no(hypervisor.ReasonNotImplemented, "give the guest a cloud-init image as a CD-ROM"),
-	hypervisor.Templates:       partial(hypervisor.ReasonEmulated, "libvirt has no templates: the definition is made unable to start, by every tool"),
-	hypervisor.WatchResume:     no(hypervisor.ReasonPlatform, "libvirt keeps no events: list again after a Resync"),
-	hypervisor.HostMaintenance: no(hypervisor.ReasonPlatform, "libvirt has no maintenance mode: use Host.Evacuate"),
-	hypervisor.PlacementNative: no(hypervisor.ReasonPlatform, "libvirt has no scheduler: Place and PlanBalance are composed"),
-	hypervisor.TaskResume:      partial(hypervisor.ReasonEmulated, "creating, cloning and migrating are found again by what they made and by the domain's job; other work only by its own Client"),
-	hypervisor.TaskCancel:      partial(hypervisor.ReasonPlatform, "a copy of an image under way runs to its end before it is taken back; changes that libvirt makes at once can't be cancelled"),
+	hypervisor.CloneInstant:     no(hypervisor.ReasonPlatform, "QEMU can't fork a running machine: make a full clone"),
+	hypervisor.CloneCustomize:   no(hypervisor.ReasonNotImplemented, "give the guest a cloud-init image as a CD-ROM"),
+	hypervisor.Templates:        partial(hypervisor.ReasonEmulated, "libvirt has no templates: the definition is made unable to start, by every tool"),
+	hypervisor.WatchResume:      no(hypervisor.ReasonPlatform, "libvirt keeps no events: list again after a Resync"),
+	hypervisor.HostMaintenance:  no(hypervisor.ReasonPlatform, "libvirt has no maintenance mode: use Host.Evacuate"),
+	hypervisor.PlacementNative:  no(hypervisor.ReasonPlatform, "libvirt has no scheduler: Place and PlanBalance are composed"),
+	hypervisor.HighAvailability: no(hypervisor.ReasonPlatform, "libvirt restarts no machines elsewhere: that is the work of a cluster manager such as Pacemaker"),
+	hypervisor.ReplicationRead:  no(hypervisor.ReasonPlatform, "libvirt does not replicate machines"),
+	hypervisor.TaskResume:       partial(hypervisor.ReasonEmulated, "creating, cloning and migrating are found again by what they made and by the domain's job; other work only by its own Client"),
+	hypervisor.TaskCancel:       partial(hypervisor.ReasonPlatform, "a copy of an image under way runs to its end before it is taken back; changes that libvirt makes at once can't be cancelled"),
 }
 
 // needsHosts are those that a Client of one host can't do.

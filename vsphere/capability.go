@@ -109,7 +109,9 @@ var fixed = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.WatchEvents:   yes, hypervisor.WatchResume: no(hypervisor.ReasonPlatform, noWatchResume),
 	hypervisor.GuestFacts: yes, hypervisor.GuestExec: partly(hypervisor.ReasonPlatform, noOutput),
 	hypervisor.GuestClock: no(hypervisor.ReasonPlatform, noGuestClock), hypervisor.GuestFreeze: no(hypervisor.ReasonPlatform, noGuestFreeze),
-	hypervisor.HostMaintenance: yes, hypervisor.TaskResume: yes, hypervisor.TaskCancel: yes, hypervisor.VolumeManage: yes,
+	hypervisor.HighAvailability: no(hypervisor.ReasonNotImplemented, "set it in the cluster's configuration by another client"),
+	hypervisor.ReplicationRead:  no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: ask that"),
+	hypervisor.HostMaintenance:  yes, hypervisor.TaskResume: yes, hypervisor.TaskCancel: yes, hypervisor.VolumeManage: yes,
 }
 
 // Supports answers from the product, its licences, the hosts and, for a

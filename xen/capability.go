@@ -33,18 +33,20 @@ var restriction = map[hypervisor.Capability]string{
 }
 
 var refused = map[hypervisor.Capability]hypervisor.Support{
-	hypervisor.BootDirect:      {Reason: hypervisor.ReasonPlatform, Detail: bootDetail},
-	hypervisor.DiskGrowLive:    {Reason: hypervisor.ReasonPlatform, Detail: growDetail},
-	hypervisor.SnapshotQuiesce: {Reason: hypervisor.ReasonAPIVersion, Detail: quiesceDetail},
-	hypervisor.CloneInstant:    {Reason: hypervisor.ReasonPlatform, Detail: instantDetail},
-	hypervisor.CloneCustomize:  {Reason: hypervisor.ReasonPlatform, Detail: customizeDetail},
-	hypervisor.MigratePostCopy: {Reason: hypervisor.ReasonPlatform, Detail: postCopyDetail},
-	hypervisor.MigrateTuning:   {Reason: hypervisor.ReasonPlatform, Detail: tuningDetail},
-	hypervisor.DeviceVF:        {Reason: hypervisor.ReasonPlatform, Detail: vfDetail},
-	hypervisor.DeviceHotplug:   {Reason: hypervisor.ReasonPlatform, Detail: hotplugDetail},
-	hypervisor.GuestExec:       {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
-	hypervisor.GuestClock:      {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
-	hypervisor.GuestFreeze:     {Reason: hypervisor.ReasonPlatform, Detail: freezeDetail},
+	hypervisor.BootDirect:       {Reason: hypervisor.ReasonPlatform, Detail: bootDetail},
+	hypervisor.DiskGrowLive:     {Reason: hypervisor.ReasonPlatform, Detail: growDetail},
+	hypervisor.SnapshotQuiesce:  {Reason: hypervisor.ReasonAPIVersion, Detail: quiesceDetail},
+	hypervisor.CloneInstant:     {Reason: hypervisor.ReasonPlatform, Detail: instantDetail},
+	hypervisor.CloneCustomize:   {Reason: hypervisor.ReasonPlatform, Detail: customizeDetail},
+	hypervisor.MigratePostCopy:  {Reason: hypervisor.ReasonPlatform, Detail: postCopyDetail},
+	hypervisor.MigrateTuning:    {Reason: hypervisor.ReasonPlatform, Detail: tuningDetail},
+	hypervisor.DeviceVF:         {Reason: hypervisor.ReasonPlatform, Detail: vfDetail},
+	hypervisor.DeviceHotplug:    {Reason: hypervisor.ReasonPlatform, Detail: hotplugDetail},
+	hypervisor.GuestExec:        {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
+	hypervisor.GuestClock:       {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
+	hypervisor.HighAvailability: {Reason: hypervisor.ReasonNotImplemented, Detail: "set ha_restart_priority by another client"},
+	hypervisor.ReplicationRead:  {Reason: hypervisor.ReasonPlatform, Detail: "XAPI replicates no machines: Xen Orchestra's continuous replication is a program of its own"},
+	hypervisor.GuestFreeze:      {Reason: hypervisor.ReasonPlatform, Detail: freezeDetail},
 }
 
 var yes = hypervisor.Support{Level: hypervisor.Yes}

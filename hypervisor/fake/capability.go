@@ -7,15 +7,15 @@ import (
 )
 
 // editions says what each edition lacks. "standard" has no scheduler and no
-// vGPU, "free" in addition nothing that moves running machines, no hot add
-// and no maintenance mode, as the lesser editions of the real platforms.
+// vGPU, "free" in addition nothing that moves running machines, no hot add,
+// no maintenance mode, HA or replication, as the lesser editions of the real platforms.
 var editions = map[string][]hypervisor.Capability{
 	"":         nil,
 	"full":     nil,
 	"standard": {hypervisor.PlacementNative, hypervisor.DeviceVGPU, hypervisor.CloneInstant, hypervisor.MigrateCross},
 	"free": {hypervisor.PlacementNative, hypervisor.DeviceVGPU, hypervisor.CloneInstant, hypervisor.MigrateCross,
 		hypervisor.MigrateLive, hypervisor.MigrateLiveStorage, hypervisor.MigrateBoth, hypervisor.MigratePostCopy, hypervisor.MigrateTuning,
-		hypervisor.CPUHotAdd, hypervisor.MemoryHotAdd, hypervisor.HostMaintenance},
+		hypervisor.CPUHotAdd, hypervisor.MemoryHotAdd, hypervisor.HostMaintenance, hypervisor.HighAvailability, hypervisor.ReplicationRead},
 }
 
 var yes = hypervisor.Support{Level: hypervisor.Yes}

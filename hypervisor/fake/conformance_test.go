@@ -68,6 +68,9 @@ func (b bench) backend(t hypervisortest.T) *hypervisortest.Backend {
 		Device:  hypervisor.DeviceRequest{Vendor: "10de", Product: "2330"},
 		VF:      hypervisor.DeviceRequest{Class: hypervisor.NetworkCard, VirtualFunction: true},
 		Profile: hypervisor.DeviceRequest{Profile: "GRID M60-2Q"},
+		Replicate: func(_ context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error {
+			return p.SetReplication(id, r)
+		},
 	}
 	platforms := []*fake.Backend{p}
 	if b.other != nil {
@@ -117,6 +120,7 @@ func TestEditions(t *testing.T) {
 		"no IOMMU":  {Hosts: []fake.Host{{NoIOMMU: true, Cores: 64, MemoryBytes: hypervisor.TiB, Devices: []fake.Device{fake.H100("0000:81:00.0", 0, 1)}}}},
 		"no tools":  {NoTools: true},
 		"unique":    {UniqueNames: true},
+		"HA":        {HA: true},
 		"all fixed": {Uncancelable: []string{"vm.clone", "migrate"}},
 	}
 	for _, k := range hypervisor.Capabilities() {
@@ -132,7 +136,7 @@ func TestEditions(t *testing.T) {
 			h := bench{cfg: cfg}.harness("")
 			h.Repeat = 2
 			h.Only = []string{"inventory", "lifecycle", "power", "reconfigure", "disks", "snapshots", "clones", "templates", "migration",
-				"devices", "labels", "guest", "hosts", "volumes", "refusals"}
+				"devices", "labels", "guest", "hosts", "availability", "volumes", "refusals"}
 			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 			defer stop()
 			for _, f := range hypervisortest.Check(ctx, h) {

@@ -55,6 +55,9 @@ type Config struct {
 	Latency time.Duration
 	// NoTools makes machines without guest tools; see Backend.SetGuest.
 	NoTools bool
+	// HA restarts machines whose host goes down (Backend.SetHostState) on other
+	// hosts, by their restart priority.
+	HA bool
 	// UniqueNames refuses a machine's name that is taken.
 	UniqueNames bool
 	// PageSize is the most machines on a page of a listing; 0 means 1000.

@@ -45,7 +45,9 @@ func (b *Backend) hostInfo(h *host) hypervisor.HostInfo {
 	return i
 }
 
-// SetHostState takes a host down (its machines' state is unknown) or up.
+// SetHostState takes a host down or up. With Config.HA the machines of a host
+// that goes down restart on others; without, their state is unknown until it
+// is back.
 func (b *Backend) SetHostState(id hypervisor.HostID, s hypervisor.HostState) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -61,6 +63,9 @@ func (b *Backend) setHost(h *host, s hypervisor.HostState) {
 	if h.State != s {
 		h.State = s
 		b.tell(hypervisor.Event{Type: hypervisor.HostChanged, Object: h.ref(), Detail: string(s)})
+		if s == hypervisor.HostDown && b.cfg.HA {
+			b.failOver(h)
+		}
 	}
 }
 

@@ -47,6 +47,9 @@ type lie struct {
 	exec        func(context.Context, vmID, hypervisor.ExecRequest) (hypervisor.ExecResult, error)
 	clock       func(context.Context, vmID) (hypervisor.ClockReading, error)
 	depend      func(context.Context, vmID) (hypervisor.Dependencies, error)
+	avail       func(context.Context, vmID) (hypervisor.Availability, error)
+	restart     func(context.Context, vmID, hypervisor.RestartPriority) (dtask, error)
+	replication func(context.Context, vmID) (hypervisor.ReplicationInfo, error)
 	closed      func() error
 }
 
@@ -252,6 +255,27 @@ func (l *lie) Dependencies(ctx context.Context, id vmID) (hypervisor.Dependencie
 		return l.depend(ctx, id)
 	}
 	return l.Driver.Dependencies(ctx, id)
+}
+
+func (l *lie) Availability(ctx context.Context, id vmID) (hypervisor.Availability, error) {
+	if l.avail != nil {
+		return l.avail(ctx, id)
+	}
+	return l.Driver.Availability(ctx, id)
+}
+
+func (l *lie) SetRestartPriority(ctx context.Context, id vmID, p hypervisor.RestartPriority) (dtask, error) {
+	if l.restart != nil {
+		return l.restart(ctx, id, p)
+	}
+	return l.Driver.SetRestartPriority(ctx, id, p)
+}
+
+func (l *lie) Replication(ctx context.Context, id vmID) (hypervisor.ReplicationInfo, error) {
+	if l.replication != nil {
+		return l.replication(ctx, id)
+	}
+	return l.Driver.Replication(ctx, id)
 }
 
 func (l *lie) Close() error {

@@ -241,6 +241,7 @@ func (b *Backend) arrive(m *vm, v *move, images map[hypervisor.DiskID]*volume, k
 	if v.to != b {
 		c := *m
 		c.Disks, c.Snaps, c.Current, c.Host = moved, nil, "", v.host.ID
+		c.Replication = hypervisor.ReplicationInfo{} // it belongs to the machine that was
 		c.NICs = slices.Clone(m.NICs)
 		c.Datastore = v.store
 		if m.active() {

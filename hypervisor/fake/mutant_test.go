@@ -31,7 +31,7 @@ func disabled(k hypervisor.Capability) fake.Config {
 func vmRef(id vmID) hypervisor.Ref { return id.Ref() }
 
 func mutants() []mutant {
-	return slices.Concat(inventoryMutants(), stateMutants(), copyMutants(), moveMutants(), answerMutants())
+	return slices.Concat(inventoryMutants(), stateMutants(), copyMutants(), moveMutants(), answerMutants(), availabilityMutants())
 }
 
 func inventoryMutants() []mutant {

@@ -105,7 +105,9 @@ type vm struct {
 	Token        string
 	Created      time.Time
 	Guest        guest
-	Pending      *hypervisor.Changes // for the next start
+	Pending      *hypervisor.Changes        // for the next start
+	Restart      hypervisor.RestartPriority `json:",omitempty"` // empty: the default
+	Replication  hypervisor.ReplicationInfo `json:",omitzero"`
 }
 
 type snapshot struct {

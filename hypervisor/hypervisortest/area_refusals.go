@@ -194,6 +194,12 @@ func (e *env) attempt(vm *hypervisor.VM, k hypervisor.Capability) func() error {
 		return running(func() error { return vm.Freeze(e.ctx) })
 	case hypervisor.HostMaintenance:
 		return none(func() *hypervisor.Task[hypervisor.None] { return e.c.Host(here()).EnterMaintenance(e.ctx, nil) })
+	case hypervisor.HighAvailability:
+		return none(func() *hypervisor.Task[hypervisor.None] {
+			return vm.SetRestartPriority(e.ctx, hypervisor.RestartHigh)
+		})
+	case hypervisor.ReplicationRead:
+		return func() error { _, err := vm.Replication(e.ctx); return err }
 	case hypervisor.VolumeManage:
 		return func() error {
 			for ds, err := range e.c.Datastores(e.ctx) {

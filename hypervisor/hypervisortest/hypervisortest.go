@@ -114,6 +114,8 @@ type Backend struct {
 	// Device asks for a device that AttachDevice can take from this backend,
 	// VF and Profile likewise; the zero value where there is none.
 	Device, VF, Profile hypervisor.DeviceRequest
+	// Replicate has the platform say this about a machine's replication.
+	Replicate func(ctx context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error
 }
 
 // area is one group of tests.
@@ -128,7 +130,7 @@ func areas() []area {
 		{"reconfigure", reconfigure}, {"disks", disks}, {"snapshots", snapshots}, {"clones", clones},
 		{"templates", templates}, {"migration", migration}, {"devices", devices}, {"labels", labels},
 		{"tasks", tasks}, {"cancel", cancel}, {"events", events}, {"guest", guest}, {"hosts", hosts},
-		{"volumes", volumes}, {"concurrency", concurrency}, {"refusals", refusals}, {"close", closing},
+		{"availability", availability}, {"volumes", volumes}, {"concurrency", concurrency}, {"refusals", refusals}, {"close", closing},
 	}
 }
 

@@ -63,6 +63,8 @@ var fixed = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.GuestFreeze:        no(hypervisor.ReasonPlatform, noAgent),
 	hypervisor.HostMaintenance:    no(hypervisor.ReasonPlatform, "libvirt has no maintenance mode: use Host.Evacuate"),
 	hypervisor.PlacementNative:    no(hypervisor.ReasonPlatform, "libvirt has no scheduler: Place and PlanBalance are composed"),
+	hypervisor.HighAvailability:   no(hypervisor.ReasonPlatform, "libvirt restarts no machines elsewhere: that is the work of a cluster manager such as Pacemaker"),
+	hypervisor.ReplicationRead:    no(hypervisor.ReasonPlatform, "libvirt does not replicate machines"),
 	hypervisor.TaskResume:         partial(hypervisor.ReasonEmulated, "creating and cloning are found again by what they made; other work only by its own Client"),
 	hypervisor.TaskCancel:         partial(hypervisor.ReasonPlatform, "creating and cloning can be cancelled between images; libvirt's Xen driver has no AbortJob, so saving and migrating run to their end"),
 }
