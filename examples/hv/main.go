@@ -42,28 +42,36 @@ type globals struct {
 
 type cli struct {
 	globals
-	Caps      capsCmd      `cmd:"" help:"What the hypervisor can do, and why not."`
-	Hosts     hostsCmd     `cmd:"" help:"List hosts."`
-	VMs       vmsCmd       `cmd:"" name:"vms" help:"List machines."`
-	Templates templatesCmd `cmd:"" help:"List templates."`
-	Stores    storesCmd    `cmd:"" help:"List datastores."`
-	Networks  networksCmd  `cmd:"" help:"List networks."`
-	Devices   devicesCmd   `cmd:"" help:"List host devices."`
-	Watch     watchCmd     `cmd:"" help:"Print events until interrupted."`
-	Info      infoCmd      `cmd:"" help:"Show a machine."`
-	Create    createCmd    `cmd:"" help:"Make a machine."`
-	Delete    deleteCmd    `cmd:"" help:"Remove a machine."`
-	Power     powerCmd     `cmd:"" help:"Start, stop and so on."`
-	Set       setCmd       `cmd:"" help:"Change CPUs, memory, name or labels."`
-	Disk      diskCmd      `cmd:"" help:"Disks of a machine."`
-	Snapshot  snapshotCmd  `cmd:"" help:"Snapshots of a machine."`
-	Clone     cloneCmd     `cmd:"" help:"Copy a machine or deploy a template."`
-	Template  templateCmd  `cmd:"" help:"Turn a machine into a template, or back."`
-	Migrate   migrateCmd   `cmd:"" help:"Move a machine."`
-	Evacuate  evacuateCmd  `cmd:"" help:"Move every running machine off a host."`
-	Device    deviceCmd    `cmd:"" help:"Give a host device to a machine, or take it back."`
-	Guest     guestCmd     `cmd:"" help:"Ask the guest."`
-	Task      taskCmd      `cmd:"" help:"Watch or cancel work started earlier."`
+	Caps        capsCmd        `cmd:"" help:"What the hypervisor can do, and why not."`
+	Hosts       hostsCmd       `cmd:"" help:"List hosts."`
+	VMs         vmsCmd         `cmd:"" name:"vms" help:"List machines."`
+	Templates   templatesCmd   `cmd:"" help:"List templates."`
+	Stores      storesCmd      `cmd:"" help:"List datastores."`
+	Networks    networksCmd    `cmd:"" help:"List networks."`
+	Devices     devicesCmd     `cmd:"" help:"List host devices."`
+	Watch       watchCmd       `cmd:"" help:"Print events until interrupted."`
+	Info        infoCmd        `cmd:"" help:"Show a machine."`
+	Create      createCmd      `cmd:"" help:"Make a machine."`
+	Delete      deleteCmd      `cmd:"" help:"Remove a machine."`
+	Power       powerCmd       `cmd:"" help:"Start, stop and so on."`
+	Set         setCmd         `cmd:"" help:"Change CPUs, memory, name or labels."`
+	Disk        diskCmd        `cmd:"" help:"Disks of a machine."`
+	NIC         nicCmd         `cmd:"" name:"nic" help:"Network adapters of a machine."`
+	Volume      volumeCmd      `cmd:"" help:"Disk images apart from machines, and what stands on what."`
+	Snapshot    snapshotCmd    `cmd:"" help:"Snapshots of a machine."`
+	Clone       cloneCmd       `cmd:"" help:"Copy a machine or deploy a template."`
+	Template    templateCmd    `cmd:"" help:"Turn a machine into a template, or back."`
+	Migrate     migrateCmd     `cmd:"" help:"Move a machine."`
+	Evacuate    evacuateCmd    `cmd:"" help:"Move every running machine off a host."`
+	Maintenance maintenanceCmd `cmd:"" help:"Keep machines away from a host, or take it back into use."`
+	Place       placeCmd       `cmd:"" help:"Which host would take a machine."`
+	Balance     balanceCmd     `cmd:"" help:"Plan moves that even out the hosts' load."`
+	HA          haCmd          `cmd:"" name:"ha" help:"Restart after a host's failure: clusters, or a machine's priority."`
+	Replication replicationCmd `cmd:"" help:"State of a machine's replication."`
+	Prepare     prepareCmd     `cmd:"" help:"Make a host device assignable, or its SR-IOV functions."`
+	Device      deviceCmd      `cmd:"" help:"Give a host device to a machine, or take it back."`
+	Guest       guestCmd       `cmd:"" help:"Ask the guest."`
+	Task        taskCmd        `cmd:"" help:"Watch or cancel work started earlier."`
 }
 
 // app is what commands run with.

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+type migrateCmd struct {
+	VM      string `arg:""`
+	Host    string
+	Store   string
+	Cold    bool
+	Check   bool  `help:"Only tell what stands in the way."`
+	Limit   int64 `help:"Bandwidth in MiB/s."`
+	Timeout time.Duration
+}
+
+func (k *migrateCmd) Run(a *app) error {
+	vm, err := a.vm(k.VM)
+	if err != nil {
+		return err
+	}
+	h, err := a.host(k.Host)
+	if err != nil {
+		return err
+	}
+	o := hypervisor.MigrateOptions{Host: h, Storage: hypervisor.DatastoreID(k.Store), BandwidthBytes: k.Limit * hypervisor.MiB, Timeout: k.Timeout}
+	if k.Cold {
+		o.Mode = hypervisor.Cold
+	}
+	if k.Check {
+		r, err := vm.CheckMigrate(a.ctx, o)
+		if err != nil {
+			return err
+		}
+		var rows [][]any
+		for _, b := range r.Blockers {
+			rows = append(rows, []any{"blocker", b.Reason, b.Detail})
+		}
+		for _, b := range r.Warnings {
+			rows = append(rows, []any{"warning", b.Reason, b.Detail})
+		}
+		return a.print(r, "WHAT REASON DETAIL", rows)
+	}
+	r, err := done(a, vm.Migrate(a.ctx, o))
+	if err == nil {
+		fmt.Fprintf(a.out, "on %s after %v, stood still for %v\n", r.Host, r.Total, r.Downtime)
+	}
+	return err
+}
+
+type evacuateCmd struct {
+	Host     string `arg:""`
+	Parallel int    `default:"2"`
+}
+
+func (k *evacuateCmd) Run(a *app) error {
+	h, err := a.host(k.Host)
+	if err != nil {
+		return err
+	}
+	r, err := done(a, a.c.Host(h).Evacuate(a.ctx, &hypervisor.EvacuateOptions{Parallel: k.Parallel}))
+	for _, m := range r.Moved {
+		fmt.Fprintln(a.out, m.VM, "is on", m.Host)
+	}
+	return err
+}
+
+type maintenanceCmd struct {
+	Op       string `arg:"" enum:"enter,exit"`
+	Host     string `arg:""`
+	Evacuate bool   `help:"Have the platform move the running machines away first."`
+}
+
+func (k *maintenanceCmd) Run(a *app) error {
+	h, err := a.host(k.Host)
+	if err != nil {
+		return err
+	}
+	if k.Op == "exit" {
+		return only(a, a.c.Host(h).ExitMaintenance(a.ctx))
+	}
+	return only(a, a.c.Host(h).EnterMaintenance(a.ctx, &hypervisor.MaintenanceOptions{Evacuate: k.Evacuate}))
+}
+
+type placeCmd struct {
+	VM     string `help:"An existing machine; else the size of a new one:"`
+	CPUs   int    `name:"cpus"`
+	Memory int64  `help:"MiB."`
+	Store  string `help:"That the host must reach."`
+}
+
+func (k *placeCmd) Run(a *app) error {
+	r := hypervisor.PlaceRequest{CPUs: k.CPUs, MemoryBytes: k.Memory * hypervisor.MiB, Datastore: hypervisor.DatastoreID(k.Store)}
+	if k.VM != "" {
+		vm, err := a.vm(k.VM)
+		if err != nil {
+			return err
+		}
+		r.VM = vm.ID()
+	}
+	all, err := a.c.Place(a.ctx, r)
+	if err != nil {
+		return err
+	}
+	var rows [][]any
+	for _, x := range all {
+		rows = append(rows, []any{x.Host, fmt.Sprintf("%.2f", x.Score), x.Reason})
+	}
+	return a.print(all, "HOST SCORE WHY", rows)
+}
+
+type balanceCmd struct {
+	Moves int `help:"At most so many."`
+}
+
+func (k *balanceCmd) Run(a *app) error {
+	plan, err := a.c.PlanBalance(a.ctx, &hypervisor.BalanceOptions{MaxMoves: k.Moves})
+	if err != nil {
+		return err
+	}
+	var rows [][]any
+	for _, m := range plan {
+		rows = append(rows, []any{"id:" + m.VM, m.From, m.To, m.Reason})
+	}
+	return a.print(plan, "MACHINE FROM TO WHY", rows)
+}
