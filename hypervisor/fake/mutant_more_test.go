@@ -145,6 +145,31 @@ func copyMutants() []mutant {
 				})
 			}
 		}},
+		{name: "a cancelled clone names something else", area: "cancel", finding: "doesn't name it", tell: func(l *lie) {
+			l.clone = func(ctx context.Context, id vmID, r hypervisor.CloneRequest) (dtask, error) {
+				t, err := l.Driver.Clone(ctx, id, r)
+				return bend(t, err, func(s tstate) tstate {
+					if hypervisor.KindOf(s.Err) == hypervisor.KindCanceled {
+						l.b.SetDelay("volume.create", 0)
+						must(l.Driver.CreateVolume(bg, hypervisor.VolumeSpec{Name: "left", Datastore: "ds-shared", SizeBytes: hypervisor.MiB}))
+						s.Leftover = []hypervisor.Ref{{Kind: hypervisor.KindOfVolume, ID: "another"}}
+					}
+					return s
+				})
+			}
+		}},
+		{name: "a cancelled migration arrives all the same", area: "cancel", finding: "after Migrate ended with", tell: func(l *lie) {
+			l.migrate = func(ctx context.Context, id vmID, r hypervisor.MigrateRequest) (dtask, error) {
+				t, err := l.Driver.Migrate(ctx, id, r)
+				return bend(t, err, func(s tstate) tstate {
+					if hypervisor.KindOf(s.Err) == hypervisor.KindCanceled {
+						l.b.SetDelay("*", 0)
+						must(l.Driver.Migrate(bg, id, r))
+					}
+					return s
+				})
+			}
+		}},
 		{name: "a cancelled clone is an unknown error", area: "cancel", finding: "want \"canceled\"", tell: func(l *lie) {
 			l.clone = func(ctx context.Context, id vmID, r hypervisor.CloneRequest) (dtask, error) {
 				t, err := l.Driver.Clone(ctx, id, r)

@@ -77,25 +77,22 @@ func cancel(e *env) {
 	e.measureCancel()
 	if e.has(hypervisor.MigrateLive) {
 		e.start(src)
-		e.slow(400 * time.Millisecond)
 		i := e.info(src)
 		up := e.uptime(src)
 		for _, h := range e.hostIDs() {
 			if h == i.Host {
 				continue
 			}
-			t := src.Migrate(e.ctx, hypervisor.MigrateOptions{Host: h, Mode: hypervisor.Live})
-			e.ok(t.Err(), "Migrate")
-			cerr := t.Cancel(e.ctx)
-			_, err := t.Wait(e.ctx)
+			r := cancelSoon(e, "migrate (live)", func() *hypervisor.Task[hypervisor.MigrateResult] {
+				return src.Migrate(e.ctx, hypervisor.MigrateOptions{Host: h, Mode: hypervisor.Live})
+			})
 			want := h
-			if err != nil {
+			if r.err != nil {
 				want = i.Host
-				e.kind(err, hypervisor.ErrCanceled, "Migrate cancelled (Cancel: %v)", cerr)
 				e.proved(hypervisor.TaskCancel)
 			}
 			if n := e.info(src); n.Host != want || n.State != hypervisor.Running {
-				e.Errorf("after Migrate ended with %v the machine is %s on %s, want running on %s", err, n.State, n.Host, want)
+				e.Errorf("after Migrate ended with %v the machine is %s on %s, want running on %s", r.err, n.State, n.Host, want)
 			}
 			e.sameBoot(src, up, "a cancelled Migrate")
 			break
@@ -115,10 +112,15 @@ func (e *env) swept(err error, before []string, what string) {
 		named[l.ID] = true
 		if l.Kind == hypervisor.KindOfVM {
 			e.keep(hypervisor.VMID(l.ID))
+			if i, err := e.c.VM(hypervisor.VMID(l.ID)).Info(e.ctx); err == nil {
+				for _, d := range i.Disks {
+					named[string(d.Volume)] = true
+				}
+			}
 		}
 	}
 	for _, a := range e.added(before) {
-		if !named[a] && len(he.Leftover) == 0 {
+		if !named[a] {
 			e.Errorf("%s left the image %s and doesn't name it: %v", what, a, err)
 		}
 	}
@@ -187,6 +189,23 @@ func (e *env) measureCancel() {
 		e.start(vm)
 	}
 	e.booted(vm)
+	if e.has(hypervisor.SnapshotMemory) {
+		before, err := vm.Snapshots(e.ctx)
+		e.ok(err, "Snapshots")
+		r := cancelSoon(e, "snapshot.create (memory)", func() *hypervisor.Task[*hypervisor.Snapshot] {
+			return vm.CreateSnapshot(e.ctx, "measured", &hypervisor.SnapshotOptions{Memory: true})
+		})
+		up("snapshot.create (memory)", hypervisor.Running)
+		l, err := vm.Snapshots(e.ctx)
+		e.ok(err, "Snapshots")
+		if (len(l) == len(before)+1) != (r.err == nil) {
+			e.Errorf("snapshot.create (memory) ended with %v, there were %d snapshots and are %d", r.err, len(before), len(l))
+		}
+		if r.err == nil {
+			_, err = r.made.Delete(e.ctx, nil).Wait(e.ctx)
+			e.ok(err, "Delete of the snapshot")
+		}
+	}
 	if e.has(hypervisor.PowerSuspend) {
 		s := cancelSoon(e, "vm.suspend", func() *hypervisor.Task[hypervisor.None] { return vm.Suspend(e.ctx) })
 		if s.err == nil {
