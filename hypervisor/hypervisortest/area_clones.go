@@ -9,7 +9,9 @@ import (
 
 // clones: independence, shared bases, tokens, dependants.
 func clones(e *env) {
-	src := e.create("src")
+	src := e.create("src", func(s *hypervisor.VMSpec) { // disks that can be told apart
+		s.Disks = append(s.Disks, hypervisor.DiskSpec{SizeBytes: 16 * hypervisor.MiB}, hypervisor.DiskSpec{SizeBytes: 24 * hypervisor.MiB})
+	})
 	e.write(src, "base")
 	si := e.info(src)
 	clone := func(part string, o *hypervisor.CloneOptions) *hypervisor.VM {

@@ -139,6 +139,7 @@ func tasks(e *env) {
 	if !last.Done || last.Err != nil {
 		e.Errorf("the last state of an ended task is %+v", last)
 	}
+	e.deleteMeanwhile(src)
 	for _, id := range []hypervisor.TaskID{"no-such-task", hypervisor.TaskID("task-" + string(e.AbsentVM))} {
 		_, err = e.c.Task(e.ctx, id)
 		e.oneOf(err, "Task of an absent ID", hypervisor.ErrNotFound, hypervisor.ErrUnsupported)
@@ -151,6 +152,39 @@ func tasks(e *env) {
 		e.Errorf("Info with an ended context succeeded")
 	} else if !errors.Is(err, context.Canceled) {
 		e.Errorf("Info with an ended context: %v, want context.Canceled", err)
+	}
+}
+
+// deleteMeanwhile deletes the source of a clone that is being made: either is
+// refused, or both come true.
+func (e *env) deleteMeanwhile(other *hypervisor.VM) {
+	e.slow(0)
+	src := e.create("meanwhile")
+	e.write(src, "precious")
+	e.slow(300 * time.Millisecond)
+	images := e.listImages()
+	t := src.Clone(e.ctx, e.name("meanwhile"), nil)
+	e.ok(t.Err(), "Clone")
+	_, derr := src.Delete(e.ctx, hypervisor.DeleteDisks, nil).Wait(e.ctx)
+	vm, cerr := t.Wait(e.ctx)
+	e.slow(0)
+	if derr != nil {
+		e.kind(derr, hypervisor.ErrBusy, "Delete of the source of a clone that is being made")
+	}
+	if e.exists(src.ID()) != (derr != nil) {
+		e.Errorf("Delete of the source ended with %v, and it exists: %v", derr, e.exists(src.ID()))
+	}
+	switch {
+	case cerr == nil:
+		e.keep(vm.ID())
+		e.content(vm, "precious", "Delete of its source while it was made")
+	case derr != nil:
+		e.Errorf("the refused Delete of its source broke the clone: %v", cerr)
+	default:
+		e.swept(cerr, images, "a clone whose source was deleted")
+	}
+	if !e.exists(other.ID()) {
+		e.Errorf("machine %s, which nobody touched, is gone", other.ID())
 	}
 }
 
