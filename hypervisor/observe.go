@@ -89,6 +89,9 @@ func (s span) later(id TaskID) {
 	}
 	s.o.c.open[s.o] = struct{}{}
 	s.o.c.mu.Unlock()
+	if s.o.c.closed.Load() { // Close came in between and has told the ends that it knew
+		s.o.finish(nil)
+	}
 }
 
 func (o *observed) finish(err error) {
