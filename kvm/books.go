@@ -96,7 +96,7 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for i := range x.Devices.Disks {
-			p := diskPath(&x.Devices.Disks[i])
+			p := libvirtx.DiskPath(&x.Devices.Disks[i])
 			if p != "" && !slices.Contains(out[p], u) {
 				out[p] = append(out[p], u)
 			}
@@ -106,7 +106,7 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 		dom := &all[i]
 		var u user
 		for _, flags := range []libvirt.DomainXMLFlags{0, libvirt.DOMAIN_XML_INACTIVE} {
-			x, mark, err := parse(dom, flags)
+			x, mark, err := libvirtx.Parse(dom, flags)
 			if libvirtx.NotFound(err) {
 				return nil
 			}
@@ -144,8 +144,8 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 // that were frozen under it.
 func (b *books) images(uuid string, x *libvirtxml.Domain, m libvirtx.Mark) set {
 	out := set{}
-	for _, k := range writable(x) {
-		out[diskPath(k)] = true
+	for _, k := range libvirtx.Writable(x) {
+		out[libvirtx.DiskPath(k)] = true
 	}
 	for _, p := range m.Images {
 		out[p] = true
@@ -165,7 +165,7 @@ func (b *books) images(uuid string, x *libvirtxml.Domain, m libvirtx.Mark) set {
 
 func readOnlyIn(x *libvirtxml.Domain, p string) bool {
 	return slices.ContainsFunc(x.Devices.Disks, func(k libvirtxml.DomainDisk) bool {
-		return diskPath(&k) == p && (k.ReadOnly != nil || k.Device == "cdrom")
+		return libvirtx.DiskPath(&k) == p && (k.ReadOnly != nil || k.Device == "cdrom")
 	})
 }
 
@@ -258,13 +258,13 @@ func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervis
 		return hypervisor.Dependencies{}, err
 	}
 	return onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Dependencies, error) {
-		x, _, err := parse(dom, 0)
+		x, _, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return hypervisor.Dependencies{}, err
 		}
 		var out hypervisor.Dependencies
-		for _, k := range writable(x) {
-			chain := b.im.Chain(diskPath(k))
+		for _, k := range libvirtx.Writable(x) {
+			chain := b.im.Chain(libvirtx.DiskPath(k))
 			for i, p := range chain {
 				v := b.im.ByPath[p]
 				dep := hypervisor.VolumeDependency{Volume: libvirtx.ImageID(b.pools, h.ID(), p), Disk: hypervisor.DiskID(k.Target.Dev),

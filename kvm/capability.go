@@ -99,11 +99,11 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 		return best, nil
 	}
 	return onHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
-		s, err := state(dom)
+		s, err := libvirtx.State(dom)
 		if err != nil {
 			return best, err
 		}
-		x, mark, err := parse(dom, 0)
+		x, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return best, err
 		}
@@ -170,7 +170,7 @@ func onMachine(k hypervisor.Capability, s hypervisor.PowerState, x *libvirtxml.D
 		}
 	case hypervisor.MemoryHotAdd:
 		if on && x.MaximumMemory == nil {
-			return no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB: raise MaxMemory with NextStart", memoryKiB(x)>>10), true
+			return no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB: raise MaxMemory with NextStart", libvirtx.MemoryKiB(x)>>10), true
 		}
 	}
 	return hypervisor.Support{}, false

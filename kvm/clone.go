@@ -19,7 +19,7 @@ import (
 // Clone implements hypervisor.Cloner.
 func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.CloneRequest) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: r.Name}
-	if err := checkName("clone's name", r.Name, on); err != nil {
+	if err := libvirtx.CheckName("clone's name", r.Name, on); err != nil {
 		return nil, err
 	}
 	switch {
@@ -93,18 +93,18 @@ type cloning struct {
 
 // planClone refuses what can't be done and makes the clone's definition.
 func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor.VMID, uuid string, r hypervisor.CloneRequest) (*cloning, error) {
-	x, mark, err := inactive(dom)
+	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return nil, err
 	}
 	if mark.Role != "" {
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, src.Ref(), "no such machine")
 	}
-	live, _, err := parse(dom, 0)
+	live, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return nil, err
 	}
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return nil, err
 	}
@@ -203,12 +203,12 @@ func (k *cloning) define(uuid string) error {
 	if r.Labels != nil {
 		k.mark.SetLabels(r.Labels)
 	}
-	return putMark(x, k.mark)
+	return libvirtx.MarkDefinition(x, k.mark)
 }
 
 // images makes the clone's images and points its definition at them.
 func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *making, report func(hypervisor.TaskState)) (made []libvirtx.Volume, err error) {
-	disks := writable(k.x)
+	disks := libvirtx.Writable(k.x)
 	if k.writes {
 		thawed, err := k.freeze(ctx, c, m, report)
 		if err != nil {
@@ -227,7 +227,7 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *making, rep
 			return made, err
 		}
 		report(hypervisor.TaskState{Fraction: float64(i) / float64(len(disks)), Phase: "copying"})
-		base := diskPath(disk)
+		base := libvirtx.DiskPath(disk)
 		var v libvirtx.Volume
 		if k.r.Mode == hypervisor.Linked {
 			v, err = overlay(c, k.at.pools, k.x.UUID, disk.Target.Dev, base, k.at.pool)
@@ -238,7 +238,7 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *making, rep
 			return made, err
 		}
 		made = append(made, v)
-		setDiskPath(disk, v.Path, v.Format)
+		libvirtx.SetDiskPath(disk, v.Path, v.Format)
 	}
 	return made, nil
 }
@@ -253,7 +253,7 @@ func (k *cloning) copy(c *libvirt.Connect, disk *libvirtxml.DomainDisk, base str
 	if k.at.pool.UUID != "" {
 		pool = k.at.pool.UUID
 	}
-	v, err := libvirtx.CreateVolume(c, k.at.pools, libvirtx.VolumeSpec{Pool: pool, Name: imageName(k.x.UUID, disk.Target.Dev, "qcow2"),
+	v, err := libvirtx.CreateVolume(c, k.at.pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(k.x.UUID, disk.Target.Dev, "qcow2"),
 		Capacity: from.Capacity, Format: "qcow2", From: base})
 	if err == nil && (v.Capacity != from.Capacity || v.Backing != "") {
 		err = fmt.Errorf("the copy of %s has %d bytes on base %q, wanted %d on none", base, v.Capacity, v.Backing, from.Capacity)
@@ -271,7 +271,7 @@ func (k *cloning) freeze(ctx context.Context, c *libvirt.Connect, m *making, rep
 		return nil, err
 	}
 	defer dom.Free()
-	x, mark, err := inactive(dom)
+	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return nil, err
 	}
@@ -303,11 +303,11 @@ func (k *cloning) freeze(ctx context.Context, c *libvirt.Connect, m *making, rep
 		}
 	} else if err == nil {
 		moved := map[string]libvirtx.Volume{}
-		for i, disk := range writable(x) {
-			moved[diskPath(disk)] = made[i]
+		for i, disk := range libvirtx.Writable(x) {
+			moved[libvirtx.DiskPath(disk)] = made[i]
 		}
 		repoint(x, moved)
-		err = define(c, x)
+		err = libvirtx.Define(c, x)
 	}
 	if err != nil {
 		for _, v := range made {
@@ -316,21 +316,21 @@ func (k *cloning) freeze(ctx context.Context, c *libvirt.Connect, m *making, rep
 		return nil, err
 	}
 	if k.r.Mode == hypervisor.Linked {
-		for _, disk := range writable(k.x) {
-			if p := diskPath(disk); !libvirtx.OwnedBy(p, string(k.src)) && !slices.Contains(mark.Images, p) {
+		for _, disk := range libvirtx.Writable(k.x) {
+			if p := libvirtx.DiskPath(disk); !libvirtx.OwnedBy(p, string(k.src)) && !slices.Contains(mark.Images, p) {
 				mark.Images = append(mark.Images, p)
 			}
 		}
 		if len(mark.Images) > 0 {
-			if err := writeMark(dom, mark); err != nil {
+			if err := libvirtx.MarkDomain(dom, mark); err != nil {
 				return nil, err
 			}
 		}
 	}
-	devs := writable(k.x)
+	devs := libvirtx.Writable(k.x)
 	bases := make([]string, len(devs))
 	for i, disk := range devs {
-		bases[i] = diskPath(disk)
+		bases[i] = libvirtx.DiskPath(disk)
 	}
 	return func() error {
 		dom, err := c.LookupDomainByUUIDString(string(k.src))

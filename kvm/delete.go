@@ -40,14 +40,14 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		}
 		var left []hypervisor.Ref
 		_, err = onHost(sure, h, id, 8, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			s, err := state(dom)
+			s, err := libvirtx.State(dom)
 			if err != nil {
 				return struct{}{}, err
 			}
 			if (s == hypervisor.Running || s == hypervisor.Paused) && !r.Force {
 				return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: power it off, or delete it with Force", s)
 			}
-			x, mark, err := parse(dom, 0)
+			x, mark, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return struct{}{}, err
 			}

@@ -170,7 +170,7 @@ func deviceUsers(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 	}
 	out := map[string][]hypervisor.Ref{}
 	for i := range all {
-		x, mark, err := parse(&all[i], 0)
+		x, mark, err := libvirtx.Parse(&all[i], 0)
 		_ = all[i].Free() // a local reference
 		if libvirtx.NotFound(err) {
 			continue

@@ -62,12 +62,12 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 			if err != nil {
 				return struct{}{}, err
 			}
-			x, _, err := inactive(dom)
+			x, _, err := libvirtx.Inactive(dom)
 			if err != nil {
 				return struct{}{}, err
 			}
 			if note := window(x, v.BARBytes); note != "" && s == hypervisor.Off {
-				if err := define(c, x); err != nil {
+				if err := libvirtx.Define(c, x); err != nil {
 					return struct{}{}, err
 				}
 				out.Notes = append(out.Notes, note)
@@ -110,7 +110,7 @@ func window(x *libvirtxml.Domain, bars int64) string {
 		if k.PCI == nil {
 			k.PCI = &libvirtxml.DomainControllerPCI{}
 		}
-		if k.PCI.Hole64 != nil && toKiB(uint64(k.PCI.Hole64.Size), k.PCI.Hole64.Unit)<<10 >= size {
+		if k.PCI.Hole64 != nil && libvirtx.ToKiB(uint64(k.PCI.Hole64.Size), k.PCI.Hole64.Unit)<<10 >= size {
 			return ""
 		}
 		k.PCI.Hole64 = &libvirtxml.DomainControllerPCIHole64{Size: uint64(size >> 10), Unit: "KiB"}
@@ -150,7 +150,7 @@ func (h *host) attachShare(ctx context.Context, id hypervisor.VMID, v hypervisor
 func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervisor.AttachmentID) (hypervisor.DriverTask, error) {
 	return d.simple(ctx, "detach-device", id, shortWork, func(ctx context.Context) error {
 		_, err := onDomain(context.WithoutCancel(ctx), d, id, 5, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			x, _, err := parse(dom, 0)
+			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return struct{}{}, err
 			}

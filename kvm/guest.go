@@ -39,14 +39,14 @@ func agentConnected(live *libvirtxml.Domain) bool {
 func onGuest[T any](ctx context.Context, d *driver, id hypervisor.VMID, k hypervisor.Capability, f func(dom *libvirt.Domain) (T, error)) (T, error) {
 	v, err := onDomain(ctx, d, id, 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (T, error) {
 		var zero T
-		s, err := state(dom)
+		s, err := libvirtx.State(dom)
 		if err != nil {
 			return zero, err
 		}
 		if s != hypervisor.Running {
 			return zero, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: its guest can't be asked", s)
 		}
-		x, _, err := parse(dom, 0)
+		x, _, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return zero, err
 		}

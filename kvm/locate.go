@@ -4,7 +4,6 @@ package kvm
 
 import (
 	"context"
-	"regexp"
 	"sync"
 
 	"libvirt.org/go/libvirt"
@@ -12,8 +11,6 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
-
-var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
 // host returns a host by its ID.
 func (d *driver) host(id hypervisor.HostID) (*host, error) {
@@ -29,7 +26,7 @@ func (d *driver) host(id hypervisor.HostID) (*host, error) {
 // it, as after a migration that kept the source's, the one it runs on counts.
 // With a host down, a machine that the others don't have may be there.
 func (d *driver) locate(ctx context.Context, id hypervisor.VMID) (*host, error) {
-	if !uuidForm.MatchString(string(id)) {
+	if !libvirtx.IsUUID(string(id)) {
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine: an ID is a UUID")
 	}
 	if len(d.hosts) == 1 {
@@ -76,7 +73,7 @@ func (d *driver) locate(ctx context.Context, id hypervisor.VMID) (*host, error) 
 // rank says how much of a machine is on a host: of two definitions the one that
 // runs counts, and the half at the end of a migration under way least of all.
 func rank(s libvirt.DomainState, reason int) int {
-	switch p := powerState(s); {
+	switch p := libvirtx.PowerState(s); {
 	case p == hypervisor.Running:
 		return 4
 	case p == hypervisor.Paused && reason != int(libvirt.DOMAIN_PAUSED_MIGRATION):

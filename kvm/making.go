@@ -44,8 +44,8 @@ func (h *host) begin(ctx context.Context, uuid, name, domainType string, mark li
 	x := &libvirtxml.Domain{Type: domainType, Name: name, UUID: uuid, VCPU: &libvirtxml.DomainVCPU{Value: 1},
 		OS:      &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: "hvm"}},
 		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{guard()}}}
-	setMemory(x, templateKiB, templateKiB)
-	if err := putMark(x, mark); err != nil {
+	libvirtx.SetMemory(x, templateKiB, templateKiB)
+	if err := libvirtx.MarkDefinition(x, mark); err != nil {
 		return nil, err
 	}
 	_, err := libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
@@ -60,7 +60,7 @@ func (h *host) begin(ctx context.Context, uuid, name, domainType string, mark li
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: name},
 				"the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
 		}
-		return struct{}{}, define(c, x)
+		return struct{}{}, libvirtx.Define(c, x)
 	})
 	if err != nil {
 		return nil, err
@@ -108,26 +108,9 @@ func (m *making) abort(ctx context.Context) error {
 // setMark replaces the mark in the definition, and live where the domain runs.
 func (h *host) setMark(ctx context.Context, id hypervisor.VMID, m libvirtx.Mark) error {
 	_, err := onHost(ctx, h, id, 2, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, writeMark(dom, m)
+		return struct{}{}, libvirtx.MarkDomain(dom, m)
 	})
 	return err
-}
-
-func writeMark(dom *libvirt.Domain, m libvirtx.Mark) error {
-	text, err := m.XML()
-	if err != nil {
-		return err
-	}
-	impact := libvirt.DOMAIN_AFFECT_CONFIG
-	if persistent, err := dom.IsPersistent(); err == nil && !persistent {
-		impact = 0
-	}
-	if on, err := dom.IsActive(); err != nil {
-		return err
-	} else if on {
-		impact |= libvirt.DOMAIN_AFFECT_LIVE
-	}
-	return dom.SetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, text, libvirtx.Prefix, libvirtx.Namespace, impact)
 }
 
 // made looks for a machine that a token stands for. It returns a task if one
@@ -204,7 +187,7 @@ func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Re
 	}
 	left := []hypervisor.Ref{id.Ref()}
 	_, err = onHost(ctx, h, id, 2, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		_, mark, err := parse(dom, 0)
+		_, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return struct{}{}, err
 		}
@@ -243,19 +226,19 @@ func (b *books) mergeBack(c *libvirt.Connect, source string, overlays []string) 
 		return err
 	}
 	defer dom.Free()
-	x, _, err := parse(dom, 0)
+	x, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
-	for _, k := range writable(x) { // the maker may have died while it merged
+	for _, k := range libvirtx.Writable(x) { // the maker may have died while it merged
 		j, err := dom.GetBlockJobInfo(k.Target.Dev, 0)
-		if err == nil && j.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT && slices.Contains(overlays, diskPath(k)) {
+		if err == nil && j.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT && slices.Contains(overlays, libvirtx.DiskPath(k)) {
 			if err := finish(dom, k.Target.Dev, true, nil); err != nil {
 				return err
 			}
 		}
 	}
-	if x, _, err = parse(dom, 0); err != nil {
+	if x, _, err = libvirtx.Parse(dom, 0); err != nil {
 		return err
 	}
 	if b.im, err = libvirtx.LoadImages(c, b.pools); err != nil {
@@ -266,8 +249,8 @@ func (b *books) mergeBack(c *libvirt.Connect, source string, overlays []string) 
 		return err
 	}
 	used := set{}
-	for _, k := range writable(x) {
-		p := diskPath(k)
+	for _, k := range libvirtx.Writable(x) {
+		p := libvirtx.DiskPath(k)
 		base := b.im.ByPath[p].Backing
 		if !slices.Contains(overlays, p) || base == "" || len(b.im.Above[base]) != 1 {
 			used[p] = true
@@ -290,7 +273,7 @@ func (b *books) mergeBack(c *libvirt.Connect, source string, overlays []string) 
 
 func (d *driver) readMark(ctx context.Context, id hypervisor.VMID) (libvirtx.Mark, error) {
 	return onDomain(ctx, d, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (libvirtx.Mark, error) {
-		_, mark, err := parse(dom, 0)
+		_, mark, err := libvirtx.Parse(dom, 0)
 		return mark, err
 	})
 }

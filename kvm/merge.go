@@ -105,12 +105,12 @@ func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid str
 		}
 		return "", snap.Delete(0)
 	}
-	if st, err := state(dom); err != nil {
+	if st, err := libvirtx.State(dom); err != nil {
 		return "", err
 	} else if st == hypervisor.Suspended {
 		return "", hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.VMID(uuid).Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
 	}
-	x, mark, err := inactive(dom)
+	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return "", err
 	}
@@ -136,7 +136,7 @@ func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid str
 		case frozenBy(snaps, f, s.Name):
 			// Another snapshot holds the same image: nothing was written between.
 		case len(above) == 0:
-			if !slices.ContainsFunc(writable(x), func(k *libvirtxml.DomainDisk) bool { return diskPath(k) == f }) {
+			if !slices.ContainsFunc(libvirtx.Writable(x), func(k *libvirtxml.DomainDisk) bool { return libvirtx.DiskPath(k) == f }) {
 				if _, err := b.remove(c, set{f: true}); err != nil {
 					return note, err
 				}
@@ -197,7 +197,7 @@ func frozenBy(snaps []libvirtxml.DomainSnapshot, p, but string) bool {
 // merge commits image top into image base, which nothing else stands on, and
 // makes all that named top name base. Top is removed if nothing stands on it.
 func (b *books) merge(c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, top string, snaps []libvirtxml.DomainSnapshot) error {
-	live, _, err := parse(dom, 0)
+	live, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
@@ -206,9 +206,9 @@ func (b *books) merge(c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, 
 		return err
 	}
 	active := "" // the image that the machine writes to, if it runs on this chain
-	for _, k := range writable(live) {
-		if on && slices.Contains(b.im.Chain(diskPath(k)), top) {
-			active, dev = diskPath(k), k.Target.Dev
+	for _, k := range libvirtx.Writable(live) {
+		if on && slices.Contains(b.im.Chain(libvirtx.DiskPath(k)), top) {
+			active, dev = libvirtx.DiskPath(k), k.Target.Dev
 		}
 	}
 	if active != "" {
@@ -233,13 +233,13 @@ func (b *books) merge(c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, 
 			return err
 		}
 	}
-	x, _, err := inactive(dom)
+	x, _, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(writable(x), func(k *libvirtxml.DomainDisk) bool { return diskPath(k) == top }) {
+	if slices.ContainsFunc(libvirtx.Writable(x), func(k *libvirtxml.DomainDisk) bool { return libvirtx.DiskPath(k) == top }) {
 		repoint(x, moved)
-		if err := define(c, x); err != nil {
+		if err := libvirtx.Define(c, x); err != nil {
 			return err
 		}
 	}
@@ -314,17 +314,17 @@ func (b *books) commitApart(c *libvirt.Connect, like *libvirt.Domain, base, top 
 	if a := b.im.Above[top]; len(a) > 0 {
 		open = a[0] // its link is set to base by the commit
 	}
-	x, _, err := inactive(like)
+	x, _, err := libvirtx.Inactive(like)
 	if err != nil {
 		return err
 	}
-	helper := &libvirtxml.Domain{Type: x.Type, Name: helperPrefix + libvirtx.Nonce(), VCPU: &libvirtxml.DomainVCPU{Value: 1},
+	helper := &libvirtxml.Domain{Type: x.Type, Name: libvirtx.HelperPrefix + libvirtx.Nonce(), VCPU: &libvirtxml.DomainVCPU{Value: 1},
 		OS: &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: "hvm", Arch: x.OS.Type.Arch, Machine: x.OS.Type.Machine}},
 		Devices: &libvirtxml.DomainDeviceList{Emulator: x.Devices.Emulator, Disks: []libvirtxml.DomainDisk{{Device: "disk",
 			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"}}}}}
-	setMemory(helper, 16<<10, 16<<10)
-	setDiskPath(&helper.Devices.Disks[0], open, "qcow2")
-	if err := putMark(helper, libvirtx.Mark{Role: "helper"}); err != nil {
+	libvirtx.SetMemory(helper, 16<<10, 16<<10)
+	libvirtx.SetDiskPath(&helper.Devices.Disks[0], open, "qcow2")
+	if err := libvirtx.MarkDefinition(helper, libvirtx.Mark{Role: "helper"}); err != nil {
 		return err
 	}
 	doc, err := helper.Marshal()

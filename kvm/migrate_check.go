@@ -20,16 +20,16 @@ func (m *move) readSource(ctx context.Context) error {
 	on := m.id.Ref()
 	_, err := onHost(ctx, m.src, m.id, 8, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		var err error
-		if m.live, m.mark, err = parse(dom, 0); err != nil {
+		if m.live, m.mark, err = libvirtx.Parse(dom, 0); err != nil {
 			return struct{}{}, err
 		}
 		if m.mark.Role != "" {
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, on, "no such machine")
 		}
-		if m.next, _, err = inactive(dom); err != nil {
+		if m.next, _, err = libvirtx.Inactive(dom); err != nil {
 			return struct{}{}, err
 		}
-		if m.state, err = state(dom); err != nil {
+		if m.state, err = libvirtx.State(dom); err != nil {
 			return struct{}{}, err
 		}
 		m.on = m.state == hypervisor.Running || m.state == hypervisor.Paused
@@ -57,7 +57,7 @@ func (m *move) readSource(ctx context.Context) error {
 		if t, busy := jobTask(dom, string(m.id)); busy {
 			m.block(hypervisor.ReasonVMBusy, t.Ref(), "libvirt runs a job on the machine: wait for it, or cancel it")
 		}
-		for _, k := range writable(m.live) {
+		for _, k := range libvirtx.Writable(m.live) {
 			if !m.on {
 				break
 			}
@@ -154,7 +154,7 @@ func (m *move) checkHost(c *libvirt.Connect, sf, f *libvirtx.Facts) error {
 	if err != nil {
 		return err
 	}
-	if need := uint64(memoryKiB(x)) << 10; m.on && free < need {
+	if need := uint64(libvirtx.MemoryKiB(x)) << 10; m.on && free < need {
 		m.block(hypervisor.ReasonNoMemory, host, fmt.Sprintf("host %s has %d MiB of free memory, the machine takes %d MiB", f.Name, free>>20, need>>20))
 	}
 	known, err := networks(c, m.dst.ID())
@@ -220,7 +220,7 @@ func (m *move) checkDisks(ctx context.Context) error {
 	var need int64
 	for i := range m.live.Devices.Disks {
 		k := &m.live.Devices.Disks[i]
-		p := diskPath(k)
+		p := libvirtx.DiskPath(k)
 		if p == "" {
 			continue
 		}
@@ -246,9 +246,9 @@ func (m *move) checkDisks(ctx context.Context) error {
 }
 
 func (m *move) inPool(pools []libvirtx.Pool, uuid string) bool {
-	all := writable(m.live)
+	all := libvirtx.Writable(m.live)
 	for _, k := range all {
-		p, ok := libvirtx.PoolOf(pools, diskPath(k))
+		p, ok := libvirtx.PoolOf(pools, libvirtx.DiskPath(k))
 		if !ok || p.UUID != uuid {
 			return false
 		}
@@ -257,7 +257,7 @@ func (m *move) inPool(pools []libvirtx.Pool, uuid string) bool {
 }
 
 func isWritable(x *libvirtxml.Domain, k *libvirtxml.DomainDisk) bool {
-	for _, w := range writable(x) {
+	for _, w := range libvirtx.Writable(x) {
 		if w == k {
 			return true
 		}

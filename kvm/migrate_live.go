@@ -89,17 +89,17 @@ func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParamet
 	}
 	old = set{}
 	moved := map[string]libvirtx.Volume{}
-	for _, k := range writable(m.live) {
+	for _, k := range libvirtx.Writable(m.live) {
 		if err := ctx.Err(); err != nil {
 			return made, old, err
 		}
-		path := diskPath(k)
+		path := libvirtx.DiskPath(k)
 		from, err := libvirtx.Do(ctx, m.src.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, path) })
 		if err != nil {
 			return made, old, err
 		}
 		v, err := libvirtx.Do(context.WithoutCancel(ctx), m.dst.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
-			return libvirtx.CreateVolume(c, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: imageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
+			return libvirtx.CreateVolume(c, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 		})
 		if err != nil {
 			return made, old, err
@@ -109,7 +109,7 @@ func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParamet
 	}
 	p.MigrateDisksSet = true
 	doc, err := onHost(ctx, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (string, error) {
-		x, _, err := parse(dom, libvirt.DOMAIN_XML_MIGRATABLE|libvirt.DOMAIN_XML_SECURE)
+		x, _, err := libvirtx.Parse(dom, libvirt.DOMAIN_XML_MIGRATABLE|libvirt.DOMAIN_XML_SECURE)
 		if err != nil {
 			return "", err
 		}
@@ -128,7 +128,7 @@ func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParamet
 	if next.Metadata != nil {
 		mark := m.mark
 		mark.Images = nil // bases that stay behind
-		if err := putMark(next, mark); err != nil {
+		if err := libvirtx.MarkDefinition(next, mark); err != nil {
 			return made, old, err
 		}
 	}
@@ -142,7 +142,7 @@ func clone(x *libvirtxml.Domain) (*libvirtxml.Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, _, err := parseDoc(doc)
+	out, _, err := libvirtx.ParseXML(doc)
 	return out, err
 }
 
@@ -252,13 +252,13 @@ func (m *move) dropSource(ctx context.Context, old set) (kept []hypervisor.Ref, 
 		return nil, nil
 	}
 	_, err = onHost(ctx, m.dst, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		x, _, err := parse(dom, 0)
+		x, _, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return struct{}{}, err
 		}
-		for _, k := range writable(x) {
-			if p, ok := libvirtx.PoolOf(m.dstPools, diskPath(k)); !ok || p.UUID != m.pool.UUID {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindUnknown, m.id.Ref(), "the machine is on image %s, not on datastore %s: the source's images stay", diskPath(k), m.pool.Name)
+		for _, k := range libvirtx.Writable(x) {
+			if p, ok := libvirtx.PoolOf(m.dstPools, libvirtx.DiskPath(k)); !ok || p.UUID != m.pool.UUID {
+				return struct{}{}, hypervisor.Errorf(hypervisor.KindUnknown, m.id.Ref(), "the machine is on image %s, not on datastore %s: the source's images stay", libvirtx.DiskPath(k), m.pool.Name)
 			}
 		}
 		return struct{}{}, nil

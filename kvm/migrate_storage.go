@@ -48,7 +48,7 @@ func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState
 	var all []copied
 	pivoted := 0
 	_, err := onHost(sure, m.src, m.id, 10, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		for _, k := range writable(m.live) {
+		for _, k := range libvirtx.Writable(m.live) {
 			if err := ctx.Err(); err != nil {
 				return struct{}{}, err
 			}
@@ -97,17 +97,17 @@ func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState
 
 // mirror starts the copy of one disk.
 func (m *move) mirror(c *libvirt.Connect, dom *libvirt.Domain, k *libvirtxml.DomainDisk) (copied, error) {
-	from, err := libvirtx.FindImage(c, m.srcPools, diskPath(k))
+	from, err := libvirtx.FindImage(c, m.srcPools, libvirtx.DiskPath(k))
 	if err != nil {
 		return copied{}, err
 	}
-	to, err := libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: imageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
+	to, err := libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 	if err != nil {
 		return copied{}, err
 	}
 	n := copied{k.Target.Dev, from, to}
 	dest := libvirtxml.DomainDisk{Device: "disk"}
-	setDiskPath(&dest, to.Path, to.Format)
+	libvirtx.SetDiskPath(&dest, to.Path, to.Format)
 	doc, err := dest.Marshal()
 	if err != nil {
 		return n, err
@@ -145,21 +145,21 @@ func (m *move) coldStorage(ctx context.Context, report func(hypervisor.TaskState
 	sure := context.WithoutCancel(ctx)
 	var all []copied
 	_, err := onHost(sure, m.src, m.id, 8, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		x, mark, err := inactive(dom)
+		x, mark, err := libvirtx.Inactive(dom)
 		if err != nil {
 			return struct{}{}, err
 		}
 		moved := map[string]libvirtx.Volume{}
-		for i, k := range writable(x) {
+		for i, k := range libvirtx.Writable(x) {
 			if err := ctx.Err(); err != nil {
 				return struct{}{}, err
 			}
-			report(hypervisor.TaskState{Fraction: float64(i) / float64(len(writable(x))), Phase: "copying " + k.Target.Dev})
-			from, err := libvirtx.FindImage(c, m.srcPools, diskPath(k))
+			report(hypervisor.TaskState{Fraction: float64(i) / float64(len(libvirtx.Writable(x))), Phase: "copying " + k.Target.Dev})
+			from, err := libvirtx.FindImage(c, m.srcPools, libvirtx.DiskPath(k))
 			if err != nil {
 				return struct{}{}, err
 			}
-			to, err := libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: imageName(string(m.id), k.Target.Dev, from.Format),
+			to, err := libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format),
 				Capacity: from.Capacity, Format: from.Format, From: from.Path})
 			if err != nil {
 				return struct{}{}, err
@@ -172,10 +172,10 @@ func (m *move) coldStorage(ctx context.Context, report func(hypervisor.TaskState
 		}
 		repoint(x, moved)
 		mark.Images = nil // bases that stay behind
-		if err := putMark(x, mark); err != nil {
+		if err := libvirtx.MarkDefinition(x, mark); err != nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, define(c, x)
+		return struct{}{}, libvirtx.Define(c, x)
 	})
 	if err != nil {
 		return hypervisor.TaskState{Err: err, Leftover: m.undoCopies(sure, m.src, all)}
@@ -209,11 +209,11 @@ func (m *move) coldMove(ctx context.Context, report func(hypervisor.TaskState)) 
 		repoint(x, moved)
 		if len(all) > 0 {
 			m.mark.Images = nil
-			err = putMark(x, m.mark)
+			err = libvirtx.MarkDefinition(x, m.mark)
 		}
 	}
 	if err == nil {
-		_, err = libvirtx.Do(sure, m.dst.conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, define(c, x) })
+		_, err = libvirtx.Do(sure, m.dst.conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
 	}
 	if err != nil {
 		return hypervisor.TaskState{Err: err, Leftover: m.undoCopies(sure, m.dst, all)}
@@ -248,7 +248,7 @@ func (m *move) sendDisks(ctx context.Context, report func(hypervisor.TaskState))
 		return nil, nil
 	}
 	sure := context.WithoutCancel(ctx)
-	for _, k := range writable(m.next) {
+	for _, k := range libvirtx.Writable(m.next) {
 		if err := ctx.Err(); err != nil {
 			return all, err
 		}
@@ -266,21 +266,21 @@ func (m *move) sendDisks(ctx context.Context, report func(hypervisor.TaskState))
 }
 
 func (m *move) sendDisk(ctx context.Context, c, to *libvirt.Connect, k *libvirtxml.DomainDisk, report func(hypervisor.TaskState)) (copied, error) {
-	from, err := libvirtx.FindImage(c, m.srcPools, diskPath(k))
+	from, err := libvirtx.FindImage(c, m.srcPools, libvirtx.DiskPath(k))
 	if err != nil {
 		return copied{}, err
 	}
 	n := copied{dev: k.Target.Dev, from: from}
 	send := from
 	if from.Backing != "" {
-		send, err = libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: from.Pool, Name: imageName(string(m.id), k.Target.Dev, from.Format),
+		send, err = libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: from.Pool, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format),
 			Capacity: from.Capacity, Format: from.Format, From: from.Path})
 		if err != nil {
 			return n, err
 		}
 		defer libvirtx.DeleteVolume(c, send.Pool, send.Name)
 	}
-	n.to, err = libvirtx.CreateVolume(to, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: imageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
+	n.to, err = libvirtx.CreateVolume(to, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 	if err != nil {
 		return n, err
 	}

@@ -200,7 +200,7 @@ func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor
 func (d *driver) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hypervisor.NICID) (hypervisor.DriverTask, error) {
 	return d.simple(ctx, "detach-nic", id, shortWork, func(ctx context.Context) error {
 		_, err := onDomain(context.WithoutCancel(ctx), d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			x, _, err := parse(dom, 0)
+			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return struct{}{}, err
 			}

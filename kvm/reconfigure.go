@@ -16,15 +16,15 @@ import (
 // resize sets the memory of a definition, within its range if it has one.
 func resize(x *libvirtxml.Domain, kib int64) {
 	base := uint64(kib)
-	if memoryKiB(x) > currentKiB(x) && kib <= memoryKiB(x) { // ballooned: the range stays
-		base = uint64(memoryKiB(x))
+	if libvirtx.MemoryKiB(x) > libvirtx.CurrentKiB(x) && kib <= libvirtx.MemoryKiB(x) { // ballooned: the range stays
+		base = uint64(libvirtx.MemoryKiB(x))
 	}
-	setMemory(x, base, uint64(kib))
+	libvirtx.SetMemory(x, base, uint64(kib))
 	if x.CPU != nil && x.CPU.Numa != nil && len(x.CPU.Numa.Cell) == 1 {
 		dimms := int64(0)
 		for _, m := range x.Devices.Memorydevs {
 			if m.Target != nil && m.Target.Size != nil {
-				dimms += toKiB(uint64(m.Target.Size.Value), m.Target.Size.Unit)
+				dimms += libvirtx.ToKiB(uint64(m.Target.Size.Value), m.Target.Size.Unit)
 			}
 		}
 		x.CPU.Numa.Cell[0].Memory, x.CPU.Numa.Cell[0].Unit = uint(max(int64(base)-dimms, 0)), "KiB"
@@ -61,7 +61,7 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 // Reconfigure implements hypervisor.Reconfigurer.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
 	if ch.Name != "" {
-		if err := checkName("new name", ch.Name, id.Ref()); err != nil {
+		if err := libvirtx.CheckName("new name", ch.Name, id.Ref()); err != nil {
 			return nil, err
 		}
 	}
@@ -104,22 +104,22 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		setCPUs(x, ch.CPUs, ch.MaxCPUs)
 	}
 	if r := ch.DynamicMemory; r != nil {
-		now := currentKiB(x)
+		now := libvirtx.CurrentKiB(x)
 		if ch.MemoryBytes > 0 {
 			now = ch.MemoryBytes >> 10
 		}
 		m.MinKiB = uint64(r.MinBytes >> 10)
 		if *r == (hypervisor.MemoryRange{}) {
-			setMemory(x, uint64(now), uint64(now))
+			libvirtx.SetMemory(x, uint64(now), uint64(now))
 		} else {
 			if now<<10 < r.MinBytes || now<<10 > r.MaxBytes {
 				return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the machine's memory of %d bytes is outside DynamicMemory %d to %d", now<<10, r.MinBytes, r.MaxBytes)
 			}
-			setMemory(x, uint64(r.MaxBytes>>10), uint64(now))
+			libvirtx.SetMemory(x, uint64(r.MaxBytes>>10), uint64(now))
 		}
 	} else if ch.MemoryBytes > 0 {
-		if m.MinKiB > 0 && (ch.MemoryBytes>>10 < int64(m.MinKiB) || ch.MemoryBytes>>10 > memoryKiB(x)) {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, memoryKiB(x))
+		if m.MinKiB > 0 && (ch.MemoryBytes>>10 < int64(m.MinKiB) || ch.MemoryBytes>>10 > libvirtx.MemoryKiB(x)) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, libvirtx.MemoryKiB(x))
 		}
 		resize(x, ch.MemoryBytes>>10)
 	}
@@ -130,22 +130,22 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		x.MaximumMemory = &libvirtxml.DomainMaxMemory{Value: uint(ch.MaxMemory >> 10), Unit: "KiB", Slots: dimmSlots}
 		if x.CPU.Numa == nil {
 			x.CPU.Numa = &libvirtxml.DomainNuma{Cell: []libvirtxml.DomainCell{{ID: ptr(uint(0)),
-				CPUs: fmt.Sprintf("0-%d", x.VCPU.Value-1), Memory: uint(memoryKiB(x)), Unit: "KiB"}}}
+				CPUs: fmt.Sprintf("0-%d", x.VCPU.Value-1), Memory: uint(libvirtx.MemoryKiB(x)), Unit: "KiB"}}}
 		}
 	}
-	if x.MaximumMemory != nil && memoryKiB(x) > toKiB(uint64(x.MaximumMemory.Value), x.MaximumMemory.Unit) {
-		x.MaximumMemory.Value, x.MaximumMemory.Unit = uint(memoryKiB(x)), "KiB"
+	if x.MaximumMemory != nil && libvirtx.MemoryKiB(x) > libvirtx.ToKiB(uint64(x.MaximumMemory.Value), x.MaximumMemory.Unit) {
+		x.MaximumMemory.Value, x.MaximumMemory.Unit = uint(libvirtx.MemoryKiB(x)), "KiB"
 	}
 	if ch.Description != nil {
 		x.Description = *ch.Description
 	}
-	return putMark(x, *m)
+	return libvirtx.MarkDefinition(x, *m)
 }
 
 // changeOff redefines. libvirt has a call of its own for the name, which comes
 // first: it is what can fail for a reason of its own.
 func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
-	x, m, err := inactive(dom)
+	x, m, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 		}
 		x.Name = ch.Name
 	}
-	err = define(c, x)
+	err = libvirtx.Define(c, x)
 	if err != nil && x.Name != old {
 		_ = dom.Rename(old, 0) // the first error counts
 	}
@@ -171,7 +171,7 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 
 // changeLive first looks whether everything can be done, then does it.
 func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
-	live, mark, err := parse(dom, 0)
+	live, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
@@ -204,9 +204,9 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 	}
 	var dimm int64
 	if ch.MemoryBytes > 0 {
-		base, limit := memoryKiB(live), int64(0)
+		base, limit := libvirtx.MemoryKiB(live), int64(0)
 		if live.MaximumMemory != nil {
-			limit = toKiB(uint64(live.MaximumMemory.Value), live.MaximumMemory.Unit)
+			limit = libvirtx.ToKiB(uint64(live.MaximumMemory.Value), live.MaximumMemory.Unit)
 		}
 		if want := ch.MemoryBytes >> 10; want > base {
 			if want > limit {
@@ -258,12 +258,12 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 	if later == (hypervisor.Changes{}) {
 		return nil
 	}
-	x, m, err := inactive(dom)
+	x, m, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
 	if err := apply(x, &m, later, id.Ref()); err != nil {
 		return err
 	}
-	return define(c, x)
+	return libvirtx.Define(c, x)
 }

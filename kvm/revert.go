@@ -51,7 +51,7 @@ func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Dom
 	if err != nil {
 		return out, err
 	}
-	now, mark, err := inactive(dom)
+	now, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return out, err
 	}
@@ -77,8 +77,8 @@ func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Dom
 			}
 		}
 	}
-	for _, k := range writable(then) {
-		base := diskPath(k)
+	for _, k := range libvirtx.Writable(then) {
+		base := libvirtx.DiskPath(k)
 		v, err := overlay(c, b.pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
 		if err != nil {
 			undo()
@@ -103,7 +103,7 @@ func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Dom
 		undo()
 		return out, err
 	}
-	if err := define(c, then); err != nil {
+	if err := libvirtx.Define(c, then); err != nil {
 		undo()
 		return out, err
 	}
@@ -137,7 +137,7 @@ func definitionOf(s *libvirtxml.DomainSnapshot) (*libvirtxml.Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, _, err := parseDoc(doc)
+	out, _, err := libvirtx.ParseXML(doc)
 	out.ID = nil
 	return out, err
 }
@@ -149,8 +149,8 @@ func repoint(x *libvirtxml.Domain, moved map[string]libvirtx.Volume) {
 	}
 	for i := range x.Devices.Disks {
 		k := &x.Devices.Disks[i]
-		if v, ok := moved[diskPath(k)]; ok {
-			setDiskPath(k, v.Path, v.Format)
+		if v, ok := moved[libvirtx.DiskPath(k)]; ok {
+			libvirtx.SetDiskPath(k, v.Path, v.Format)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func savedDefinition(c *libvirt.Connect, file string, now *libvirtxml.Domain, mo
 	if err != nil {
 		return "", err
 	}
-	x, _, err := parseDoc(doc)
+	x, _, err := libvirtx.ParseXML(doc)
 	if err != nil {
 		return "", err
 	}
@@ -173,7 +173,7 @@ func savedDefinition(c *libvirt.Connect, file string, now *libvirtxml.Domain, mo
 
 // off brings a machine to Off whatever it does.
 func off(dom *libvirt.Domain) error {
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return err
 	}
@@ -193,8 +193,8 @@ func off(dom *libvirt.Domain) error {
 // they are overlays of it that nothing stands on and no snapshot froze.
 func (b *books) dropOverlays(c *libvirt.Connect, before *libvirtxml.Domain, uuid string) ([]hypervisor.Ref, error) {
 	drop := set{}
-	for _, k := range writable(before) {
-		p := diskPath(k)
+	for _, k := range libvirtx.Writable(before) {
+		p := libvirtx.DiskPath(k)
 		v := b.im.ByPath[p]
 		used := slices.ContainsFunc(b.usersOf(p), func(u user) bool { return u.vm.ID != uuid || u.snapshot != "" })
 		if v.Backing != "" && libvirtx.OwnedBy(p, uuid) && len(b.im.Above[p]) == 0 && !used {

@@ -47,8 +47,8 @@ func frozen(s *libvirtxml.DomainSnapshot) map[string]string {
 	if s.Domain == nil || s.Domain.Devices == nil {
 		return out
 	}
-	for _, k := range writable(s.Domain) {
-		out[k.Target.Dev] = diskPath(k)
+	for _, k := range libvirtx.Writable(s.Domain) {
+		out[k.Target.Dev] = libvirtx.DiskPath(k)
 	}
 	return out
 }
@@ -80,7 +80,7 @@ func memoryFiles(dom *libvirt.Domain) (set, error) {
 // Snapshots implements hypervisor.Snapshotter.
 func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hypervisor.SnapshotInfo, error) {
 	return onDomain(ctx, d, id, 3, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) ([]hypervisor.SnapshotInfo, error) {
-		_, mark, err := parse(dom, 0)
+		_, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +152,7 @@ func snapshotState(s string) hypervisor.PowerState {
 // CreateSnapshot implements hypervisor.Snapshotter.
 func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, Name: r.Name}
-	if err := checkName("snapshot name", r.Name, on); err != nil {
+	if err := libvirtx.CheckName("snapshot name", r.Name, on); err != nil {
 		return nil, err
 	}
 	return d.run(ctx, "snapshot", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
@@ -168,11 +168,11 @@ func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 }
 
 func (h *host) snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, report func(hypervisor.TaskState)) ([]hypervisor.Ref, error) {
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return nil, err
 	}
-	x, mark, err := parse(dom, 0)
+	x, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (h *host) snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Do
 		_ = old.Free() // a local reference
 		return nil, hypervisor.Errorf(hypervisor.KindExists, hypervisor.SnapshotID(r.Name).Ref(), "the machine has a snapshot of this name: libvirt wants unique names")
 	}
-	disks := writable(x)
+	disks := libvirtx.Writable(x)
 	if len(disks) == 0 {
 		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotDisk, hypervisor.ReasonConfig, "the machine has no disk to snapshot")
 	}
@@ -203,7 +203,7 @@ func (h *host) snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Do
 	doc := libvirtxml.DomainSnapshot{Name: r.Name, Description: r.Description, Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"}}
 	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REUSE_EXT | libvirt.DOMAIN_SNAPSHOT_CREATE_ATOMIC
 	if r.Memory {
-		file := path.Join(path.Dir(diskPath(disks[0])), string(id)+".ram."+libvirtx.Nonce()+".mem")
+		file := path.Join(path.Dir(libvirtx.DiskPath(disks[0])), string(id)+".ram."+libvirtx.Nonce()+".mem")
 		doc.Memory = &libvirtxml.DomainSnapshotMemory{Snapshot: "external", File: file}
 	} else {
 		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
@@ -229,10 +229,10 @@ func (h *host) snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Do
 		return left, err
 	}
 	if r.Quiesce {
-		_, mark, err = inactive(dom)
+		_, mark, err = libvirtx.Inactive(dom)
 		if err == nil {
 			mark.Quiesced = append(mark.Quiesced, r.Name)
-			err = writeMark(dom, mark)
+			err = libvirtx.MarkDomain(dom, mark)
 		}
 		return nil, err
 	}
@@ -265,11 +265,11 @@ func overlays(c *libvirt.Connect, uuid string, x *libvirtxml.Domain) ([]libvirtx
 		if k.Target == nil {
 			continue
 		}
-		if !slices.Contains(writable(x), k) {
+		if !slices.Contains(libvirtx.Writable(x), k) {
 			list.Disks = append(list.Disks, libvirtxml.DomainSnapshotDisk{Name: k.Target.Dev, Snapshot: "no"})
 			continue
 		}
-		v, err := overlay(c, pools, uuid, k.Target.Dev, diskPath(k), libvirtx.Pool{})
+		v, err := overlay(c, pools, uuid, k.Target.Dev, libvirtx.DiskPath(k), libvirtx.Pool{})
 		if err != nil {
 			return made, nil, err
 		}
@@ -291,6 +291,6 @@ func overlay(c *libvirt.Connect, pools []libvirtx.Pool, uuid, disk, base string,
 	if pool == "" {
 		pool = b.Pool
 	}
-	return libvirtx.CreateVolume(c, pools, libvirtx.VolumeSpec{Pool: pool, Name: imageName(uuid, disk, "qcow2"),
+	return libvirtx.CreateVolume(c, pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(uuid, disk, "qcow2"),
 		Capacity: b.Capacity, Format: "qcow2", Backing: base, BackingFormat: b.Format})
 }

@@ -63,7 +63,7 @@ func (h *host) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, ma
 	if s.DynamicMemory != nil {
 		base, mark.MinKiB = s.DynamicMemory.MaxBytes>>10, uint64(s.DynamicMemory.MinBytes>>10)
 	}
-	setMemory(x, uint64(base), uint64(now))
+	libvirtx.SetMemory(x, uint64(base), uint64(now))
 	if limit := s.MaxMemoryBytes >> 10; limit > base {
 		x.MaximumMemory = &libvirtxml.DomainMaxMemory{Value: uint(limit), Unit: "KiB", Slots: dimmSlots}
 		x.CPU.Numa = &libvirtxml.DomainNuma{Cell: []libvirtxml.DomainCell{{ID: ptr(uint(0)),
@@ -71,7 +71,7 @@ func (h *host) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, ma
 	}
 	h.addBasics(x, uuid, len(s.Disks)+len(s.NICs))
 	mark.GuestOS = s.GuestOS
-	return x, putMark(x, mark)
+	return x, libvirtx.MarkDefinition(x, mark)
 }
 
 // addBasics adds what every machine has: slots, console, agent channel,
@@ -112,16 +112,7 @@ func addDisk(x *libvirtxml.Domain, d hypervisor.DiskSpec, image, format string) 
 		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.KindOfDisk}, hypervisor.DiskAttach, hypervisor.ReasonPlatform,
 			fmt.Sprintf("no disk bus %q: use virtio, scsi, sata, ide or usb", bus))
 	}
-	taken := map[string]bool{}
-	for _, k := range x.Devices.Disks {
-		if k.Target != nil {
-			taken[k.Target.Dev] = true
-		}
-	}
-	dev := ""
-	for n := 0; dev == "" || taken[dev]; n++ {
-		dev = prefix + letters(n)
-	}
+	dev := libvirtx.FreeTarget(x, prefix)
 	k := libvirtxml.DomainDisk{Device: "disk", Target: &libvirtxml.DomainDiskTarget{Dev: dev, Bus: bus},
 		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Discard: "unmap"}}
 	if d.CDROM {
@@ -130,7 +121,7 @@ func addDisk(x *libvirtxml.Domain, d hypervisor.DiskSpec, image, format string) 
 	if d.ReadOnly || d.CDROM {
 		k.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
 	}
-	setDiskPath(&k, image, format)
+	libvirtx.SetDiskPath(&k, image, format)
 	if bus == "scsi" && !hasSCSI(x) {
 		x.Devices.Controllers = append(x.Devices.Controllers, libvirtxml.DomainController{Type: "scsi", Model: "virtio-scsi"})
 	}
@@ -145,13 +136,4 @@ func hasSCSI(x *libvirtxml.Domain) bool {
 		}
 	}
 	return false
-}
-
-// letters counts a, b, … z, aa, ab, … as disk names do.
-func letters(n int) string {
-	s := ""
-	for n++; n > 0; n = (n - 1) / 26 {
-		s = string(rune('a'+(n-1)%26)) + s
-	}
-	return s
 }

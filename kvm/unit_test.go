@@ -21,7 +21,7 @@ func TestWindow(t *testing.T) {
 	}
 	note := window(x, 128*hypervisor.GiB+32*hypervisor.MiB)
 	hole := x.Devices.Controllers[1].PCI
-	if note == "" || hole == nil || hole.Hole64 == nil || toKiB(uint64(hole.Hole64.Size), hole.Hole64.Unit)<<10 != 512*hypervisor.GiB {
+	if note == "" || hole == nil || hole.Hole64 == nil || libvirtx.ToKiB(uint64(hole.Hole64.Size), hole.Hole64.Unit)<<10 != 512*hypervisor.GiB {
 		t.Errorf("window for 128 GiB: %q, %+v; want 512 GiB, a power of two above twice the size", note, hole)
 	}
 	if note := window(x, 64*hypervisor.GiB); note != "" {
@@ -82,14 +82,6 @@ func TestObstacles(t *testing.T) {
 	w := whole(hypervisor.DeviceInfo{ID: "g", Address: "0000:01:00.0", GroupPeers: []hypervisor.DeviceID{"a", "b"}}, all)
 	if len(w) != 2 || w[1].ID != "a" {
 		t.Errorf("what goes together is %+v, want the card's functions of the group", w)
-	}
-}
-
-func TestLetters(t *testing.T) {
-	for n, want := range map[int]string{0: "a", 25: "z", 26: "aa", 27: "ab", 701: "zz", 702: "aaa"} {
-		if got := letters(n); got != want {
-			t.Errorf("letters(%d) = %q, want %q", n, got, want)
-		}
 	}
 }
 

@@ -5,7 +5,6 @@ package kvm
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -129,10 +128,10 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, f *libvirtx.Fact
 	in := inventory{host: h.ID(), at: time.Now()}
 	var wg sync.WaitGroup
 	var savedErr, poolErr, snapErr error
-	wg.Go(func() { in.saved, savedErr = marked(c, libvirt.CONNECT_LIST_DOMAINS_MANAGEDSAVE) })
+	wg.Go(func() { in.saved, savedErr = libvirtx.Filter(c, libvirt.CONNECT_LIST_DOMAINS_MANAGEDSAVE) })
 	if full {
 		hypervisor.CountCalls(ctx, 2)
-		wg.Go(func() { in.snapshots, snapErr = marked(c, libvirt.CONNECT_LIST_DOMAINS_HAS_SNAPSHOT) })
+		wg.Go(func() { in.snapshots, snapErr = libvirtx.Filter(c, libvirt.CONNECT_LIST_DOMAINS_HAS_SNAPSHOT) })
 		wg.Go(func() { in.pools, poolErr = libvirtx.Pools(c) })
 	}
 	stats, err := libvirtx.Stats(c, "", full)
@@ -176,29 +175,11 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, f *libvirtx.Fact
 	}
 	keep := out[:0]
 	for i := range out {
-		if !gone[i] && out[i].Template == q.Templates && !strings.HasPrefix(out[i].Name, helperPrefix) {
+		if !gone[i] && out[i].Template == q.Templates && libvirtx.IsMachine(string(out[i].ID), out[i].Name) {
 			keep = append(keep, out[i])
 		}
 	}
 	return keep, nil
-}
-
-// marked returns the UUIDs of the domains that a filter lets pass.
-func marked(c *libvirt.Connect, f libvirt.ConnectListAllDomainsFlags) (map[string]bool, error) {
-	all, err := c.ListAllDomains(f)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]bool, len(all))
-	for i := range all {
-		id, err := all[i].GetUUIDString()
-		if err != nil {
-			return nil, err
-		}
-		out[id] = true
-		_ = all[i].Free() // a local reference
-	}
-	return out, nil
 }
 
 // definition reads a domain's live definition, and its mark.
@@ -208,30 +189,7 @@ func definition(c *libvirt.Connect, uuid string) (*libvirtxml.Domain, libvirtx.M
 		return nil, libvirtx.Mark{}, err
 	}
 	defer dom.Free()
-	return parse(dom, 0)
-}
-
-func parse(dom *libvirt.Domain, flags libvirt.DomainXMLFlags) (*libvirtxml.Domain, libvirtx.Mark, error) {
-	doc, err := dom.GetXMLDesc(flags)
-	if err != nil {
-		return nil, libvirtx.Mark{}, err
-	}
-	return parseDoc(doc)
-}
-
-func parseDoc(doc string) (*libvirtxml.Domain, libvirtx.Mark, error) {
-	x := new(libvirtxml.Domain)
-	if err := x.Unmarshal(doc); err != nil {
-		return nil, libvirtx.Mark{}, err
-	}
-	if x.Devices == nil {
-		x.Devices = &libvirtxml.DomainDeviceList{}
-	}
-	if x.Metadata == nil {
-		return x, libvirtx.Mark{}, nil
-	}
-	mark, err := libvirtx.ReadMark(x.Metadata.XML)
-	return x, mark, err
+	return libvirtx.Parse(dom, 0)
 }
 
 // GetVM implements hypervisor.Driver.
@@ -268,7 +226,7 @@ func (h *host) read(ctx context.Context, c *libvirt.Connect, f *libvirtx.Facts, 
 		return hypervisor.VMInfo{}, err
 	}
 	defer dom.Free()
-	x, mark, err := parse(dom, 0)
+	x, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
@@ -314,25 +272,11 @@ type inventory struct {
 // brief makes a VMInfo of statistics.
 func (in *inventory) brief(s libvirtx.Stat) hypervisor.VMInfo {
 	v := hypervisor.VMInfo{ID: hypervisor.VMID(s.UUID), Name: s.Name, Host: in.host, CPUs: s.CPUs, ReadAt: in.at,
-		MemoryBytes: int64(s.KiB) << 10, State: powerState(libvirt.DomainState(s.State))}
+		MemoryBytes: int64(s.KiB) << 10, State: libvirtx.PowerState(libvirt.DomainState(s.State))}
 	if v.State == hypervisor.Off && in.saved[s.UUID] {
 		v.State = hypervisor.Suspended
 	}
 	return v
-}
-
-// powerState maps virDomainState. Blocked, shutting down and pm-suspended
-// machines hold RAM and may run on by themselves: they are Running.
-func powerState(s libvirt.DomainState) hypervisor.PowerState {
-	switch s {
-	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED, libvirt.DOMAIN_SHUTDOWN, libvirt.DOMAIN_PMSUSPENDED:
-		return hypervisor.Running
-	case libvirt.DOMAIN_PAUSED:
-		return hypervisor.Paused
-	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED:
-		return hypervisor.Off
-	}
-	return hypervisor.StateUnknown
 }
 
 // sizes takes over what a definition says about CPUs and memory where the
@@ -344,7 +288,7 @@ func sizes(v *hypervisor.VMInfo, x *libvirtxml.Domain, mark libvirtx.Mark) {
 		}
 	}
 	if v.MemoryBytes == 0 {
-		v.MemoryBytes = currentKiB(x) << 10
+		v.MemoryBytes = libvirtx.CurrentKiB(x) << 10
 	}
 	if isTemplate(x, mark) {
 		v.Template = true
@@ -369,7 +313,7 @@ func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.S
 	if x.VCPU != nil {
 		v.MaxCPUs = int(x.VCPU.Value)
 	}
-	v.MaxMemoryBytes = memoryKiB(x) << 10
+	v.MaxMemoryBytes = libvirtx.MemoryKiB(x) << 10
 	if mark.Template != nil {
 		v.MaxMemoryBytes = int64(mark.Template.MemoryKiB) << 10
 	}
@@ -377,7 +321,7 @@ func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.S
 		v.DynamicMemory = &hypervisor.MemoryRange{MinBytes: int64(mark.MinKiB) << 10, MaxBytes: v.MaxMemoryBytes}
 	}
 	if x.MaximumMemory != nil {
-		v.MaxMemoryBytes = toKiB(uint64(x.MaximumMemory.Value), x.MaximumMemory.Unit) << 10
+		v.MaxMemoryBytes = libvirtx.ToKiB(uint64(x.MaximumMemory.Value), x.MaximumMemory.Unit) << 10
 	}
 	for i := range x.Devices.Disks {
 		v.Disks = append(v.Disks, in.disk(&x.Devices.Disks[i], s))
@@ -427,7 +371,7 @@ func (in *inventory) disk(k *libvirtxml.DomainDisk, s libvirtx.Stat) hypervisor.
 	if k.Driver != nil {
 		i.Format = k.Driver.Type
 	}
-	if p := diskPath(k); p != "" {
+	if p := libvirtx.DiskPath(k); p != "" {
 		i.Volume = libvirtx.ImageID(in.pools, in.host, p)
 		if pool, ok := libvirtx.PoolOf(in.pools, p); ok {
 			i.Datastore = hypervisor.DatastoreID(pool.UUID)
@@ -449,7 +393,7 @@ func (in *inventory) chain(c *libvirt.Connect, x *libvirtxml.Domain, i *hypervis
 	if n < 0 {
 		return
 	}
-	vol, err := libvirtx.FindImage(c, in.pools, diskPath(&x.Devices.Disks[n]))
+	vol, err := libvirtx.FindImage(c, in.pools, libvirtx.DiskPath(&x.Devices.Disks[n]))
 	if err != nil {
 		return // in no pool, or gone: what the definition says has to do
 	}

@@ -90,7 +90,7 @@ func usedImages(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for i := range x.Devices.Disks {
-			p := diskPath(&x.Devices.Disks[i])
+			p := libvirtx.DiskPath(&x.Devices.Disks[i])
 			if p != "" && !slices.Contains(out[p], u) {
 				out[p] = append(out[p], u)
 			}
@@ -99,7 +99,7 @@ func usedImages(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 	err = libvirtx.Each(len(all), func(i int) error {
 		dom := &all[i]
 		for _, flags := range []libvirt.DomainXMLFlags{0, libvirt.DOMAIN_XML_INACTIVE} {
-			x, mark, err := parse(dom, flags)
+			x, mark, err := libvirtx.Parse(dom, flags)
 			if libvirtx.NotFound(err) {
 				return nil
 			}
@@ -127,8 +127,8 @@ func usedImages(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 // that were frozen under it.
 func (b *books) images(uuid string, x *libvirtxml.Domain, m libvirtx.Mark) set {
 	out := set{}
-	for _, k := range writable(x) {
-		out[diskPath(k)] = true
+	for _, k := range libvirtx.Writable(x) {
+		out[libvirtx.DiskPath(k)] = true
 	}
 	for _, p := range m.Images {
 		out[p] = true
@@ -230,13 +230,13 @@ func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervis
 		return hypervisor.Dependencies{}, err
 	}
 	return onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Dependencies, error) {
-		x, _, err := parse(dom, 0)
+		x, _, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return hypervisor.Dependencies{}, err
 		}
 		var out hypervisor.Dependencies
-		for _, k := range writable(x) {
-			chain := b.im.Chain(diskPath(k))
+		for _, k := range libvirtx.Writable(x) {
+			chain := b.im.Chain(libvirtx.DiskPath(k))
 			for i, p := range chain {
 				v := b.im.ByPath[p]
 				dep := hypervisor.VolumeDependency{Volume: libvirtx.ImageID(b.pools, h.ID(), p), Disk: hypervisor.DiskID(k.Target.Dev),

@@ -113,11 +113,11 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 		return best, nil
 	}
 	return onHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
-		s, err := state(dom)
+		s, err := libvirtx.State(dom)
 		if err != nil {
 			return best, err
 		}
-		x, mark, err := parse(dom, 0)
+		x, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return best, err
 		}
@@ -169,8 +169,8 @@ func onMachine(k hypervisor.Capability, s hypervisor.PowerState, x *libvirtxml.D
 			return no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d CPUs: raise MaxCPUs with NextStart", x.VCPU.Value), true
 		}
 	case hypervisor.MemoryHotAdd:
-		if on && currentKiB(x) >= memoryKiB(x) {
-			return no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB: raise MaxMemory with NextStart", memoryKiB(x)>>10), true
+		if on && libvirtx.CurrentKiB(x) >= libvirtx.MemoryKiB(x) {
+			return no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB: raise MaxMemory with NextStart", libvirtx.MemoryKiB(x)>>10), true
 		}
 	case hypervisor.DevicePCI, hypervisor.DeviceVF:
 		if kindOfMachine(x) == pvh {

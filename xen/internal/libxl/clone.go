@@ -18,7 +18,7 @@ import (
 // Clone implements hypervisor.Cloner.
 func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.CloneRequest) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: r.Name}
-	if err := checkName("clone's name", r.Name, on); err != nil {
+	if err := libvirtx.CheckName("clone's name", r.Name, on); err != nil {
 		return nil, err
 	}
 	switch {
@@ -92,14 +92,14 @@ type cloning struct {
 
 // planClone refuses what can't be done and makes the clone's definition.
 func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor.VMID, uuid string, r hypervisor.CloneRequest) (*cloning, error) {
-	x, mark, err := inactive(dom)
+	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return nil, err
 	}
 	if mark.Role != "" {
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, src.Ref(), "no such machine")
 	}
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return nil, err
 	}
@@ -155,12 +155,12 @@ func (k *cloning) define(uuid string) error {
 	if r.Labels != nil {
 		k.mark.SetLabels(r.Labels)
 	}
-	return putMark(x, k.mark)
+	return libvirtx.MarkDefinition(x, k.mark)
 }
 
 // images makes the clone's images and points its definition at them.
 func (k *cloning) images(ctx context.Context, c *libvirt.Connect, report func(hypervisor.TaskState)) (made []libvirtx.Volume, err error) {
-	disks := writable(k.x)
+	disks := libvirtx.Writable(k.x)
 	if k.writes {
 		if err := k.freeze(c, report); err != nil {
 			return nil, err
@@ -171,7 +171,7 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, report func(hy
 			return made, err
 		}
 		report(hypervisor.TaskState{Fraction: float64(i) / float64(len(disks)), Phase: "copying"})
-		base := diskPath(disk)
+		base := libvirtx.DiskPath(disk)
 		var v libvirtx.Volume
 		if k.r.Mode == hypervisor.Linked {
 			v, err = overlay(c, k.at.pools, k.x.UUID, disk.Target.Dev, base, k.at.pool)
@@ -182,7 +182,7 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, report func(hy
 			return made, err
 		}
 		made = append(made, v)
-		setDiskPath(disk, v.Path, v.Format)
+		libvirtx.SetDiskPath(disk, v.Path, v.Format)
 	}
 	return made, nil
 }
@@ -197,7 +197,7 @@ func (k *cloning) copy(c *libvirt.Connect, disk *libvirtxml.DomainDisk, base str
 	if k.at.pool.UUID != "" {
 		pool = k.at.pool.UUID
 	}
-	v, err := libvirtx.CreateVolume(c, k.at.pools, libvirtx.VolumeSpec{Pool: pool, Name: imageName(k.x.UUID, disk.Target.Dev, "qcow2"),
+	v, err := libvirtx.CreateVolume(c, k.at.pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(k.x.UUID, disk.Target.Dev, "qcow2"),
 		Capacity: from.Capacity, Format: "qcow2", From: base})
 	if err == nil && (v.Capacity != from.Capacity || v.Backing != "") {
 		err = fmt.Errorf("the copy of %s has %d bytes on base %q, wanted %d on none", base, v.Capacity, v.Backing, from.Capacity)
@@ -215,7 +215,7 @@ func (k *cloning) freeze(c *libvirt.Connect, report func(hypervisor.TaskState)) 
 		return err
 	}
 	defer dom.Free()
-	x, mark, err := inactive(dom)
+	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
@@ -223,8 +223,8 @@ func (k *cloning) freeze(c *libvirt.Connect, report func(hypervisor.TaskState)) 
 		return err // started meanwhile
 	}
 	var made []libvirtx.Volume
-	for _, disk := range writable(x) {
-		base := diskPath(disk)
+	for _, disk := range libvirtx.Writable(x) {
+		base := libvirtx.DiskPath(disk)
 		if !libvirtx.OwnedBy(base, string(k.src)) && !slices.Contains(mark.Images, base) {
 			mark.Images = append(mark.Images, base)
 		}
@@ -233,13 +233,13 @@ func (k *cloning) freeze(c *libvirt.Connect, report func(hypervisor.TaskState)) 
 			break
 		}
 		made = append(made, v)
-		setDiskPath(disk, v.Path, v.Format)
+		libvirtx.SetDiskPath(disk, v.Path, v.Format)
 	}
 	if err == nil {
-		err = putMark(x, mark)
+		err = libvirtx.MarkDefinition(x, mark)
 	}
 	if err == nil {
-		err = define(c, x)
+		err = libvirtx.Define(c, x)
 	}
 	if err != nil {
 		for _, v := range made {
@@ -259,6 +259,6 @@ func overlay(c *libvirt.Connect, pools []libvirtx.Pool, uuid, dev, base string, 
 	if pool.UUID == "" {
 		pool.UUID = from.Pool
 	}
-	return libvirtx.CreateVolume(c, pools, libvirtx.VolumeSpec{Pool: pool.UUID, Name: imageName(uuid, dev, "qcow2"),
+	return libvirtx.CreateVolume(c, pools, libvirtx.VolumeSpec{Pool: pool.UUID, Name: libvirtx.ImageName(uuid, dev, "qcow2"),
 		Capacity: from.Capacity, Format: "qcow2", Backing: from.Path, BackingFormat: from.Format})
 }

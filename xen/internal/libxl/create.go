@@ -27,7 +27,7 @@ type site struct {
 // CreateVM implements hypervisor.Lifecycle.
 func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
-	if err := checkName("name", s.Name, on); err != nil {
+	if err := libvirtx.CheckName("name", s.Name, on); err != nil {
 		return nil, err
 	}
 	uuid := libvirtx.NewUUID()
@@ -100,7 +100,7 @@ func (d *driver) make(ctx context.Context, at site, x *libvirtxml.Domain, mark l
 			return struct{}{}, err
 		}
 		m.end()
-		return struct{}{}, define(c, x)
+		return struct{}{}, libvirtx.Define(c, x)
 	})
 	if err != nil {
 		left, uerr := at.undo(sure, vols)
@@ -307,7 +307,7 @@ func (at site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.
 		if err != nil {
 			return made, err
 		}
-		v, err := libvirtx.CreateVolume(c, at.pools, libvirtx.VolumeSpec{Pool: p.pool.UUID, Name: imageName(uuid, k.Target.Dev, "qcow2"),
+		v, err := libvirtx.CreateVolume(c, at.pools, libvirtx.VolumeSpec{Pool: p.pool.UUID, Name: libvirtx.ImageName(uuid, k.Target.Dev, "qcow2"),
 			Capacity: max(p.spec.SizeBytes, p.image.Capacity), Format: "qcow2", Thick: p.spec.Provisioning == hypervisor.Thick, From: p.image.Path})
 		if err != nil {
 			return made, err
@@ -316,7 +316,7 @@ func (at site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.
 		if p.spec.SizeBytes > 0 && v.Capacity > p.spec.SizeBytes {
 			return made, hypervisor.Errorf(hypervisor.KindInvalidArgument, p.spec.Image.Ref(), "the image has %d bytes: SizeBytes %d can't make it smaller", v.Capacity, p.spec.SizeBytes)
 		}
-		setDiskPath(k, v.Path, v.Format)
+		libvirtx.SetDiskPath(k, v.Path, v.Format)
 	}
 	return made, nil
 }

@@ -125,7 +125,7 @@ func usedDevices(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 	out := map[string][]hypervisor.Ref{}
 	var mu sync.Mutex
 	err = libvirtx.Each(len(all), func(i int) error {
-		x, _, err := parse(&all[i], 0)
+		x, _, err := libvirtx.Parse(&all[i], 0)
 		if libvirtx.NotFound(err) {
 			return nil
 		}
@@ -163,7 +163,7 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 			if err != nil {
 				return "", err
 			}
-			x, _, err := inactive(dom)
+			x, _, err := libvirtx.Inactive(dom)
 			switch {
 			case err != nil:
 				return "", err
@@ -232,7 +232,7 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 			if err != nil {
 				return struct{}{}, err
 			}
-			x, _, err := inactive(dom)
+			x, _, err := libvirtx.Inactive(dom)
 			if err != nil {
 				return struct{}{}, err
 			}

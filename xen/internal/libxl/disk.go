@@ -36,7 +36,7 @@ func detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 	if err != nil {
 		return err
 	}
-	x, _, err := inactive(dom)
+	x, _, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 			return err
 		}
 		for end := time.Now().Add(unplugLimit); ; time.Sleep(50 * time.Millisecond) {
-			live, _, err := parse(dom, 0)
+			live, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return err
 			}
@@ -65,11 +65,11 @@ func detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 
 // changeable demands a machine whose hardware may change.
 func changeable(dom *libvirt.Domain, id hypervisor.VMID) (hypervisor.PowerState, error) {
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return s, err
 	}
-	x, mark, err := parse(dom, 0)
+	x, mark, err := libvirtx.Parse(dom, 0)
 	switch {
 	case err != nil:
 		return s, err
@@ -96,9 +96,9 @@ func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 		}
 		at := site{h: h, f: h.known(), pools: pools}
 		at.pool, _ = choosePool(pools, "")
-		x, _, err := parse(dom, 0)
+		x, _, err := libvirtx.Parse(dom, 0)
 		if err == nil && len(x.Devices.Disks) > 0 { // the machine's datastore
-			if p, ok := libvirtx.PoolOf(pools, diskPath(&x.Devices.Disks[0])); ok {
+			if p, ok := libvirtx.PoolOf(pools, libvirtx.DiskPath(&x.Devices.Disks[0])); ok {
 				at.pool = p
 			}
 		}
@@ -121,7 +121,7 @@ func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 			if _, err := changeable(dom, id); err != nil {
 				return "", err
 			}
-			x, _, err := parse(dom, 0)
+			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return "", err
 			}
@@ -155,15 +155,15 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 			return err
 		}
 		_, err = onHost(context.WithoutCancel(ctx), h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			x, _, err := parse(dom, 0)
+			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return struct{}{}, err
 			}
-			k, err := findDisk(x, disk)
+			k, err := libvirtx.FindDisk(x, disk)
 			if err != nil {
 				return struct{}{}, err
 			}
-			image := diskPath(k)
+			image := libvirtx.DiskPath(k)
 			remove := set{}
 			if p == hypervisor.DeleteDisks && image != "" && k.Device != "cdrom" {
 				remove[image] = true
@@ -180,7 +180,7 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 				return struct{}{}, err
 			}
 			err = detach(dom, id, doc, func(x *libvirtxml.Domain) bool {
-				_, err := findDisk(x, disk)
+				_, err := libvirtx.FindDisk(x, disk)
 				return err == nil
 			})
 			if err != nil {
@@ -202,11 +202,11 @@ func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervis
 			if err != nil {
 				return struct{}{}, err
 			}
-			x, _, err := parse(dom, 0)
+			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return struct{}{}, err
 			}
-			k, err := findDisk(x, disk)
+			k, err := libvirtx.FindDisk(x, disk)
 			if err != nil {
 				return struct{}{}, err
 			}
@@ -214,7 +214,7 @@ func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervis
 			if err != nil {
 				return struct{}{}, err
 			}
-			v, err := libvirtx.FindImage(c, pools, diskPath(k))
+			v, err := libvirtx.FindImage(c, pools, libvirtx.DiskPath(k))
 			switch {
 			case err != nil:
 				return struct{}{}, err

@@ -45,7 +45,7 @@ func boot(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error {
 		return err
 	}
 	free, ferr := libvirtx.FreeMemory(c)
-	if need := uint64(currentKiB(x)) << 10; ferr == nil && free < need {
+	if need := uint64(libvirtx.CurrentKiB(x)) << 10; ferr == nil && free < need {
 		return hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.VMID(x.UUID).Ref(), "the machine needs %d MiB of memory, its host has %d MiB free: %w", need>>20, free>>20, err)
 	}
 	return err

@@ -191,7 +191,7 @@ func (f *follower) run(ctx context.Context, raw <-chan libvirtx.RawEvent, lost <
 }
 
 func (f *follower) tell(ctx context.Context, r libvirtx.RawEvent) {
-	if r.UUID == dom0 {
+	if !libvirtx.IsMachine(r.UUID, r.Name) {
 		return
 	}
 	e := hypervisor.Event{Type: hypervisor.VMChanged, Object: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: r.UUID, Name: r.Name}}
@@ -223,7 +223,7 @@ func (f *follower) lifecycle(ctx context.Context, r libvirtx.RawEvent, e *hyperv
 	switch libvirt.DomainEventType(r.Event) {
 	case libvirt.DOMAIN_EVENT_DEFINED:
 		mark, err := onHost(ctx, f.h, hypervisor.VMID(r.UUID), 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (libvirtx.Mark, error) {
-			_, m, err := parse(dom, 0)
+			_, m, err := libvirtx.Parse(dom, 0)
 			return m, err
 		})
 		if err == nil && mark.Role != "" {

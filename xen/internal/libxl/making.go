@@ -41,8 +41,8 @@ func (h *host) begin(ctx context.Context, uuid, name string, mark libvirtx.Mark,
 	x := &libvirtxml.Domain{Type: "xen", Name: name, UUID: uuid, VCPU: &libvirtxml.DomainVCPU{Value: 1},
 		OS:      &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: kinds[pv].osType, Machine: kinds[pv].machine}},
 		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{guard()}}}
-	setMemory(x, templateKiB, templateKiB)
-	if err := putMark(x, mark); err != nil {
+	libvirtx.SetMemory(x, templateKiB, templateKiB)
+	if err := libvirtx.MarkDefinition(x, mark); err != nil {
 		return nil, err
 	}
 	_, err := libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
@@ -57,7 +57,7 @@ func (h *host) begin(ctx context.Context, uuid, name string, mark libvirtx.Mark,
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: name},
 				"the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
 		}
-		return struct{}{}, define(c, x)
+		return struct{}{}, libvirtx.Define(c, x)
 	})
 	if err != nil {
 		return nil, err
@@ -98,26 +98,9 @@ func (m *making) abort(ctx context.Context) error {
 // setMark replaces the mark in the definition, and live where the domain runs.
 func (h *host) setMark(ctx context.Context, id hypervisor.VMID, m libvirtx.Mark) error {
 	_, err := onHost(ctx, h, id, 2, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, writeMark(dom, m)
+		return struct{}{}, libvirtx.MarkDomain(dom, m)
 	})
 	return err
-}
-
-func writeMark(dom *libvirt.Domain, m libvirtx.Mark) error {
-	text, err := m.XML()
-	if err != nil {
-		return err
-	}
-	impact := libvirt.DOMAIN_AFFECT_CONFIG
-	if persistent, err := dom.IsPersistent(); err == nil && !persistent {
-		impact = 0
-	}
-	if on, err := dom.IsActive(); err != nil {
-		return err
-	} else if on {
-		impact |= libvirt.DOMAIN_AFFECT_LIVE
-	}
-	return dom.SetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, text, libvirtx.Prefix, libvirtx.Namespace, impact)
 }
 
 // made looks for a machine that a token stands for. It returns a task if one
@@ -190,7 +173,7 @@ func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Re
 	}
 	left := []hypervisor.Ref{id.Ref()}
 	_, err = onHost(ctx, h, id, 2, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		_, mark, err := parse(dom, 0)
+		_, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return struct{}{}, err
 		}
@@ -222,7 +205,7 @@ func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Re
 
 func (d *driver) readMark(ctx context.Context, id hypervisor.VMID) (libvirtx.Mark, error) {
 	return onDomain(ctx, d, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (libvirtx.Mark, error) {
-		_, mark, err := parse(dom, 0)
+		_, mark, err := libvirtx.Parse(dom, 0)
 		return mark, err
 	})
 }

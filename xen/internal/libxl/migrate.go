@@ -57,13 +57,13 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		pools []libvirtx.Pool
 	}
 	v, err := onHost(ctx, h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (v seen, err error) {
-		if m.state, err = state(dom); err != nil {
+		if m.state, err = libvirtx.State(dom); err != nil {
 			return v, err
 		}
-		if v.live, v.mark, err = parse(dom, 0); err != nil {
+		if v.live, v.mark, err = libvirtx.Parse(dom, 0); err != nil {
 			return v, err
 		}
-		if m.x, _, err = inactive(dom); err != nil {
+		if m.x, _, err = libvirtx.Inactive(dom); err != nil {
 			return v, err
 		}
 		v.pools, err = libvirtx.Pools(c)
@@ -107,8 +107,8 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 
 // onStorage reports whether all disks of a machine are in a pool.
 func onStorage(pools []libvirtx.Pool, x *libvirtxml.Domain, ds hypervisor.DatastoreID) bool {
-	for _, k := range writable(x) {
-		if p, ok := libvirtx.PoolOf(pools, diskPath(k)); !ok || p.UUID != string(ds) {
+	for _, k := range libvirtx.Writable(x) {
+		if p, ok := libvirtx.PoolOf(pools, libvirtx.DiskPath(k)); !ok || p.UUID != string(ds) {
 			return false
 		}
 	}
@@ -195,7 +195,7 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 		return err
 	}
 	for i := range x.Devices.Disks {
-		p := diskPath(&x.Devices.Disks[i])
+		p := libvirtx.DiskPath(&x.Devices.Disks[i])
 		if p == "" {
 			continue
 		}
@@ -211,7 +211,7 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 			m.block(hypervisor.ReasonNetworkMissing, want.Ref(), "host %s has no such network", to)
 		}
 	}
-	if need := uint64(currentKiB(x)) << 10; m.state == hypervisor.Running && v.free < need {
+	if need := uint64(libvirtx.CurrentKiB(x)) << 10; m.state == hypervisor.Running && v.free < need {
 		m.block(hypervisor.ReasonNoMemory, to.Ref(), "the machine has %d MiB of memory, host %s %d MiB free", need>>20, to, v.free>>20)
 	}
 	return nil
@@ -301,14 +301,14 @@ func (m *move) send(ctx context.Context, id hypervisor.VMID) error {
 // before the source forgets it.
 func (m *move) hand(ctx context.Context, id hypervisor.VMID) error {
 	_, err := onHost(ctx, m.from, id, 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		s, err := state(dom)
+		s, err := libvirtx.State(dom)
 		if err != nil {
 			return struct{}{}, err
 		}
 		if s != hypervisor.Off {
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s by now", s)
 		}
-		if _, err := libvirtx.Do(ctx, m.to.conn, 1, func(to *libvirt.Connect) (struct{}, error) { return struct{}{}, define(to, m.x) }); err != nil {
+		if _, err := libvirtx.Do(ctx, m.to.conn, 1, func(to *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(to, m.x) }); err != nil {
 			return struct{}{}, err
 		}
 		err = dom.UndefineFlags(0)

@@ -11,6 +11,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // Power implements hypervisor.Powerer.
@@ -28,11 +29,11 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 
 // power brings a machine to where the operation leads.
 func power(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) error {
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return err
 	}
-	x, mark, err := parse(dom, 0)
+	x, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
@@ -127,11 +128,11 @@ func reset(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error 
 func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) error {
 	end := time.Now().Add(r.Timeout)
 	done, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
-		s, err := state(dom)
+		s, err := libvirtx.State(dom)
 		if err != nil || s == hypervisor.Off {
 			return s == hypervisor.Off, err
 		}
-		x, mark, err := parse(dom, 0)
+		x, mark, err := libvirtx.Parse(dom, 0)
 		switch {
 		case err != nil:
 			return false, err
@@ -144,7 +145,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	})
 	for err == nil && !done {
 		done, err = onDomain(ctx, d, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
-			s, err := state(dom)
+			s, err := libvirtx.State(dom)
 			if err != nil || s == hypervisor.Off {
 				return err == nil, err
 			}
@@ -166,12 +167,12 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 // SetLabels implements hypervisor.Labeler.
 func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
 	_, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		_, m, err := inactive(dom)
+		_, m, err := libvirtx.Inactive(dom)
 		if err != nil {
 			return struct{}{}, err
 		}
 		m.SetLabels(labels)
-		return struct{}{}, writeMark(dom, m)
+		return struct{}{}, libvirtx.MarkDomain(dom, m)
 	})
 	return err
 }

@@ -16,10 +16,10 @@ import (
 // resize sets the memory of a definition, within its range if it has one.
 func resize(x *libvirtxml.Domain, kib int64) {
 	limit := uint64(kib)
-	if memoryKiB(x) > currentKiB(x) && kib <= memoryKiB(x) { // ballooned: the range stays
-		limit = uint64(memoryKiB(x))
+	if libvirtx.MemoryKiB(x) > libvirtx.CurrentKiB(x) && kib <= libvirtx.MemoryKiB(x) { // ballooned: the range stays
+		limit = uint64(libvirtx.MemoryKiB(x))
 	}
-	setMemory(x, limit, uint64(kib))
+	libvirtx.SetMemory(x, limit, uint64(kib))
 }
 
 func setCPUs(x *libvirtxml.Domain, now, limit int) {
@@ -38,7 +38,7 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 // Reconfigure implements hypervisor.Reconfigurer.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
 	if ch.Name != "" {
-		if err := checkName("new name", ch.Name, id.Ref()); err != nil {
+		if err := libvirtx.CheckName("new name", ch.Name, id.Ref()); err != nil {
 			return nil, err
 		}
 	}
@@ -83,7 +83,7 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		}
 		setCPUs(x, ch.CPUs, ch.MaxCPUs)
 	}
-	now := currentKiB(x)
+	now := libvirtx.CurrentKiB(x)
 	if ch.MemoryBytes > 0 {
 		now = ch.MemoryBytes >> 10
 	}
@@ -91,15 +91,15 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		m.MinKiB = uint64(r.MinBytes >> 10)
 		switch {
 		case *r == (hypervisor.MemoryRange{}):
-			setMemory(x, uint64(now), uint64(now))
+			libvirtx.SetMemory(x, uint64(now), uint64(now))
 		case now<<10 < r.MinBytes || now<<10 > r.MaxBytes:
 			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the machine's memory of %d bytes is outside DynamicMemory %d to %d", now<<10, r.MinBytes, r.MaxBytes)
 		default:
-			setMemory(x, uint64(r.MaxBytes>>10), uint64(now))
+			libvirtx.SetMemory(x, uint64(r.MaxBytes>>10), uint64(now))
 		}
 	} else if ch.MemoryBytes > 0 {
-		if m.MinKiB > 0 && (now < int64(m.MinKiB) || now > memoryKiB(x)) {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, memoryKiB(x))
+		if m.MinKiB > 0 && (now < int64(m.MinKiB) || now > libvirtx.MemoryKiB(x)) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, libvirtx.MemoryKiB(x))
 		}
 		resize(x, now)
 	}
@@ -107,19 +107,19 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		if limit < now {
 			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxMemory %d is below the machine's memory of %d KiB", ch.MaxMemory, now)
 		}
-		setMemory(x, uint64(limit), uint64(now))
+		libvirtx.SetMemory(x, uint64(limit), uint64(now))
 	}
 	if ch.Description != nil {
 		x.Description = *ch.Description
 	}
-	return putMark(x, *m)
+	return libvirtx.MarkDefinition(x, *m)
 }
 
 // changeOff redefines. libvirt's Xen driver has no Rename, and refuses a
 // definition that changes the name of a UUID: with a new name the old
 // definition is removed first, and comes back if the new one is refused.
 func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
-	x, m, err := inactive(dom)
+	x, m, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
@@ -127,13 +127,13 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 		return err
 	}
 	if ch.Name == "" || ch.Name == x.Name {
-		return define(c, x)
+		return libvirtx.Define(c, x)
 	}
 	if other, err := c.LookupDomainByName(ch.Name); err == nil {
 		_ = other.Free() // a local reference
 		return hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: ch.Name}, "the name is taken: libvirt wants unique names")
 	}
-	old, _, err := inactive(dom)
+	old, _, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
@@ -141,10 +141,10 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 	if err := dom.UndefineFlags(0); err != nil {
 		return err
 	}
-	if err = define(c, x); err == nil {
+	if err = libvirtx.Define(c, x); err == nil {
 		return nil
 	}
-	if again := define(c, old); again != nil {
+	if again := libvirtx.Define(c, old); again != nil {
 		return &hypervisor.Error{Kind: libvirtx.Kind(err), Object: id.Ref(), Leftover: diskRefs(c, old),
 			Err: fmt.Errorf("the machine could not be renamed (%w), and its old definition not be restored (%w)", err, again)}
 	}
@@ -155,8 +155,8 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 func diskRefs(c *libvirt.Connect, x *libvirtxml.Domain) []hypervisor.Ref {
 	var out []hypervisor.Ref
 	pools, _ := libvirtx.Pools(c) // without them the paths have to do
-	for _, k := range writable(x) {
-		p := diskPath(k)
+	for _, k := range libvirtx.Writable(x) {
+		p := libvirtx.DiskPath(k)
 		out = append(out, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(libvirtx.ImageID(pools, "", p)), Name: p})
 	}
 	return out
@@ -164,7 +164,7 @@ func diskRefs(c *libvirt.Connect, x *libvirtxml.Domain) []hypervisor.Ref {
 
 // changeLive first looks whether everything can be done, then does it.
 func changeLive(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, id hypervisor.VMID, ch hypervisor.Changes) error {
-	live, mark, err := parse(dom, 0)
+	live, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
@@ -197,8 +197,8 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, id h
 			later.CPUs, ch.CPUs = ch.CPUs, 0
 		}
 	}
-	if want := ch.MemoryBytes >> 10; want > memoryKiB(live) {
-		s := no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB", memoryKiB(live)>>10)
+	if want := ch.MemoryBytes >> 10; want > libvirtx.MemoryKiB(live) {
+		s := no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB", libvirtx.MemoryKiB(live)>>10)
 		if err := wait(s, hypervisor.MemoryHotAdd); err != nil {
 			return err
 		}
@@ -231,12 +231,12 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, id h
 	if later == (hypervisor.Changes{}) {
 		return nil
 	}
-	x, m, err := inactive(dom)
+	x, m, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
 	}
 	if err := apply(x, &m, later, id.Ref()); err != nil {
 		return err
 	}
-	return define(c, x)
+	return libvirtx.Define(c, x)
 }

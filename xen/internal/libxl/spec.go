@@ -103,9 +103,9 @@ func newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, kind, uuid string, mark l
 	if s.DynamicMemory != nil {
 		limit, mark.MinKiB = max(limit, s.DynamicMemory.MaxBytes), uint64(s.DynamicMemory.MinBytes>>10)
 	}
-	setMemory(x, uint64(limit>>10), uint64(s.MemoryBytes>>10))
+	libvirtx.SetMemory(x, uint64(limit>>10), uint64(s.MemoryBytes>>10))
 	mark.GuestOS = s.GuestOS
-	return x, putMark(x, mark)
+	return x, libvirtx.MarkDefinition(x, mark)
 }
 
 // busPrefix is the beginning of target names on a bus.
@@ -124,16 +124,7 @@ func addDisk(x *libvirtxml.Domain, d hypervisor.DiskSpec, image, format string) 
 		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.KindOfDisk}, hypervisor.DiskAttach, hypervisor.ReasonPlatform,
 			fmt.Sprintf("no disk bus %q in a %s machine: use xen, and ide or scsi in hvm machines", bus, kindOfMachine(x)))
 	}
-	taken := map[string]bool{}
-	for _, k := range x.Devices.Disks {
-		if k.Target != nil {
-			taken[k.Target.Dev] = true
-		}
-	}
-	dev := ""
-	for n := 0; dev == "" || taken[dev]; n++ {
-		dev = prefix + letters(n)
-	}
+	dev := libvirtx.FreeTarget(x, prefix)
 	k := libvirtxml.DomainDisk{Device: "disk", Target: &libvirtxml.DomainDiskTarget{Dev: dev, Bus: bus},
 		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu"}}
 	if d.CDROM {
@@ -142,16 +133,7 @@ func addDisk(x *libvirtxml.Domain, d hypervisor.DiskSpec, image, format string) 
 	if d.ReadOnly || d.CDROM {
 		k.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
 	}
-	setDiskPath(&k, image, format)
+	libvirtx.SetDiskPath(&k, image, format)
 	x.Devices.Disks = append(x.Devices.Disks, k)
 	return &x.Devices.Disks[len(x.Devices.Disks)-1], nil
-}
-
-// letters counts a, b, … z, aa, ab, … as disk names do.
-func letters(n int) string {
-	s := ""
-	for n++; n > 0; n = (n - 1) / 26 {
-		s = string(rune('a'+(n-1)%26)) + s
-	}
-	return s
 }

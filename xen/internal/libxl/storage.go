@@ -136,7 +136,7 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 // raw if its name ends with .raw or .iso.
 func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}
-	if err := checkName("name", s.Name, on); err != nil {
+	if err := libvirtx.CheckName("name", s.Name, on); err != nil {
 		return nil, err
 	}
 	format := "qcow2"

@@ -80,7 +80,7 @@ func (d *driver) Task(ctx context.Context, tid hypervisor.TaskID) (hypervisor.Dr
 		return t, nil
 	}
 	p := strings.Split(string(tid), ":")
-	if len(p) < 4 || p[0] != "libxl" || !uuidForm.MatchString(p[2]) {
+	if len(p) < 4 || p[0] != "libxl" || !libvirtx.IsUUID(p[2]) {
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, tid.Ref(), "no such task")
 	}
 	id := hypervisor.VMID(p[2])

@@ -36,26 +36,26 @@ func isTemplate(x *libvirtxml.Domain, m libvirtx.Mark) bool {
 }
 
 func makeTemplate(x *libvirtxml.Domain, m *libvirtx.Mark) error {
-	m.Template = &libvirtx.MarkTemplate{MemoryKiB: uint64(memoryKiB(x)), CurrentKiB: uint64(currentKiB(x))}
-	setMemory(x, templateKiB, templateKiB)
+	m.Template = &libvirtx.MarkTemplate{MemoryKiB: uint64(libvirtx.MemoryKiB(x)), CurrentKiB: uint64(libvirtx.CurrentKiB(x))}
+	libvirtx.SetMemory(x, templateKiB, templateKiB)
 	x.Devices.Interfaces = append(x.Devices.Interfaces, guard())
-	return putMark(x, *m)
+	return libvirtx.MarkDefinition(x, *m)
 }
 
 func makeMachine(x *libvirtxml.Domain, m *libvirtx.Mark) error {
 	if t := m.Template; t != nil {
-		setMemory(x, t.MemoryKiB, t.CurrentKiB)
+		libvirtx.SetMemory(x, t.MemoryKiB, t.CurrentKiB)
 	}
 	m.Template = nil
 	x.Devices.Interfaces = slices.DeleteFunc(x.Devices.Interfaces, func(n libvirtxml.DomainInterface) bool { return isGuard(&n) })
-	return putMark(x, *m)
+	return libvirtx.MarkDefinition(x, *m)
 }
 
 // MarkTemplate implements hypervisor.Templater.
 func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervisor.DriverTask, error) {
 	return d.run(ctx, "mark-template", id, shortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
 		_, err := onDomain(ctx, d, id, 4, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			x, m, err := inactive(dom)
+			x, m, err := libvirtx.Inactive(dom)
 			if err != nil || isTemplate(x, m) {
 				return struct{}{}, err
 			}
@@ -65,7 +65,7 @@ func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 			if err := makeTemplate(x, &m); err != nil {
 				return struct{}{}, err
 			}
-			return struct{}{}, define(c, x)
+			return struct{}{}, libvirtx.Define(c, x)
 		})
 		return hypervisor.TaskState{Result: hypervisor.TemplateID(id).Ref(), Err: err}
 	})
@@ -88,7 +88,7 @@ func (d *driver) MarkVM(ctx context.Context, tid hypervisor.TemplateID, place hy
 				return struct{}{}, hypervisor.Unsupported(tid.Ref(), hypervisor.Templates, hypervisor.ReasonPlatform,
 					"a template becomes a machine where it is: migrate it afterwards, or deploy from it")
 			}
-			x, m, err := inactive(dom)
+			x, m, err := libvirtx.Inactive(dom)
 			if err != nil || !isTemplate(x, m) {
 				return struct{}{}, err
 			}
@@ -98,7 +98,7 @@ func (d *driver) MarkVM(ctx context.Context, tid hypervisor.TemplateID, place hy
 			if err := makeMachine(x, &m); err != nil {
 				return struct{}{}, err
 			}
-			return struct{}{}, define(c, x)
+			return struct{}{}, libvirtx.Define(c, x)
 		})
 		return hypervisor.TaskState{Result: id.Ref(), Err: err}
 	})
@@ -109,7 +109,7 @@ func ready(dom *libvirt.Domain, m libvirtx.Mark, id hypervisor.VMID, what string
 	if m.Role != "" {
 		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
 	}
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return err
 	}

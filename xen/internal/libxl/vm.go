@@ -111,8 +111,8 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, q hypervisor.VMQ
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
 	wg.Go(func() { all, errs[0] = c.ListAllDomains(0) })
-	wg.Go(func() { paused, errs[1] = marked(c, libvirt.CONNECT_LIST_DOMAINS_PAUSED) })
-	wg.Go(func() { saved, errs[2] = marked(c, libvirt.CONNECT_LIST_DOMAINS_MANAGEDSAVE) })
+	wg.Go(func() { paused, errs[1] = libvirtx.Filter(c, libvirt.CONNECT_LIST_DOMAINS_PAUSED) })
+	wg.Go(func() { saved, errs[2] = libvirtx.Filter(c, libvirt.CONNECT_LIST_DOMAINS_MANAGEDSAVE) })
 	if in.full {
 		wg.Go(func() { in.pools, errs[3] = libvirtx.Pools(c) })
 	}
@@ -130,8 +130,11 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, q hypervisor.VMQ
 	hypervisor.CountCalls(ctx, len(all)+2*len(in.pools))
 	out := make([]hypervisor.VMInfo, len(all))
 	err := libvirtx.Each(len(all), func(i int) error {
-		uuid, err := all[i].GetUUIDString() // this and the ID are local
-		if err != nil || uuid == dom0 {
+		uuid, err := all[i].GetUUIDString() // this, the name and the ID are local
+		if err != nil {
+			return err
+		}
+		if name, err := all[i].GetName(); err != nil || !libvirtx.IsMachine(uuid, name) {
 			return err
 		}
 		state := hypervisor.Off
@@ -143,7 +146,7 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, q hypervisor.VMQ
 		} else if saved[uuid] {
 			state = hypervisor.Suspended
 		}
-		x, mark, err := parse(&all[i], 0)
+		x, mark, err := libvirtx.Parse(&all[i], 0)
 		if libvirtx.NotFound(err) || err == nil && mark.Role != "" {
 			return nil
 		}
@@ -165,24 +168,6 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, q hypervisor.VMQ
 	return keep, nil
 }
 
-// marked returns the UUIDs of the domains that a filter lets pass.
-func marked(c *libvirt.Connect, f libvirt.ConnectListAllDomainsFlags) (map[string]bool, error) {
-	all, err := c.ListAllDomains(f)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]bool, len(all))
-	for i := range all {
-		id, err := all[i].GetUUIDString()
-		if err != nil {
-			return nil, err
-		}
-		out[id] = true
-		_ = all[i].Free() // a local reference
-	}
-	return out, nil
-}
-
 // GetVM implements hypervisor.Driver.
 func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
 	h, err := d.locate(ctx, id)
@@ -199,15 +184,15 @@ func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMIn
 
 // read is one machine in full, with its running job.
 func (h *host) read(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
-	s, err := state(dom)
+	s, err := libvirtx.State(dom)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	x, mark, err := parse(dom, 0)
+	x, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	if mark.Role != "" || x.UUID == dom0 {
+	if mark.Role != "" || !libvirtx.IsMachine(x.UUID, x.Name) {
 		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(x.UUID).Ref(), "this domain is no machine")
 	}
 	in := inventory{host: h.ID(), at: time.Now(), full: true}
@@ -230,24 +215,10 @@ type inventory struct {
 	pools []libvirtx.Pool
 }
 
-// powerState maps virDomainState. Blocked and shutting down machines hold RAM
-// and may run on by themselves: they are Running.
-func powerState(s libvirt.DomainState) hypervisor.PowerState {
-	switch s {
-	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED, libvirt.DOMAIN_SHUTDOWN, libvirt.DOMAIN_PMSUSPENDED:
-		return hypervisor.Running
-	case libvirt.DOMAIN_PAUSED:
-		return hypervisor.Paused
-	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED:
-		return hypervisor.Off
-	}
-	return hypervisor.StateUnknown
-}
-
 // machine describes a domain by its definition.
 func (in *inventory) machine(ctx context.Context, c *libvirt.Connect, x *libvirtxml.Domain, mark libvirtx.Mark, s hypervisor.PowerState) hypervisor.VMInfo {
 	v := hypervisor.VMInfo{ID: hypervisor.VMID(x.UUID), Name: x.Name, Host: in.host, ReadAt: in.at, State: s,
-		CPUs: cpus(x), MemoryBytes: currentKiB(x) << 10, MaxMemoryBytes: memoryKiB(x) << 10}
+		CPUs: cpus(x), MemoryBytes: libvirtx.CurrentKiB(x) << 10, MaxMemoryBytes: libvirtx.MemoryKiB(x) << 10}
 	if isTemplate(x, mark) {
 		v.Template, v.MemoryBytes, v.MaxMemoryBytes = true, int64(mark.Template.CurrentKiB)<<10, int64(mark.Template.MemoryKiB)<<10
 	}
@@ -304,7 +275,7 @@ func (in *inventory) disk(ctx context.Context, c *libvirt.Connect, k *libvirtxml
 	if k.Driver != nil {
 		i.Format = k.Driver.Type
 	}
-	p := diskPath(k)
+	p := libvirtx.DiskPath(k)
 	if p == "" {
 		return i
 	}
