@@ -11,6 +11,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 func no(r hypervisor.ReasonCode, format string, args ...any) hypervisor.Support {
@@ -64,22 +65,22 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 	if !known {
 		return no(hypervisor.ReasonNotImplemented, "unknown capability %q", k), nil
 	}
-	var hosts []*host
+	var hosts []*fleet.Host
 	switch scope.Kind {
 	case hypervisor.KindOfHost:
-		h, err := d.host(hypervisor.HostID(scope.ID))
+		h, err := d.Host(hypervisor.HostID(scope.ID))
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
-		hosts = []*host{h}
+		hosts = []*fleet.Host{h}
 	case hypervisor.KindOfVM, hypervisor.KindOfTemplate:
-		h, err := d.locate(ctx, hypervisor.VMID(scope.ID))
+		h, err := d.Locate(ctx, hypervisor.VMID(scope.ID))
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
-		hosts = []*host{h}
+		hosts = []*fleet.Host{h}
 	default:
-		up, err := d.up(ctx)
+		up, err := d.Up(ctx)
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
@@ -87,7 +88,7 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 	}
 	best := hypervisor.Support{}
 	for _, h := range hosts {
-		f, err := h.identify(ctx)
+		f, err := h.Identify(ctx)
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
@@ -98,7 +99,7 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 	if best.Level == hypervisor.No || scope.Kind != hypervisor.KindOfVM && scope.Kind != hypervisor.KindOfTemplate {
 		return best, nil
 	}
-	return onHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
+	return fleet.OnHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
 		s, err := libvirtx.State(dom)
 		if err != nil {
 			return best, err
@@ -122,7 +123,7 @@ func (d *driver) onHostFacts(k hypervisor.Capability, f *libvirtx.Facts) hypervi
 	if s, ok := fixed[k]; ok {
 		return s
 	}
-	if needsHosts[k] && len(d.hosts) < 2 {
+	if needsHosts[k] && len(d.Members) < 2 {
 		return singleHost()
 	}
 	switch k {
@@ -148,7 +149,7 @@ func onMachine(k hypervisor.Capability, s hypervisor.PowerState, x *libvirtxml.D
 	on := s == hypervisor.Running || s == hypervisor.Paused
 	switch k {
 	case hypervisor.PowerShutdown, hypervisor.PowerReset, hypervisor.PowerPause, hypervisor.PowerSuspend, hypervisor.SnapshotDisk, hypervisor.SnapshotMemory, hypervisor.MigrateLive, hypervisor.Reconfigure:
-		if isTemplate(x, mark) {
+		if fleet.IsTemplate(x, mark) {
 			return no(hypervisor.ReasonIsTemplate, "this is a template: turn it into a machine first"), true
 		}
 	}

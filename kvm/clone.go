@@ -14,6 +14,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // Clone implements hypervisor.Cloner.
@@ -34,42 +35,42 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 	if r.Token != "" {
 		uuid = libvirtx.TokenUUID(r.Token)
 	}
-	tid := taskID("clone", hypervisor.VMID(uuid))
-	if t, ok, err := d.made(ctx, tid, r.Token, uuid); ok || err != nil {
+	tid := d.TaskID("clone", hypervisor.VMID(uuid))
+	if t, ok, err := d.Made(ctx, tid, r.Token, uuid); ok || err != nil {
 		return t, err
 	}
-	h, err := d.locate(ctx, src)
+	h, err := d.Locate(ctx, src)
 	if err != nil {
 		return nil, err
 	}
 	if r.Placement.Host != "" && r.Placement.Host != h.ID() {
-		if _, err := d.host(r.Placement.Host); err != nil {
+		if _, err := d.Host(r.Placement.Host); err != nil {
 			return nil, err
 		}
 		return nil, hypervisor.Unsupported(src.Ref(), hypervisor.CloneFull, hypervisor.ReasonNotImplemented, "a clone is made on its source's host: leave Placement.Host out and migrate the clone")
 	}
-	f, err := h.identify(ctx)
+	f, err := h.Identify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	k, err := onHost(ctx, h, src, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (*cloning, error) {
-		return h.planClone(c, dom, src, uuid, r)
+	k, err := fleet.OnHost(ctx, h, src, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (*cloning, error) {
+		return d.planClone(h, c, dom, src, uuid, r)
 	})
 	if err != nil {
 		return nil, err
 	}
-	k.at.f = f
-	mode := reading
+	k.at.Facts = f
+	mode := fleet.Reading
 	if k.writes {
-		mode = longWork
+		mode = fleet.LongWork
 	}
-	release, err := d.locks.take(ctx, src, "clone (task "+string(tid)+")", true, mode == reading)
+	release, err := d.Take(ctx, src, "clone (task "+string(tid)+")", mode)
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.runAs(ctx, tid, "clone", hypervisor.VMID(uuid), longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	t, err := d.RunAs(ctx, tid, "clone", hypervisor.VMID(uuid), fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		defer release()
-		return d.make(ctx, k.at, k.x, k.mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect, m *making) ([]libvirtx.Volume, error) {
+		return d.Make(ctx, k.at, k.x, k.mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect, m *fleet.Making) ([]libvirtx.Volume, error) {
 			return k.images(ctx, c, m, report)
 		})
 	})
@@ -83,7 +84,7 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 type cloning struct {
 	src    hypervisor.VMID
 	r      hypervisor.CloneRequest
-	at     site
+	at     fleet.Site
 	x      *libvirtxml.Domain // the clone's definition; its disks name the images to copy
 	mark   libvirtx.Mark
 	on     bool // the source runs
@@ -92,7 +93,7 @@ type cloning struct {
 }
 
 // planClone refuses what can't be done and makes the clone's definition.
-func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor.VMID, uuid string, r hypervisor.CloneRequest) (*cloning, error) {
+func (d *driver) planClone(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, src hypervisor.VMID, uuid string, r hypervisor.CloneRequest) (*cloning, error) {
 	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor
 	}
 	k := &cloning{src: src, r: r, x: x, mark: mark, agent: agentConnected(live)}
 	k.on = s == hypervisor.Running || s == hypervisor.Paused
-	template := isTemplate(x, mark)
+	template := fleet.IsTemplate(x, mark)
 	switch {
 	case r.From != "":
 		snaps, err := readSnapshots(dom)
@@ -145,7 +146,7 @@ func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor
 		}
 	}
 	if template {
-		if err := makeMachine(k.x, &k.mark); err != nil {
+		if err := fleet.MakeMachine(k.x, &k.mark); err != nil {
 			return nil, err
 		}
 	}
@@ -153,20 +154,20 @@ func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor
 	if err != nil {
 		return nil, err
 	}
-	k.at = site{h: h, pools: pools}
+	k.at = fleet.Site{Host: h, Pools: pools}
 	if r.Placement.Datastore != "" {
-		pool, ok := choosePool(pools, r.Placement.Datastore)
+		pool, ok := fleet.ChoosePool(pools, r.Placement.Datastore)
 		if !ok {
 			return nil, hypervisor.Errorf(hypervisor.KindNotFound, r.Placement.Datastore.Ref(), "the host has no such datastore")
 		}
-		k.at.pool = pool
+		k.at.Pool = pool
 	}
-	return k, k.define(uuid)
+	return k, k.define(uuid, d.cfg.SerialLogDir)
 }
 
 // define makes the source's definition the clone's: new names and addresses,
 // nothing that only one machine can have.
-func (k *cloning) define(uuid string) error {
+func (k *cloning) define(uuid, serialLogDir string) error {
 	x, r := k.x, k.r
 	x.UUID, x.Name, x.ID, x.Description, x.GenID, x.HWUUID = uuid, r.Name, nil, r.Description, nil, ""
 	x.Title = ""
@@ -176,7 +177,7 @@ func (k *cloning) define(uuid string) error {
 	x.SysInfo = nil
 	for i := range x.Devices.Interfaces {
 		n := &x.Devices.Interfaces[i]
-		n.MAC, n.Target, n.Alias = &libvirtxml.DomainInterfaceMAC{Address: libvirtx.NewMAC()}, nil, nil
+		n.MAC, n.Target, n.Alias = &libvirtxml.DomainInterfaceMAC{Address: platform.NewMAC()}, nil, nil
 	}
 	for i := range x.Devices.Channels {
 		if s := x.Devices.Channels[i].Source; s != nil && s.UNIX != nil {
@@ -184,8 +185,8 @@ func (k *cloning) define(uuid string) error {
 		}
 	}
 	for i := range x.Devices.Serials {
-		if l := x.Devices.Serials[i].Log; l != nil && k.at.h.d.cfg.SerialLogDir != "" {
-			l.File = k.at.h.d.cfg.SerialLogDir + "/" + uuid + ".serial"
+		if l := x.Devices.Serials[i].Log; l != nil && serialLogDir != "" {
+			l.File = serialLogDir + "/" + uuid + ".serial"
 		}
 	}
 	x.Devices.Hostdevs = nil // a host's device is in one machine
@@ -207,7 +208,7 @@ func (k *cloning) define(uuid string) error {
 }
 
 // images makes the clone's images and points its definition at them.
-func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *making, report func(hypervisor.TaskState)) (made []libvirtx.Volume, err error) {
+func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *fleet.Making, report func(hypervisor.TaskState)) (made []libvirtx.Volume, err error) {
 	disks := libvirtx.Writable(k.x)
 	if k.writes {
 		thawed, err := k.freeze(ctx, c, m, report)
@@ -230,7 +231,7 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *making, rep
 		base := libvirtx.DiskPath(disk)
 		var v libvirtx.Volume
 		if k.r.Mode == hypervisor.Linked {
-			v, err = overlay(c, k.at.pools, k.x.UUID, disk.Target.Dev, base, k.at.pool)
+			v, err = overlay(c, k.at.Pools, k.x.UUID, disk.Target.Dev, base, k.at.Pool)
 		} else {
 			v, err = k.copy(c, disk, base)
 		}
@@ -245,15 +246,15 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, m *making, rep
 
 // copy makes an independent image of the same size and checks it.
 func (k *cloning) copy(c *libvirt.Connect, disk *libvirtxml.DomainDisk, base string) (libvirtx.Volume, error) {
-	from, err := libvirtx.FindImage(c, k.at.pools, base)
+	from, err := libvirtx.FindImage(c, k.at.Pools, base)
 	if err != nil {
 		return libvirtx.Volume{}, err
 	}
 	pool := from.Pool
-	if k.at.pool.UUID != "" {
-		pool = k.at.pool.UUID
+	if k.at.Pool.UUID != "" {
+		pool = k.at.Pool.UUID
 	}
-	v, err := libvirtx.CreateVolume(c, k.at.pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(k.x.UUID, disk.Target.Dev, "qcow2"),
+	v, err := libvirtx.CreateVolume(c, k.at.Pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(k.x.UUID, disk.Target.Dev, "qcow2"),
 		Capacity: from.Capacity, Format: "qcow2", From: base})
 	if err == nil && (v.Capacity != from.Capacity || v.Backing != "") {
 		err = fmt.Errorf("the copy of %s has %d bytes on base %q, wanted %d on none", base, v.Capacity, v.Backing, from.Capacity)
@@ -264,7 +265,7 @@ func (k *cloning) copy(c *libvirt.Connect, disk *libvirtxml.DomainDisk, base str
 
 // freeze gives the source overlays, so that its present images stay as they
 // are. The function that it returns merges them back.
-func (k *cloning) freeze(ctx context.Context, c *libvirt.Connect, m *making, report func(hypervisor.TaskState)) (func() error, error) {
+func (k *cloning) freeze(ctx context.Context, c *libvirt.Connect, m *fleet.Making, report func(hypervisor.TaskState)) (func() error, error) {
 	report(hypervisor.TaskState{Fraction: -1, Phase: "freezing"})
 	dom, err := c.LookupDomainByUUIDString(string(k.src))
 	if err != nil {
@@ -277,13 +278,13 @@ func (k *cloning) freeze(ctx context.Context, c *libvirt.Connect, m *making, rep
 	}
 	sure := context.WithoutCancel(ctx)
 	if k.r.Mode == hypervisor.FullClone {
-		if err := m.note(sure, func(n *libvirtx.Mark) { n.Source = string(k.src) }); err != nil {
+		if err := m.Note(sure, func(n *libvirtx.Mark) { n.Source = string(k.src) }); err != nil {
 			return nil, err
 		}
 	}
 	made, list, err := overlays(c, string(k.src), x)
 	if err == nil && k.r.Mode == hypervisor.FullClone { // before the source has them
-		err = m.note(sure, func(n *libvirtx.Mark) {
+		err = m.Note(sure, func(n *libvirtx.Mark) {
 			for _, v := range made {
 				n.Overlays = append(n.Overlays, v.Path)
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // passthrough reports whether a machine has a host's device.
@@ -53,17 +54,17 @@ func pciSource(k *libvirtxml.DomainHostdev) string {
 
 // Devices implements hypervisor.DeviceAssigner.
 func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hypervisor.DeviceInfo, error) {
-	parts := make([][]hypervisor.DeviceInfo, len(d.hosts))
-	errs := make([]error, len(d.hosts))
+	parts := make([][]hypervisor.DeviceInfo, len(d.Members))
+	errs := make([]error, len(d.Members))
 	var wg sync.WaitGroup
-	for i, h := range d.hosts {
-		wg.Go(func() { parts[i], errs[i] = h.devices(ctx) })
+	for i, h := range d.Members {
+		wg.Go(func() { parts[i], errs[i] = d.devices(ctx, h) })
 	}
 	wg.Wait()
 	var out []hypervisor.DeviceInfo
 	answered := false
 	for i, p := range parts {
-		if errs[i] != nil && d.kindOf(errs[i]) != hypervisor.KindUnavailable {
+		if errs[i] != nil && libvirtx.KindOf(errs[i]) != hypervisor.KindUnavailable {
 			return nil, errs[i]
 		}
 		answered = answered || errs[i] == nil
@@ -80,8 +81,8 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 }
 
 // devices reads one host's.
-func (h *host) devices(ctx context.Context) ([]hypervisor.DeviceInfo, error) {
-	f, err := h.identify(ctx)
+func (d *driver) devices(ctx context.Context, h *fleet.Host) ([]hypervisor.DeviceInfo, error) {
+	f, err := h.Identify(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +90,7 @@ func (h *host) devices(ctx context.Context) ([]hypervisor.DeviceInfo, error) {
 		devs  []libvirtx.PCIDevice
 		users map[string][]hypervisor.Ref
 	}
-	got, err := libvirtx.Do(ctx, h.conn, 3, func(c *libvirt.Connect) (found, error) {
+	got, err := libvirtx.Do(ctx, h.Conn, 3, func(c *libvirt.Connect) (found, error) {
 		devs, err := libvirtx.PCIDevices(c)
 		if err != nil {
 			return found{}, err
@@ -120,17 +121,17 @@ func (h *host) devices(ctx context.Context) ([]hypervisor.DeviceInfo, error) {
 		if p.Physical != "" {
 			i.Kind, i.Parent = hypervisor.VirtualFunction, libvirtx.DeviceID(h.ID(), p.Physical)
 		}
-		i.Reason, i.Detail = h.obstacle(f, p, by, got.users)
+		i.Reason, i.Detail = d.obstacle(f, p, by, got.users)
 		i.Assignable = i.Reason == ""
-		h.sysfsFacts(ctx, &i)
+		d.sysfsFacts(ctx, h, &i)
 		out = append(out, i)
 	}
 	return out, nil
 }
 
 // obstacle says why a device can't be given to a machine now.
-func (h *host) obstacle(f *libvirtx.Facts, p libvirtx.PCIDevice, by map[string]libvirtx.PCIDevice, users map[string][]hypervisor.Ref) (hypervisor.ReasonCode, string) {
-	if s := h.d.onHostFacts(hypervisor.DevicePCI, f); s.Level == hypervisor.No {
+func (d *driver) obstacle(f *libvirtx.Facts, p libvirtx.PCIDevice, by map[string]libvirtx.PCIDevice, users map[string][]hypervisor.Ref) (hypervisor.ReasonCode, string) {
+	if s := d.onHostFacts(hypervisor.DevicePCI, f); s.Level == hypervisor.No {
 		return s.Reason, s.Detail
 	}
 	switch {
@@ -179,7 +180,7 @@ func deviceUsers(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 			return nil, err
 		}
 		r := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}
-		if isTemplate(x, mark) {
+		if fleet.IsTemplate(x, mark) {
 			r.Kind = hypervisor.KindOfTemplate
 		}
 		for j := range x.Devices.Hostdevs {
@@ -193,8 +194,8 @@ func deviceUsers(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 
 // sysfsFacts adds what libvirt does not tell, where the host's files can be
 // read.
-func (h *host) sysfsFacts(ctx context.Context, i *hypervisor.DeviceInfo) {
-	fs := h.sysfs()
+func (d *driver) sysfsFacts(ctx context.Context, h *fleet.Host, i *hypervisor.DeviceInfo) {
+	fs := d.sysfs(h)
 	if fs == nil {
 		return
 	}
@@ -230,8 +231,8 @@ func barBytes(text string) int64 {
 }
 
 // choose finds the device for a request on the machine's host.
-func (h *host) choose(ctx context.Context, id hypervisor.VMID, r hypervisor.DeviceRequest) (hypervisor.DeviceInfo, []hypervisor.DeviceInfo, error) {
-	all, err := h.devices(ctx)
+func (d *driver) choose(ctx context.Context, h *fleet.Host, id hypervisor.VMID, r hypervisor.DeviceRequest) (hypervisor.DeviceInfo, []hypervisor.DeviceInfo, error) {
+	all, err := d.devices(ctx, h)
 	if err != nil {
 		return hypervisor.DeviceInfo{}, nil, err
 	}
@@ -239,7 +240,7 @@ func (h *host) choose(ctx context.Context, id hypervisor.VMID, r hypervisor.Devi
 		i := slices.IndexFunc(all, func(d hypervisor.DeviceInfo) bool { return d.ID == r.ID })
 		if i < 0 {
 			if hid, _, ok := strings.Cut(string(r.ID), "/"); ok && hypervisor.HostID(hid) != h.ID() {
-				if _, err := h.d.host(hypervisor.HostID(hid)); err == nil {
+				if _, err := d.Host(hypervisor.HostID(hid)); err == nil {
 					return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.KindIncompatible, r.ID.Ref(), "the device is on host %s, the machine on %s: migrate the machine first", hid, h.ID())
 				}
 			}
@@ -249,7 +250,7 @@ func (h *host) choose(ctx context.Context, id hypervisor.VMID, r hypervisor.Devi
 		case v.Assignable || r.Profile != "":
 			return v, all, nil
 		case v.Reason == hypervisor.ReasonDeviceInUse:
-			return v, all, busyWith(r.ID.Ref(), v.UsedBy, "the device is in use by")
+			return v, all, fleet.BusyWith(r.ID.Ref(), v.UsedBy, "the device is in use by")
 		default:
 			return v, all, hypervisor.Unsupported(r.ID.Ref(), r.Capability(), v.Reason, v.Detail)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // largeBAR is from where on the firmware's usual 64-bit window may be too
@@ -35,30 +36,30 @@ func hostdev(address string) (*libvirtxml.DomainHostdev, error) {
 
 // AttachDevice implements hypervisor.DeviceAssigner.
 func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervisor.DeviceRequest) (hypervisor.DriverTask, error) {
-	h, err := d.locate(ctx, id)
+	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	f, err := h.identify(ctx)
+	f, err := h.Identify(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if s := d.onHostFacts(r.Capability(), f); s.Level == hypervisor.No && r.ID == "" {
 		return nil, hypervisor.Unsupported(id.Ref(), r.Capability(), s.Reason, s.Detail)
 	}
-	v, all, err := h.choose(ctx, id, r)
+	v, all, err := d.choose(ctx, h, id, r)
 	if err != nil {
 		return nil, err
 	}
-	return d.run(ctx, "attach-device", id, shortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Run(ctx, "attach-device", id, fleet.ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
 		sure := context.WithoutCancel(ctx)
 		if r.Profile != "" {
-			uuid, err := h.attachShare(sure, id, v, r.Profile)
+			uuid, err := d.attachShare(sure, h, id, v, r.Profile)
 			return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: "mdev:" + uuid}, Err: err}
 		}
 		out := hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: "pci:" + v.Address}, Notes: []string{"all of the machine's memory is locked on the host while it runs"}}
-		_, err := onHost(sure, h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			s, err := changeable(dom, id)
+		_, err := fleet.OnHost(sure, h, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			s, err := fleet.Changeable(dom, id)
 			if err != nil {
 				return struct{}{}, err
 			}
@@ -81,7 +82,7 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 				if err != nil {
 					return struct{}{}, err
 				}
-				if err := attach(dom, id, doc); err != nil {
+				if err := fleet.Attach(dom, id, doc); err != nil {
 					return struct{}{}, err
 				}
 				if n > 0 {
@@ -120,9 +121,9 @@ func window(x *libvirtxml.Domain, bars int64) string {
 }
 
 // attachShare makes a mediated device of a type and gives it to the machine.
-func (h *host) attachShare(ctx context.Context, id hypervisor.VMID, v hypervisor.DeviceInfo, profile string) (string, error) {
+func (d *driver) attachShare(ctx context.Context, h *fleet.Host, id hypervisor.VMID, v hypervisor.DeviceInfo, profile string) (string, error) {
 	_, parent, _ := strings.Cut(string(v.ID), "/")
-	return onHost(ctx, h, id, 5, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
+	return fleet.OnHost(ctx, h, id, 5, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
 		uuid := libvirtx.NewUUID()
 		doc, err := (&libvirtxml.NodeDevice{Parent: parent, Capability: libvirtxml.NodeDeviceCapability{
 			MDev: &libvirtxml.NodeDeviceMDevCapability{Type: &libvirtxml.NodeDeviceMDevCapabilityType{ID: profile}, UUID: uuid}}}).Marshal()
@@ -137,7 +138,7 @@ func (h *host) attachShare(ctx context.Context, id hypervisor.VMID, v hypervisor
 		k := &libvirtxml.DomainHostdev{SubsysMDev: &libvirtxml.DomainHostdevSubsysMDev{Model: "vfio-pci",
 			Source: &libvirtxml.DomainHostdevSubsysMDevSource{Address: &libvirtxml.DomainAddressMDev{UUID: uuid}}}}
 		if doc, err = k.Marshal(); err == nil {
-			err = attach(dom, id, doc)
+			err = fleet.Attach(dom, id, doc)
 		}
 		if err != nil {
 			_ = dev.Destroy() // what this call made
@@ -148,8 +149,8 @@ func (h *host) attachShare(ctx context.Context, id hypervisor.VMID, v hypervisor
 
 // DetachDevice implements hypervisor.DeviceAssigner.
 func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervisor.AttachmentID) (hypervisor.DriverTask, error) {
-	return d.simple(ctx, "detach-device", id, shortWork, func(ctx context.Context) error {
-		_, err := onDomain(context.WithoutCancel(ctx), d, id, 5, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	return d.Simple(ctx, "detach-device", id, fleet.ShortWork, func(ctx context.Context) error {
+		_, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 5, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return struct{}{}, err
@@ -177,7 +178,7 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 				if err != nil {
 					return struct{}{}, err
 				}
-				if err := detach(dom, id, doc, func(x *libvirtxml.Domain) bool { return has(x, this[0].ID) }); err != nil {
+				if err := fleet.Detach(dom, id, doc, func(x *libvirtxml.Domain) bool { return has(x, this[0].ID) }); err != nil {
 					return struct{}{}, err
 				}
 			}
@@ -201,11 +202,11 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 // PrepareDevice implements hypervisor.DevicePreparer.
 func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hypervisor.DevicePreparation) (hypervisor.DriverTask, error) {
 	hid, name, _ := strings.Cut(string(id), "/")
-	h, err := d.host(hypervisor.HostID(hid))
+	h, err := d.Host(hypervisor.HostID(hid))
 	if err != nil {
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such device")
 	}
-	all, err := h.devices(ctx)
+	all, err := d.devices(ctx, h)
 	if err != nil {
 		return nil, err
 	}
@@ -219,22 +220,22 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	case dev.ID == "":
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such device")
 	case len(dev.UsedBy) > 0:
-		return nil, busyWith(id.Ref(), dev.UsedBy, "the device is in use by")
+		return nil, fleet.BusyWith(id.Ref(), dev.UsedBy, "the device is in use by")
 	}
 	if p.VFs != nil {
 		if *p.VFs > dev.MaxVFs {
 			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "%d virtual functions: the device can have %d", *p.VFs, dev.MaxVFs)
 		}
-		if h.sysfs() == nil {
+		if d.sysfs(h) == nil {
 			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePrepare, hypervisor.ReasonPlatform,
 				"libvirt can't set the number of virtual functions, and this program has no way to the host's files: give Config.Sysfs")
 		}
 	}
 	tid := hypervisor.TaskID("kvm:prepare-device:" + libvirtx.Nonce())
-	return d.tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
 		sure := context.WithoutCancel(ctx)
 		if p.VFs != nil && *p.VFs != dev.VFs {
-			if err := h.setVFs(sure, dev, *p.VFs); err != nil {
+			if err := d.setVFs(sure, h, dev, *p.VFs); err != nil {
 				return hypervisor.TaskState{Err: err}
 			}
 		}
@@ -245,7 +246,7 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 		if !*p.Passthrough {
 			notes = []string{"libvirt binds a device to vfio-pci by itself when a machine with it starts: it stays assignable"}
 		}
-		_, err := libvirtx.Do(sure, h.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+		_, err := libvirtx.Do(sure, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 			n, err := c.LookupDeviceByName(name)
 			if err != nil {
 				return struct{}{}, err
@@ -262,20 +263,20 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 
 // setVFs writes sriov_numvfs (linux/Documentation/PCI/pci-iov-howto.rst): from
 // one number to another the way is through 0.
-func (h *host) setVFs(ctx context.Context, dev hypervisor.DeviceInfo, n int) error {
+func (d *driver) setVFs(ctx context.Context, h *fleet.Host, dev hypervisor.DeviceInfo, n int) error {
 	file := "/sys/bus/pci/devices/" + dev.Address + "/sriov_numvfs"
 	if dev.VFs > 0 && n > 0 {
-		if err := h.sysfs().WriteFile(ctx, file, []byte("0")); err != nil {
+		if err := d.sysfs(h).WriteFile(ctx, file, []byte("0")); err != nil {
 			return err
 		}
 	}
-	if err := h.sysfs().WriteFile(ctx, file, []byte(strconv.Itoa(n))); err != nil {
+	if err := d.sysfs(h).WriteFile(ctx, file, []byte(strconv.Itoa(n))); err != nil {
 		return err
 	}
 	// libvirt learns of them from udev, a little later.
 	for end := time.Now().Add(vfsLimit); time.Now().Before(end); {
-		all, err := h.devices(ctx)
-		if err != nil && h.d.kindOf(err) != hypervisor.KindUnavailable {
+		all, err := d.devices(ctx, h)
+		if err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable {
 			return err
 		}
 		shown := 0
@@ -287,7 +288,7 @@ func (h *host) setVFs(ctx context.Context, dev hypervisor.DeviceInfo, n int) err
 		if err == nil && shown == n {
 			return nil
 		}
-		if err := pause(ctx, pollEvery/2); err != nil {
+		if err := fleet.Pause(ctx, fleet.PollEvery/2); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // The guest agent's commands are those of QEMU's "Guest Agent Protocol
@@ -37,7 +38,7 @@ func agentConnected(live *libvirtxml.Domain) bool {
 
 // onGuest runs f with a domain whose agent is there.
 func onGuest[T any](ctx context.Context, d *driver, id hypervisor.VMID, k hypervisor.Capability, f func(dom *libvirt.Domain) (T, error)) (T, error) {
-	v, err := onDomain(ctx, d, id, 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (T, error) {
+	v, err := fleet.OnDomain(ctx, d.Fleet, id, 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (T, error) {
 		var zero T
 		s, err := libvirtx.State(dom)
 		if err != nil {
@@ -174,7 +175,7 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 		if time.Now().After(end) {
 			return hypervisor.ExecResult{}, hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "process %d did not end within %v and goes on in the guest", pid, r.Timeout)
 		}
-		if err := pause(ctx, pollEvery/2); err != nil {
+		if err := fleet.Pause(ctx, fleet.PollEvery/2); err != nil {
 			return hypervisor.ExecResult{}, err
 		}
 	}

@@ -14,11 +14,12 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // DeleteSnapshot implements hypervisor.Snapshotter.
 func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.DeleteSnapshotRequest) (hypervisor.DriverTask, error) {
-	return d.run(ctx, "delete-snapshot", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Run(ctx, "delete-snapshot", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		names := []string{string(sid)}
 		if r.Children {
 			var err error
@@ -47,7 +48,7 @@ func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 
 // subtree returns a snapshot and all below it, children first.
 func (d *driver) subtree(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID) ([]string, error) {
-	return onDomain(ctx, d, id, 2, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) ([]string, error) {
+	return fleet.OnDomain(ctx, d.Fleet, id, 2, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) ([]string, error) {
 		snaps, err := readSnapshots(dom)
 		if err != nil {
 			return nil, err
@@ -70,22 +71,22 @@ func (d *driver) subtree(ctx context.Context, id hypervisor.VMID, sid hypervisor
 
 // deleteSnapshot merges one snapshot away.
 func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID) (note string, err error) {
-	h, err := d.locate(ctx, id)
+	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return "", err
 	}
-	b, err := d.books(ctx, h)
+	b, err := d.Books(ctx, h)
 	if err != nil {
 		return "", err
 	}
-	return onHost(context.WithoutCancel(ctx), h, id, 12, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
-		return b.deleteSnapshot(c, dom, string(id), sid)
+	return fleet.OnHost(context.WithoutCancel(ctx), h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
+		return mergeSnapshot(b, c, dom, string(id), sid)
 	})
 }
 
 // deleteSnapshot merges the image above each frozen image down into it, so
 // that what is copied is what changed since the snapshot.
-func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, err error) {
+func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, err error) {
 	snaps, err := readSnapshots(dom)
 	if err != nil {
 		return "", err
@@ -100,7 +101,7 @@ func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid str
 	}
 	defer snap.Free()
 	if internal(s) {
-		if err := b.free(s, hypervisor.VMID(uuid)); err != nil {
+		if err := free(b, s, hypervisor.VMID(uuid)); err != nil {
 			return "", err
 		}
 		return "", snap.Delete(0)
@@ -114,35 +115,25 @@ func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid str
 	if err != nil {
 		return "", err
 	}
-	own := b.images(uuid, x, mark)
+	own := b.Of(uuid, x, mark)
 	ice := frozen(s)
 	for _, f := range ice { // refused before anything is touched
-		found := map[string]hypervisor.Ref{}
-		for _, above := range b.im.Above[f] {
-			if !own[above] {
-				b.owners(above, found, 0)
-			}
-		}
-		if len(found) > 0 {
-			var refs []hypervisor.Ref
-			for _, r := range found {
-				refs = append(refs, r)
-			}
-			return "", busyWith(sid.Ref(), refs, "the snapshot is the base of")
+		if refs := b.Above(f, own); len(refs) > 0 {
+			return "", fleet.BusyWith(sid.Ref(), refs, "the snapshot is the base of")
 		}
 	}
 	for dev, f := range ice {
-		switch above := b.im.Above[f]; {
+		switch above := b.Images.Above[f]; {
 		case frozenBy(snaps, f, s.Name):
 			// Another snapshot holds the same image: nothing was written between.
 		case len(above) == 0:
 			if !slices.ContainsFunc(libvirtx.Writable(x), func(k *libvirtxml.DomainDisk) bool { return libvirtx.DiskPath(k) == f }) {
-				if _, err := b.remove(c, set{f: true}); err != nil {
+				if _, err := b.Remove(c, fleet.Paths{f: true}); err != nil {
 					return note, err
 				}
 			}
 		case len(above) == 1:
-			if err := b.merge(c, dom, uuid, dev, f, above[0], snaps); err != nil {
+			if err := mergeOverlay(b, c, dom, uuid, dev, f, above[0], snaps); err != nil {
 				return note, err
 			}
 		default:
@@ -150,7 +141,7 @@ func (b *books) deleteSnapshot(c *libvirt.Connect, dom *libvirt.Domain, uuid str
 		}
 	}
 	if s.Memory != nil && s.Memory.File != "" {
-		if _, err := b.remove(c, set{s.Memory.File: true}); err != nil {
+		if _, err := b.Remove(c, fleet.Paths{s.Memory.File: true}); err != nil {
 			return note, err
 		}
 	}
@@ -196,7 +187,7 @@ func frozenBy(snaps []libvirtxml.DomainSnapshot, p, but string) bool {
 
 // merge commits image top into image base, which nothing else stands on, and
 // makes all that named top name base. Top is removed if nothing stands on it.
-func (b *books) merge(c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, top string, snaps []libvirtxml.DomainSnapshot) error {
+func mergeOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, top string, snaps []libvirtxml.DomainSnapshot) error {
 	live, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
@@ -207,19 +198,19 @@ func (b *books) merge(c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, 
 	}
 	active := "" // the image that the machine writes to, if it runs on this chain
 	for _, k := range libvirtx.Writable(live) {
-		if on && slices.Contains(b.im.Chain(libvirtx.DiskPath(k)), top) {
+		if on && slices.Contains(b.Images.Chain(libvirtx.DiskPath(k)), top) {
 			active, dev = libvirtx.DiskPath(k), k.Target.Dev
 		}
 	}
 	if active != "" {
 		err = commit(dom, dev, base, top, active == top)
 	} else {
-		err = b.commitApart(c, dom, base, top)
+		err = commitApart(b, c, dom, base, top)
 	}
 	if err != nil {
 		return err
 	}
-	moved := map[string]libvirtx.Volume{top: b.im.ByPath[base]}
+	moved := map[string]libvirtx.Volume{top: b.Images.ByPath[base]}
 	for i := range snaps {
 		o := &snaps[i]
 		if !slices.Contains(mapValues(frozen(o)), top) {
@@ -243,12 +234,12 @@ func (b *books) merge(c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, 
 			return err
 		}
 	}
-	pools := b.pools
-	if b.im, err = libvirtx.LoadImages(c, pools); err != nil {
+	pools := b.Pools
+	if b.Images, err = libvirtx.LoadImages(c, pools); err != nil {
 		return err
 	}
-	if len(b.im.Above[top]) == 0 {
-		_, err = b.remove(c, set{top: true})
+	if len(b.Images.Above[top]) == 0 {
+		_, err = b.Remove(c, fleet.Paths{top: true})
 	}
 	return err
 }
@@ -309,9 +300,9 @@ func finish(dom *libvirt.Domain, dev string, pivot bool, progress func(cur, end 
 // commitApart merges images of a chain that no machine runs on. libvirt has no
 // call for that: a paused helper domain opens the chain for the time. It ends
 // with this process, whatever happens.
-func (b *books) commitApart(c *libvirt.Connect, like *libvirt.Domain, base, top string) error {
+func commitApart(b *fleet.Books, c *libvirt.Connect, like *libvirt.Domain, base, top string) error {
 	open := top
-	if a := b.im.Above[top]; len(a) > 0 {
+	if a := b.Images.Above[top]; len(a) > 0 {
 		open = a[0] // its link is set to base by the commit
 	}
 	x, _, err := libvirtx.Inactive(like)

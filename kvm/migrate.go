@@ -12,6 +12,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // move is one migration, looked at from both ends.
@@ -19,9 +20,9 @@ type move struct {
 	d   *driver
 	id  hypervisor.VMID
 	r   hypervisor.MigrateRequest
-	src *host
-	dd  *driver // of the destination
-	dst *host   // src for a move of storage alone
+	src *fleet.Host
+	dd  *driver     // of the destination
+	dst *fleet.Host // src for a move of storage alone
 
 	on        bool // the machine runs or is paused
 	state     hypervisor.PowerState
@@ -47,7 +48,7 @@ func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervi
 
 // Migrate implements hypervisor.Migrator.
 func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.DriverTask, error) {
-	release, err := d.locks.take(ctx, id, "migrate", true, false)
+	release, err := d.Take(ctx, id, "migrate", fleet.LongWork)
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +60,8 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		release()
 		return nil, err
 	}
-	tid := taskID("migrate", id, string(m.src.ID()), string(m.dst.ID()))
-	t, err := d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	tid := d.TaskID("migrate", id, string(m.src.ID()), string(m.dst.ID()))
+	t, err := d.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		defer release()
 		start := time.Now()
 		s := m.run(ctx, report)
@@ -96,11 +97,11 @@ func (d *driver) planMove(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	if r.Pool != "" {
 		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.MigrateLive, hypervisor.ReasonPlatform, "libvirt has no resource pools: leave Pool empty")
 	}
-	src, err := d.locate(ctx, id)
+	src, err := d.Locate(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if r.Host != "" && r.Storage == "" && r.To == nil && len(d.hosts) < 2 {
+	if r.Host != "" && r.Storage == "" && r.To == nil && len(d.Members) < 2 {
 		k := hypervisor.MigrateLive
 		if r.Mode == hypervisor.Cold {
 			k = hypervisor.MigrateCold
@@ -117,7 +118,7 @@ func (d *driver) planMove(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		m.dd = to
 	}
 	if r.Host != "" {
-		if m.dst, err = m.dd.host(r.Host); err != nil {
+		if m.dst, err = m.dd.Host(r.Host); err != nil {
 			return nil, err
 		}
 	}
@@ -148,7 +149,7 @@ func (m *move) method() string {
 	case !m.on:
 		return "cold, definition moved"
 	}
-	if m.dst.peer.URI != "" {
+	if m.dst.Peer.URI != "" {
 		how += ", peer to peer"
 	} else {
 		how += ", driven by this client"
@@ -173,34 +174,34 @@ func (m *move) warn(r hypervisor.ReasonCode, on hypervisor.Ref, detail string) {
 // findMigration finds a migration that another process started, by the
 // domain's job and by where the machine is.
 func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hypervisor.VMID, ends []string) (hypervisor.DriverTask, error) {
-	h, err := d.locate(ctx, id)
+	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if len(ends) > 0 { // it was begun there, and there its job is
-		if s, err := d.host(hypervisor.HostID(ends[0])); err == nil {
+		if s, err := d.Host(hypervisor.HostID(ends[0])); err == nil {
 			h = s
 		}
 	}
 	from := h.ID()
-	t, err := d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	t, err := d.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		for {
 			s, err := d.jobState(ctx, h, id)
-			if err != nil && d.kindOf(err) != hypervisor.KindUnavailable && !libvirtx.NotFound(err) {
+			if err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable && !libvirtx.NotFound(err) {
 				return hypervisor.TaskState{Err: err}
 			}
 			if err == nil && s != nil {
 				report(*s)
-			} else if d.kindOf(err) != hypervisor.KindUnavailable {
+			} else if libvirtx.KindOf(err) != hypervisor.KindUnavailable {
 				break
 			}
-			if err := pause(ctx, pollEvery); err != nil {
+			if err := fleet.Pause(ctx, fleet.PollEvery); err != nil {
 				return hypervisor.TaskState{Err: err}
 			}
 		}
-		now, err := d.locate(ctx, id)
+		now, err := d.Locate(ctx, id)
 		if err != nil {
-			if d.kindOf(err) == hypervisor.KindNotFound { // it went to another Client
+			if libvirtx.KindOf(err) == hypervisor.KindNotFound { // it went to another Client
 				return hypervisor.TaskState{Result: id.Ref(), Migration: &hypervisor.MigrateResult{VM: id, Downtime: -1}}
 			}
 			return hypervisor.TaskState{Err: err}
@@ -208,16 +209,16 @@ func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hy
 		if now.ID() == from {
 			return hypervisor.TaskState{Err: hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the migration did not come to its end: the machine is where it was"), Leftover: d.unused(ctx, id)}
 		}
-		return hypervisor.TaskState{Result: id.Ref(), Migration: now.measured(ctx, id), Leftover: d.unused(ctx, id)}
+		return hypervisor.TaskState{Result: id.Ref(), Migration: measured(ctx, now, id), Leftover: d.unused(ctx, id)}
 	})
 	if err != nil {
 		return nil, err
 	}
-	return adopted{t, func(ctx context.Context) error {
-		_, err := onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	return fleet.Adopted{DriverTask: t, Stop: func(ctx context.Context) error {
+		_, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, dom.AbortJob()
 		})
-		if d.kindOf(err) == hypervisor.KindInvalidState || libvirtx.NotFound(err) {
+		if libvirtx.KindOf(err) == hypervisor.KindInvalidState || libvirtx.NotFound(err) {
 			return nil // it has ended
 		}
 		return err
@@ -228,13 +229,13 @@ func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hy
 // migration of its disks left behind.
 func (d *driver) unused(ctx context.Context, id hypervisor.VMID) []hypervisor.Ref {
 	var out []hypervisor.Ref
-	for _, h := range d.hosts {
-		b, err := d.books(ctx, h)
+	for _, h := range d.Members {
+		b, err := d.Books(ctx, h)
 		if err != nil {
 			continue // a host that is down can't be asked what it has
 		}
-		for p, v := range b.im.ByPath {
-			if libvirtx.OwnedBy(p, string(id)) && len(b.usersOf(p)) == 0 && len(b.im.Above[p]) == 0 && !slices.Contains(out, v.Ref()) {
+		for p, v := range b.Images.ByPath {
+			if libvirtx.OwnedBy(p, string(id)) && len(b.Users(p)) == 0 && len(b.Images.Above[p]) == 0 && !slices.Contains(out, v.Ref()) {
 				out = append(out, v.Ref())
 			}
 		}
@@ -243,8 +244,8 @@ func (d *driver) unused(ctx context.Context, id hypervisor.VMID) []hypervisor.Re
 }
 
 // jobState reads the progress of a migration; nil if none runs.
-func (d *driver) jobState(ctx context.Context, h *host, id hypervisor.VMID) (*hypervisor.TaskState, error) {
-	return onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.TaskState, error) {
+func (d *driver) jobState(ctx context.Context, h *fleet.Host, id hypervisor.VMID) (*hypervisor.TaskState, error) {
+	return fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.TaskState, error) {
 		j, err := dom.GetJobStats(0)
 		if libvirtx.Kind(err) == hypervisor.KindInvalidState { // it does not run here (any more)
 			return nil, nil
@@ -276,8 +277,8 @@ func progress(j *libvirt.DomainJobInfo) hypervisor.TaskState {
 
 // measured reads what the destination knows of the migration that brought the
 // machine. Downtime is negative where it doesn't tell.
-func (h *host) measured(ctx context.Context, id hypervisor.VMID) *hypervisor.MigrateResult {
-	r, err := onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.MigrateResult, error) {
+func measured(ctx context.Context, h *fleet.Host, id hypervisor.VMID) *hypervisor.MigrateResult {
+	r, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.MigrateResult, error) {
 		j, err := dom.GetJobStats(libvirt.DOMAIN_JOB_STATS_COMPLETED)
 		if err != nil {
 			return nil, err

@@ -13,12 +13,13 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // readSource looks at the machine and what it does.
 func (m *move) readSource(ctx context.Context) error {
 	on := m.id.Ref()
-	_, err := onHost(ctx, m.src, m.id, 8, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := fleet.OnHost(ctx, m.src, m.id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		var err error
 		if m.live, m.mark, err = libvirtx.Parse(dom, 0); err != nil {
 			return struct{}{}, err
@@ -37,7 +38,7 @@ func (m *move) readSource(ctx context.Context) error {
 			return struct{}{}, err
 		}
 		switch {
-		case isTemplate(m.live, m.mark):
+		case fleet.IsTemplate(m.live, m.mark):
 			m.block(hypervisor.ReasonIsTemplate, on, "this is a template: turn it into a machine first, or deploy from it")
 		case m.state == hypervisor.Suspended:
 			m.block(hypervisor.ReasonVMState, on, "the machine is suspended and its saved RAM is bound to its host: resume it or power it off first")
@@ -54,7 +55,7 @@ func (m *move) readSource(ctx context.Context) error {
 		if passthrough(m.live) {
 			m.block(hypervisor.ReasonVMPassthrough, on, "the machine has a host's device, which stays there: detach it first")
 		}
-		if t, busy := jobTask(dom, string(m.id)); busy {
+		if t, busy := m.d.JobTask(dom, string(m.id)); busy {
 			m.block(hypervisor.ReasonVMBusy, t.Ref(), "libvirt runs a job on the machine: wait for it, or cancel it")
 		}
 		for _, k := range libvirtx.Writable(m.live) {
@@ -77,25 +78,25 @@ func (m *move) readDestination(ctx context.Context) error {
 		m.block(hypervisor.ReasonSameHost, m.dst.ID().Ref(), "the machine is on this host already")
 		return nil
 	}
-	f, err := m.dst.identify(ctx)
+	f, err := m.dst.Identify(ctx)
 	if err != nil {
-		if m.d.kindOf(err) != hypervisor.KindUnavailable {
+		if libvirtx.KindOf(err) != hypervisor.KindUnavailable {
 			return err
 		}
 		m.block(hypervisor.ReasonHostDown, m.dst.ID().Ref(), "the host does not answer: "+err.Error())
 		return nil
 	}
-	sf, err := m.src.identify(ctx)
+	sf, err := m.src.Identify(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = libvirtx.Do(ctx, m.dst.conn, 6, func(c *libvirt.Connect) (struct{}, error) {
+	_, err = libvirtx.Do(ctx, m.dst.Conn, 6, func(c *libvirt.Connect) (struct{}, error) {
 		var err error
 		if m.dstPools, err = libvirtx.Pools(c); err != nil {
 			return struct{}{}, err
 		}
 		if m.r.Storage != "" {
-			pool, ok := choosePool(m.dstPools, m.r.Storage)
+			pool, ok := fleet.ChoosePool(m.dstPools, m.r.Storage)
 			if !ok {
 				return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, m.r.Storage.Ref(), "host %s has no such datastore", f.Name)
 			}
@@ -162,12 +163,12 @@ func (m *move) checkHost(c *libvirt.Connect, sf, f *libvirtx.Facts) error {
 		return err
 	}
 	for i := range x.Devices.Interfaces {
-		n := nicInfo(&x.Devices.Interfaces[i])
+		n := fleet.NICInfo(&x.Devices.Interfaces[i])
 		has := false
 		for _, k := range known {
 			has = has || k.ID == n.Network
 		}
-		if strings.HasPrefix(string(n.Network), libvirtNetwork) && !has {
+		if strings.HasPrefix(string(n.Network), fleet.LibvirtNetwork) && !has {
 			m.block(hypervisor.ReasonNetworkMissing, n.Network.Ref(), fmt.Sprintf("host %s has no libvirt network of this name: define it there", f.Name))
 		}
 	}
@@ -226,8 +227,8 @@ func (m *move) checkDisks(ctx context.Context) error {
 		}
 		disk := hypervisor.DiskID(k.Target.Dev).Ref()
 		moves := m.pool.UUID != "" && isWritable(m.live, k)
-		v, err := libvirtx.Do(ctx, m.src.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, p) })
-		if err != nil && m.d.kindOf(err) != hypervisor.KindNotFound {
+		v, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, p) })
+		if err != nil && libvirtx.KindOf(err) != hypervisor.KindNotFound {
 			return err
 		}
 		switch {
@@ -278,7 +279,7 @@ func (m *move) checkReach(ctx context.Context, disk hypervisor.Ref, image string
 			m.block(hypervisor.ReasonDiskUnreachable, disk, fmt.Sprintf("datastore %s is not active on the destination: start it", there.Name))
 			return
 		}
-		v, err := libvirtx.Do(ctx, m.dst.conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.dstPools, image) })
+		v, err := libvirtx.Do(ctx, m.dst.Conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.dstPools, image) })
 		if err != nil {
 			m.block(hypervisor.ReasonDiskUnreachable, disk, fmt.Sprintf("the destination does not see image %s: %v", image, err))
 			return
@@ -295,14 +296,14 @@ func (m *move) checkReach(ctx context.Context, disk hypervisor.Ref, image string
 func (m *move) proveShared(ctx context.Context) error {
 	for _, p := range m.shared {
 		name := "anyvisor-probe-" + libvirtx.Nonce() + ".raw"
-		v, err := libvirtx.Do(ctx, m.src.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
+		v, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
 			return libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: p.UUID, Name: name, Capacity: 4096, Format: "raw"})
 		})
 		if err != nil {
 			return err
 		}
-		_, seen := libvirtx.Do(ctx, m.dst.conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindVolume(c, p.UUID, name) })
-		if _, err := libvirtx.Do(ctx, m.src.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+		_, seen := libvirtx.Do(ctx, m.dst.Conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindVolume(c, p.UUID, name) })
+		if _, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 			return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
 		}); err != nil {
 			return err

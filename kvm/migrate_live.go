@@ -13,6 +13,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 var errTimeLimit = errors.New("time limit of the migration")
@@ -32,7 +33,7 @@ func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) 
 	if err != nil {
 		var left []hypervisor.Ref
 		for _, v := range made {
-			_, derr := libvirtx.Do(sure, m.dst.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+			_, derr := libvirtx.Do(sure, m.dst.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 				return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
 			})
 			if derr != nil {
@@ -41,7 +42,7 @@ func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) 
 		}
 		return hypervisor.TaskState{Err: err, Leftover: left}
 	}
-	r := m.dst.measured(sure, m.id)
+	r := measured(sure, m.dst, m.id)
 	s := hypervisor.TaskState{Migration: r}
 	r.Kept, s.Err = m.dropSource(sure, old)
 	return s
@@ -50,8 +51,8 @@ func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) 
 // params are the options as libvirt has them.
 func (m *move) params() (libvirt.DomainMigrateParameters, libvirt.DomainMigrateFlags) {
 	p := libvirt.DomainMigrateParameters{}
-	if m.dst.peer.Migrate != "" {
-		p.URISet, p.URI = true, m.dst.peer.Migrate
+	if m.dst.Peer.Migrate != "" {
+		p.URISet, p.URI = true, m.dst.Peer.Migrate
 	}
 	flags := libvirt.MIGRATE_LIVE | libvirt.MIGRATE_PERSIST_DEST | libvirt.MIGRATE_UNDEFINE_SOURCE | libvirt.MIGRATE_ABORT_ON_ERROR
 	if len(m.shared) > 0 {
@@ -83,22 +84,22 @@ func (m *move) params() (libvirt.DomainMigrateParameters, libvirt.DomainMigrateF
 
 // prepareDisks makes images for a migration that copies disks and sets the
 // parameters for it. old are the images that are copied.
-func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParameters) (made []libvirtx.Volume, old set, err error) {
+func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParameters) (made []libvirtx.Volume, old fleet.Paths, err error) {
 	if m.pool.UUID == "" {
 		return nil, nil, nil
 	}
-	old = set{}
+	old = fleet.Paths{}
 	moved := map[string]libvirtx.Volume{}
 	for _, k := range libvirtx.Writable(m.live) {
 		if err := ctx.Err(); err != nil {
 			return made, old, err
 		}
 		path := libvirtx.DiskPath(k)
-		from, err := libvirtx.Do(ctx, m.src.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, path) })
+		from, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, path) })
 		if err != nil {
 			return made, old, err
 		}
-		v, err := libvirtx.Do(context.WithoutCancel(ctx), m.dst.conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
+		v, err := libvirtx.Do(context.WithoutCancel(ctx), m.dst.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
 			return libvirtx.CreateVolume(c, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 		})
 		if err != nil {
@@ -108,7 +109,7 @@ func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParamet
 		p.MigrateDisks = append(p.MigrateDisks, k.Target.Dev)
 	}
 	p.MigrateDisksSet = true
-	doc, err := onHost(ctx, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (string, error) {
+	doc, err := fleet.OnHost(ctx, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (string, error) {
 		x, _, err := libvirtx.Parse(dom, libvirt.DOMAIN_XML_MIGRATABLE|libvirt.DOMAIN_XML_SECURE)
 		if err != nil {
 			return "", err
@@ -153,7 +154,7 @@ func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flag
 	}
 	sure := context.WithoutCancel(ctx)
 	if m.r.MaxDowntime > 0 {
-		_, err := onHost(sure, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, err := fleet.OnHost(sure, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, dom.MigrateSetMaxDowntime(uint64(max(m.r.MaxDowntime.Milliseconds(), 1)), 0)
 		})
 		if err != nil {
@@ -169,18 +170,18 @@ func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flag
 	ended := make(chan error, 1)
 	go func() {
 		err := errors.New("no peer-to-peer way")
-		if m.dst.peer.URI != "" {
-			_, err = onHost(sure, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-				return struct{}{}, dom.MigrateToURI3(m.dst.peer.URI, &p, flags|libvirt.MIGRATE_PEER2PEER)
+		if m.dst.Peer.URI != "" {
+			_, err = fleet.OnHost(sure, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				return struct{}{}, dom.MigrateToURI3(m.dst.Peer.URI, &p, flags|libvirt.MIGRATE_PEER2PEER)
 			})
 		}
 		// The source's libvirtd can't reach the other: this program can.
-		if m.dst.peer.URI == "" || err != nil && strings.Contains(err.Error(), "unable to connect to server") {
-			if m.dst.peer.URI != "" {
+		if m.dst.Peer.URI == "" || err != nil && strings.Contains(err.Error(), "unable to connect to server") {
+			if m.dst.Peer.URI != "" {
 				m.report.Method = strings.Replace(m.report.Method, "peer to peer", "driven by this client", 1)
 			}
-			_, err = onHost(sure, m.src, m.id, 5, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-				return libvirtx.Do(sure, m.dst.conn, 5, func(to *libvirt.Connect) (struct{}, error) {
+			_, err = fleet.OnHost(sure, m.src, m.id, 5, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				return libvirtx.Do(sure, m.dst.Conn, 5, func(to *libvirt.Connect) (struct{}, error) {
 					there, err := dom.Migrate3(to, &p, flags)
 					if err != nil {
 						return struct{}{}, err
@@ -199,7 +200,7 @@ func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flag
 func (m *move) watch(ctx context.Context, ended <-chan error, report func(hypervisor.TaskState)) error {
 	sure := context.WithoutCancel(ctx)
 	done := ctx.Done()
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(fleet.PollEvery)
 	defer tick.Stop()
 	switched := !m.r.PostCopy
 	for {
@@ -228,7 +229,7 @@ func (m *move) watch(ctx context.Context, ended <-chan error, report func(hyperv
 			}
 			report(*s)
 			if !switched && s.BytesTotal > 0 {
-				_, err := onHost(sure, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				_, err := fleet.OnHost(sure, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 					return struct{}{}, dom.MigrateStartPostCopy(0)
 				})
 				switched = err == nil
@@ -239,7 +240,7 @@ func (m *move) watch(ctx context.Context, ended <-chan error, report func(hyperv
 
 func (m *move) abort(ctx context.Context) {
 	// An error means that there is nothing to abort now.
-	_, _ = onHost(ctx, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, _ = fleet.OnHost(ctx, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		return struct{}{}, dom.AbortJob()
 	})
 }
@@ -247,11 +248,11 @@ func (m *move) abort(ctx context.Context) {
 // dropSource removes the source's images once the machine is seen at the
 // destination on its new ones; KeepSource keeps them, and a base that other
 // machines stand on stays in any case.
-func (m *move) dropSource(ctx context.Context, old set) (kept []hypervisor.Ref, err error) {
+func (m *move) dropSource(ctx context.Context, old fleet.Paths) (kept []hypervisor.Ref, err error) {
 	if len(old) == 0 {
 		return nil, nil
 	}
-	_, err = onHost(ctx, m.dst, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err = fleet.OnHost(ctx, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		x, _, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return struct{}{}, err
@@ -263,31 +264,31 @@ func (m *move) dropSource(ctx context.Context, old set) (kept []hypervisor.Ref, 
 		}
 		return struct{}{}, nil
 	})
-	b, berr := m.d.books(ctx, m.src)
+	b, berr := m.d.Books(ctx, m.src)
 	if err = errors.Join(err, berr); err != nil {
 		return nil, err
 	}
-	_, err = libvirtx.Do(ctx, m.src.conn, len(old), func(c *libvirt.Connect) (struct{}, error) {
-		drop := set{}
+	_, err = libvirtx.Do(ctx, m.src.Conn, len(old), func(c *libvirt.Connect) (struct{}, error) {
+		drop := fleet.Paths{}
 		for p := range old {
-			for _, in := range b.im.Chain(p) {
-				v := b.im.ByPath[in]
+			for _, in := range b.Images.Chain(p) {
+				v := b.Images.ByPath[in]
 				own := in == p || libvirtx.OwnedBy(in, string(m.id))
 				switch {
 				case m.r.KeepSource && own:
 					kept = append(kept, v.Ref())
-				case own && len(b.others(in, string(m.id))) == 0:
+				case own && len(b.Others(in, string(m.id))) == 0:
 					drop[in] = true
 				}
 			}
 		}
 		for p := range drop {
-			if deps := b.dependants(drop); len(deps) > 0 && dependsOn(b, p, drop) {
+			if deps := b.Dependants(drop); len(deps) > 0 && dependsOn(b, p, drop) {
 				delete(drop, p)
-				kept = append(kept, b.im.ByPath[p].Ref())
+				kept = append(kept, b.Images.ByPath[p].Ref())
 			}
 		}
-		left, err := b.remove(c, drop)
+		left, err := b.Remove(c, drop)
 		kept = append(kept, left...)
 		return struct{}{}, err
 	})
@@ -295,8 +296,8 @@ func (m *move) dropSource(ctx context.Context, old set) (kept []hypervisor.Ref, 
 }
 
 // dependsOn reports whether an image outside a set stands on p.
-func dependsOn(b *books, p string, in set) bool {
-	for _, above := range b.im.Above[p] {
+func dependsOn(b *fleet.Books, p string, in fleet.Paths) bool {
+	for _, above := range b.Images.Above[p] {
 		if !in[above] || dependsOn(b, above, in) {
 			return true
 		}

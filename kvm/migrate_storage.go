@@ -12,6 +12,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // copied is one disk on its way.
@@ -21,9 +22,9 @@ type copied struct {
 }
 
 // undoCopies removes the images that a failed move made.
-func (m *move) undoCopies(ctx context.Context, h *host, all []copied) (left []hypervisor.Ref) {
+func (m *move) undoCopies(ctx context.Context, h *fleet.Host, all []copied) (left []hypervisor.Ref) {
 	for _, k := range all {
-		_, err := libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+		_, err := libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 			return struct{}{}, libvirtx.DeleteVolume(c, k.to.Pool, k.to.Name)
 		})
 		if err != nil {
@@ -33,8 +34,8 @@ func (m *move) undoCopies(ctx context.Context, h *host, all []copied) (left []hy
 	return left
 }
 
-func fromPaths(all []copied) set {
-	out := set{}
+func fromPaths(all []copied) fleet.Paths {
+	out := fleet.Paths{}
 	for _, k := range all {
 		out[k.from.Path] = true
 	}
@@ -47,7 +48,7 @@ func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState
 	sure := context.WithoutCancel(ctx)
 	var all []copied
 	pivoted := 0
-	_, err := onHost(sure, m.src, m.id, 10, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := fleet.OnHost(sure, m.src, m.id, 10, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		for _, k := range libvirtx.Writable(m.live) {
 			if err := ctx.Err(); err != nil {
 				return struct{}{}, err
@@ -78,7 +79,7 @@ func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState
 		return struct{}{}, nil
 	})
 	if err != nil {
-		_, _ = onHost(sure, m.src, m.id, len(all), func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, _ = fleet.OnHost(sure, m.src, m.id, len(all), func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			for _, k := range all[pivoted:] {
 				_ = dom.BlockJobAbort(k.dev, 0) // there may be no job (any more)
 			}
@@ -134,7 +135,7 @@ func inStep(ctx context.Context, dom *libvirt.Domain, dev string, progress func(
 		if j.End > 0 && j.Cur == j.End {
 			return nil
 		}
-		if err := pause(ctx, pollEvery/4); err != nil {
+		if err := fleet.Pause(ctx, fleet.PollEvery/4); err != nil {
 			return err
 		}
 	}
@@ -144,7 +145,7 @@ func inStep(ctx context.Context, dom *libvirt.Domain, dev string, progress func(
 func (m *move) coldStorage(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 	sure := context.WithoutCancel(ctx)
 	var all []copied
-	_, err := onHost(sure, m.src, m.id, 8, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := fleet.OnHost(sure, m.src, m.id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		x, mark, err := libvirtx.Inactive(dom)
 		if err != nil {
 			return struct{}{}, err
@@ -213,17 +214,17 @@ func (m *move) coldMove(ctx context.Context, report func(hypervisor.TaskState)) 
 		}
 	}
 	if err == nil {
-		_, err = libvirtx.Do(sure, m.dst.conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
+		_, err = libvirtx.Do(sure, m.dst.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
 	}
 	if err != nil {
 		return hypervisor.TaskState{Err: err, Leftover: m.undoCopies(sure, m.dst, all)}
 	}
-	_, err = onHost(sure, m.src, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err = fleet.OnHost(sure, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
 	})
 	if err != nil {
 		// Two definitions of one machine must not stay.
-		_, derr := onHost(sure, m.dst, m.id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, derr := fleet.OnHost(sure, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
 		})
 		left := m.undoCopies(sure, m.dst, all)
@@ -252,8 +253,8 @@ func (m *move) sendDisks(ctx context.Context, report func(hypervisor.TaskState))
 		if err := ctx.Err(); err != nil {
 			return all, err
 		}
-		n, err := libvirtx.Do(sure, m.src.conn, 6, func(c *libvirt.Connect) (copied, error) {
-			return libvirtx.Do(sure, m.dst.conn, 6, func(to *libvirt.Connect) (copied, error) { return m.sendDisk(ctx, c, to, k, report) })
+		n, err := libvirtx.Do(sure, m.src.Conn, 6, func(c *libvirt.Connect) (copied, error) {
+			return libvirtx.Do(sure, m.dst.Conn, 6, func(to *libvirt.Connect) (copied, error) { return m.sendDisk(ctx, c, to, k, report) })
 		})
 		if n.to.Path != "" {
 			all = append(all, n)

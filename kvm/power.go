@@ -10,15 +10,16 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // Power implements hypervisor.Powerer.
 func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
-	return d.simple(ctx, string(r.Op), id, shortWork, func(ctx context.Context) error {
+	return d.Simple(ctx, string(r.Op), id, fleet.ShortWork, func(ctx context.Context) error {
 		if r.Op == hypervisor.PowerOpShutdown {
 			return d.shutdown(ctx, id, r)
 		}
-		_, err := onDomain(context.WithoutCancel(ctx), d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, power(dom, id, r)
 		})
 		return err
@@ -38,7 +39,7 @@ func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) e
 	switch {
 	case mark.Role != "":
 		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
-	case isTemplate(x, mark) && r.Op != hypervisor.PowerOpOff:
+	case fleet.IsTemplate(x, mark) && r.Op != hypervisor.PowerOpOff:
 		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine with MarkVM, or deploy from it")
 	}
 	wrong := func(remedy string) error {
@@ -111,7 +112,7 @@ func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) e
 // fails, and waits for the end.
 func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) error {
 	end := time.Now().Add(r.Timeout)
-	done, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+	done, err := fleet.OnDomain(ctx, d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
 		s, err := libvirtx.State(dom)
 		if err != nil || s == hypervisor.Off {
 			return s == hypervisor.Off, err
@@ -120,7 +121,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		switch {
 		case err != nil:
 			return false, err
-		case isTemplate(x, mark):
+		case fleet.IsTemplate(x, mark):
 			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template, which never runs")
 		case s != hypervisor.Running:
 			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: its guest can't shut down; resume it first, or use PowerOff", s)
@@ -131,7 +132,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		return false, dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 	})
 	for err == nil && !done {
-		done, err = onDomain(ctx, d, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+		done, err = fleet.OnDomain(ctx, d.Fleet, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
 			s, err := libvirtx.State(dom)
 			if err != nil || s == hypervisor.Off {
 				return err == nil, err
@@ -145,7 +146,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 			return false, hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest did not shut down within %v and goes on running", r.Timeout)
 		})
 		if err == nil && !done {
-			err = pause(ctx, pollEvery)
+			err = fleet.Pause(ctx, fleet.PollEvery)
 		}
 	}
 	return err
@@ -153,7 +154,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 
 // SetLabels implements hypervisor.Labeler.
 func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	_, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := fleet.OnDomain(ctx, d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		_, m, err := libvirtx.Inactive(dom)
 		if err != nil {
 			return struct{}{}, err

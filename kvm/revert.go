@@ -11,6 +11,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // findSnapshot returns one of a machine's snapshots.
@@ -24,24 +25,24 @@ func findSnapshot(snaps []libvirtxml.DomainSnapshot, id hypervisor.SnapshotID) (
 
 // RevertSnapshot implements hypervisor.Snapshotter.
 func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest) (hypervisor.DriverTask, error) {
-	return d.run(ctx, "revert", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		h, err := d.locate(ctx, id)
+	return d.Run(ctx, "revert", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		h, err := d.Locate(ctx, id)
 		if err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
-		b, err := d.books(ctx, h)
+		b, err := d.Books(ctx, h)
 		if err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
-		s, err := onHost(context.WithoutCancel(ctx), h, id, 12, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.TaskState, error) {
-			return b.revert(ctx, c, dom, id, sid, r, report)
+		s, err := fleet.OnHost(context.WithoutCancel(ctx), h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.TaskState, error) {
+			return revert(ctx, b, c, dom, id, sid, r, report)
 		})
 		s.Err = err
 		return s
 	})
 }
 
-func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest, report func(hypervisor.TaskState)) (hypervisor.TaskState, error) {
+func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest, report func(hypervisor.TaskState)) (hypervisor.TaskState, error) {
 	var out hypervisor.TaskState
 	snaps, err := readSnapshots(dom)
 	if err != nil {
@@ -55,11 +56,11 @@ func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Dom
 	if err != nil {
 		return out, err
 	}
-	if isTemplate(now, mark) {
+	if fleet.IsTemplate(now, mark) {
 		return out, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine first")
 	}
 	if internal(s) {
-		return out, b.revertInternal(dom, s, id, r)
+		return out, revertInternal(b, dom, s, id, r)
 	}
 	then, err := definitionOf(s)
 	if err != nil {
@@ -79,7 +80,7 @@ func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Dom
 	}
 	for _, k := range libvirtx.Writable(then) {
 		base := libvirtx.DiskPath(k)
-		v, err := overlay(c, b.pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
+		v, err := overlay(c, b.Pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
 		if err != nil {
 			undo()
 			return out, err
@@ -119,7 +120,7 @@ func (b *books) revert(ctx context.Context, c *libvirt.Connect, dom *libvirt.Dom
 	if err := createSnapshot(dom, *s, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE|libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT); err != nil {
 		return out, err
 	}
-	out.Leftover, err = b.dropOverlays(c, now, string(id))
+	out.Leftover, err = dropOverlays(b, c, now, string(id))
 	return out, err
 }
 
@@ -191,23 +192,23 @@ func off(dom *libvirt.Domain) error {
 
 // dropOverlays removes the images that a machine wrote to before a revert, if
 // they are overlays of it that nothing stands on and no snapshot froze.
-func (b *books) dropOverlays(c *libvirt.Connect, before *libvirtxml.Domain, uuid string) ([]hypervisor.Ref, error) {
-	drop := set{}
+func dropOverlays(b *fleet.Books, c *libvirt.Connect, before *libvirtxml.Domain, uuid string) ([]hypervisor.Ref, error) {
+	drop := fleet.Paths{}
 	for _, k := range libvirtx.Writable(before) {
 		p := libvirtx.DiskPath(k)
-		v := b.im.ByPath[p]
-		used := slices.ContainsFunc(b.usersOf(p), func(u user) bool { return u.vm.ID != uuid || u.snapshot != "" })
-		if v.Backing != "" && libvirtx.OwnedBy(p, uuid) && len(b.im.Above[p]) == 0 && !used {
+		v := b.Images.ByPath[p]
+		used := slices.ContainsFunc(b.Users(p), func(u fleet.User) bool { return u.VM.ID != uuid || u.Snapshot != "" })
+		if v.Backing != "" && libvirtx.OwnedBy(p, uuid) && len(b.Images.Above[p]) == 0 && !used {
 			drop[p] = true
 		}
 	}
-	return b.remove(c, drop)
+	return b.Remove(c, drop)
 }
 
 // revertInternal lets libvirt do it, which writes to the image that holds the
 // snapshot: not while something stands on that.
-func (b *books) revertInternal(dom *libvirt.Domain, s *libvirtxml.DomainSnapshot, id hypervisor.VMID, r hypervisor.RevertRequest) error {
-	if err := b.free(s, id); err != nil {
+func revertInternal(b *fleet.Books, dom *libvirt.Domain, s *libvirtxml.DomainSnapshot, id hypervisor.VMID, r hypervisor.RevertRequest) error {
+	if err := free(b, s, id); err != nil {
 		return err
 	}
 	snap, err := dom.SnapshotLookupByName(s.Name, 0)
@@ -225,18 +226,10 @@ func (b *books) revertInternal(dom *libvirt.Domain, s *libvirtxml.DomainSnapshot
 }
 
 // free demands that nothing stands on the images of an internal snapshot.
-func (b *books) free(s *libvirtxml.DomainSnapshot, id hypervisor.VMID) error {
+func free(b *fleet.Books, s *libvirtxml.DomainSnapshot, id hypervisor.VMID) error {
 	for _, p := range frozen(s) {
-		found := map[string]hypervisor.Ref{}
-		for _, above := range b.im.Above[p] {
-			b.owners(above, found, 0)
-		}
-		if len(found) > 0 {
-			var refs []hypervisor.Ref
-			for _, r := range found {
-				refs = append(refs, r)
-			}
-			return busyWith(hypervisor.SnapshotID(s.Name).Ref(), refs, "the snapshot is inside an image that is the base of")
+		if refs := b.Above(p, nil); len(refs) > 0 {
+			return fleet.BusyWith(hypervisor.SnapshotID(s.Name).Ref(), refs, "the snapshot is inside an image that is the base of")
 		}
 	}
 	return nil

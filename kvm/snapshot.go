@@ -14,6 +14,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // readSnapshots reads a machine's snapshots, parents before children.
@@ -65,21 +66,9 @@ func hasMemory(s *libvirtxml.DomainSnapshot) bool {
 	return s.Memory != nil && (s.Memory.Snapshot == "internal" || s.Memory.Snapshot == "external")
 }
 
-// memoryFiles are the RAM images of a machine's snapshots.
-func memoryFiles(dom *libvirt.Domain) (set, error) {
-	snaps, err := readSnapshots(dom)
-	out := set{}
-	for _, s := range snaps {
-		if s.Memory != nil && s.Memory.File != "" {
-			out[s.Memory.File] = true
-		}
-	}
-	return out, err
-}
-
 // Snapshots implements hypervisor.Snapshotter.
 func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hypervisor.SnapshotInfo, error) {
-	return onDomain(ctx, d, id, 3, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) ([]hypervisor.SnapshotInfo, error) {
+	return fleet.OnDomain(ctx, d.Fleet, id, 3, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) ([]hypervisor.SnapshotInfo, error) {
 		_, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return nil, err
@@ -117,7 +106,7 @@ func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hyperviso
 			if sec, err := strconv.ParseInt(s.CreationTime, 10, 64); err == nil {
 				n.CreatedAt = time.Unix(sec, 0)
 			}
-			files := set{}
+			files := fleet.Paths{}
 			if s.Memory != nil && s.Memory.File != "" {
 				files[s.Memory.File] = true
 			}
@@ -155,19 +144,19 @@ func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	if err := libvirtx.CheckName("snapshot name", r.Name, on); err != nil {
 		return nil, err
 	}
-	return d.run(ctx, "snapshot", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Run(ctx, "snapshot", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		sure := context.WithoutCancel(ctx)
 		var left []hypervisor.Ref
-		_, err := onDomain(sure, d, id, 8, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, err := fleet.OnDomain(sure, d.Fleet, id, 8, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			var err error
-			left, err = h.snapshot(ctx, c, dom, id, r, report)
+			left, err = d.snapshot(ctx, h, c, dom, id, r, report)
 			return struct{}{}, err
 		})
 		return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: r.Name, Name: r.Name}, Err: err, Leftover: left}
 	})
 }
 
-func (h *host) snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, report func(hypervisor.TaskState)) ([]hypervisor.Ref, error) {
+func (d *driver) snapshot(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, report func(hypervisor.TaskState)) ([]hypervisor.Ref, error) {
 	s, err := libvirtx.State(dom)
 	if err != nil {
 		return nil, err
@@ -180,7 +169,7 @@ func (h *host) snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Do
 	switch {
 	case mark.Role != "":
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
-	case isTemplate(x, mark):
+	case fleet.IsTemplate(x, mark):
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "a template's disks never change: deploy from it, or turn it into a machine first")
 	case s == hypervisor.Suspended:
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")

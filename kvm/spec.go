@@ -24,8 +24,8 @@ func ptr[T any](v T) *T { return &v }
 
 // newDomain makes the definition of a new machine, but for its disks and
 // adapters.
-func (h *host) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error) {
-	kind := h.domainType(f)
+func (d *driver) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error) {
+	kind := d.domainType(f)
 	x := &libvirtxml.Domain{Type: kind, Name: s.Name, UUID: uuid, Description: s.Description,
 		OS:       &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: "hvm", Arch: f.Arch, Machine: "q35"}},
 		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
@@ -69,14 +69,14 @@ func (h *host) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, ma
 		x.CPU.Numa = &libvirtxml.DomainNuma{Cell: []libvirtxml.DomainCell{{ID: ptr(uint(0)),
 			CPUs: fmt.Sprintf("0-%d", x.VCPU.Value-1), Memory: uint(base), Unit: "KiB"}}}
 	}
-	h.addBasics(x, uuid, len(s.Disks)+len(s.NICs))
+	d.addBasics(x, uuid, len(s.Disks)+len(s.NICs))
 	mark.GuestOS = s.GuestOS
 	return x, libvirtx.MarkDefinition(x, mark)
 }
 
 // addBasics adds what every machine has: slots, console, agent channel,
 // balloon and entropy.
-func (h *host) addBasics(x *libvirtxml.Domain, uuid string, devices int) {
+func (d *driver) addBasics(x *libvirtxml.Domain, uuid string, devices int) {
 	dev := x.Devices
 	if m := x.OS.Type.Machine; m == "q35" || strings.Contains(m, "q35") {
 		// libvirt adds the root itself only if no ports are listed.
@@ -86,7 +86,7 @@ func (h *host) addBasics(x *libvirtxml.Domain, uuid string, devices int) {
 		}
 	}
 	serial := libvirtxml.DomainSerial{Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}}}
-	if dir := h.d.cfg.SerialLogDir; dir != "" {
+	if dir := d.cfg.SerialLogDir; dir != "" {
 		serial.Log = &libvirtxml.DomainChardevLog{File: path.Join(dir, uuid+".serial"), Append: "on"}
 	}
 	dev.Serials = []libvirtxml.DomainSerial{serial}

@@ -48,7 +48,7 @@ func TestBARs(t *testing.T) {
 }
 
 func TestObstacles(t *testing.T) {
-	h := &host{d: &driver{}}
+	d := &driver{}
 	f := &libvirtx.Facts{Product: "QEMU", IOMMU: hypervisor.Present, VFIO: true}
 	gpu := libvirtx.PCIDevice{Address: "0000:01:00.0", Class: 0x030000, Group: 1, Peers: []string{"0000:01:00.1", "0000:00:01.0"}}
 	by := map[string]libvirtx.PCIDevice{
@@ -57,7 +57,7 @@ func TestObstacles(t *testing.T) {
 		"0000:00:01.0": {Address: "0000:00:01.0", Class: 0x060400, Bridge: true, Driver: "pcieport"},
 	}
 	reason := func(p libvirtx.PCIDevice, f *libvirtx.Facts, users map[string][]hypervisor.Ref) hypervisor.ReasonCode {
-		r, detail := h.obstacle(f, p, by, users)
+		r, detail := d.obstacle(f, p, by, users)
 		if (r == "") != (detail == "") {
 			t.Errorf("reason %q with detail %q", r, detail)
 		}

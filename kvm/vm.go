@@ -13,6 +13,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // ListVMs implements hypervisor.Driver. Brief is two requests for each host
@@ -28,7 +29,7 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 	errs := make([]error, len(hosts))
 	var wg sync.WaitGroup
 	for i, h := range hosts {
-		wg.Go(func() { parts[i], errs[i] = h.list(ctx, q) })
+		wg.Go(func() { parts[i], errs[i] = d.list(ctx, h, q) })
 	}
 	wg.Wait()
 	failed := 0
@@ -47,15 +48,15 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 	return hypervisor.VMPage{VMs: merge(parts)}, nil
 }
 
-func (d *driver) chosen(q hypervisor.VMQuery) ([]*host, error) {
+func (d *driver) chosen(q hypervisor.VMQuery) ([]*fleet.Host, error) {
 	if q.Host == "" {
-		return d.hosts, nil
+		return d.Members, nil
 	}
-	h, err := d.host(q.Host)
+	h, err := d.Host(q.Host)
 	if err != nil {
 		return nil, err
 	}
-	return []*host{h}, nil
+	return []*fleet.Host{h}, nil
 }
 
 // order says which of two definitions of a machine counts: the one that runs.
@@ -85,8 +86,8 @@ func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
 }
 
 // list reads one host's machines.
-func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
-	f, err := h.identify(ctx)
+func (d *driver) list(ctx context.Context, h *fleet.Host, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+	f, err := h.Identify(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +96,7 @@ func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMI
 		only = libvirtx.TokenUUID(q.Token)
 	}
 	if q.Name != "" || only != "" {
-		return libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
+		return libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
 			id := only
 			if id == "" {
 				dom, err := c.LookupDomainByName(q.Name)
@@ -111,19 +112,19 @@ func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMI
 					return nil, err
 				}
 			}
-			v, err := h.read(ctx, c, f, id)
+			v, err := d.read(ctx, h, c, f, id)
 			if libvirtx.NotFound(err) || err == nil && (v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Token != q.Token) {
 				return nil, nil
 			}
 			return []hypervisor.VMInfo{v}, err
 		})
 	}
-	return libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
-		return h.listAll(ctx, c, f, q)
+	return libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
+		return d.listAll(ctx, h, c, f, q)
 	})
 }
 
-func (h *host) listAll(ctx context.Context, c *libvirt.Connect, f *libvirtx.Facts, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect, f *libvirtx.Facts, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
 	full := q.Detail == hypervisor.Full
 	in := inventory{host: h.ID(), at: time.Now()}
 	var wg sync.WaitGroup
@@ -148,7 +149,7 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, f *libvirtx.Fact
 		out[i] = in.brief(s)
 		// A domain of 1 KiB may be a template; one without CPUs comes from a
 		// driver (test:///) whose statistics don't tell them.
-		if full || s.MaxKiB == templateKiB || s.CPUs == 0 {
+		if full || s.MaxKiB == fleet.TemplateKiB || s.CPUs == 0 {
 			need = append(need, i)
 		}
 	}
@@ -194,26 +195,26 @@ func definition(c *libvirt.Connect, uuid string) (*libvirtxml.Domain, libvirtx.M
 
 // GetVM implements hypervisor.Driver.
 func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
-	h, err := d.locate(ctx, id)
+	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	return h.get(ctx, id)
+	return d.get(ctx, h, id)
 }
 
-func (h *host) get(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
-	f, err := h.identify(ctx)
+func (d *driver) get(ctx context.Context, h *fleet.Host, id hypervisor.VMID) (hypervisor.VMInfo, error) {
+	f, err := h.Identify(ctx)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	return libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (hypervisor.VMInfo, error) {
-		return h.read(ctx, c, f, string(id))
+	return libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (hypervisor.VMInfo, error) {
+		return d.read(ctx, h, c, f, string(id))
 	})
 }
 
 // read is one machine in full, with what only single requests tell: the
 // images below its disks, and its running job.
-func (h *host) read(ctx context.Context, c *libvirt.Connect, f *libvirtx.Facts, uuid string) (hypervisor.VMInfo, error) {
+func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, f *libvirtx.Facts, uuid string) (hypervisor.VMInfo, error) {
 	stats, err := libvirtx.Stats(c, uuid, true)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
@@ -255,7 +256,7 @@ func (h *host) read(ctx context.Context, c *libvirt.Connect, f *libvirtx.Facts, 
 			a.Vendor, a.Product = dev.Vendor, dev.Product
 		}
 	}
-	if t, ok := jobTask(dom, uuid); ok {
+	if t, ok := d.JobTask(dom, uuid); ok {
 		v.Tasks = append(v.Tasks, t)
 	}
 	return v, nil
@@ -290,7 +291,7 @@ func sizes(v *hypervisor.VMInfo, x *libvirtxml.Domain, mark libvirtx.Mark) {
 	if v.MemoryBytes == 0 {
 		v.MemoryBytes = libvirtx.CurrentKiB(x) << 10
 	}
-	if isTemplate(x, mark) {
+	if fleet.IsTemplate(x, mark) {
 		v.Template = true
 		v.MemoryBytes = int64(mark.Template.CurrentKiB) << 10
 	}
@@ -330,8 +331,8 @@ func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.S
 		v.Placement.Datastore = v.Disks[0].Datastore
 	}
 	for i := range x.Devices.Interfaces {
-		if n := &x.Devices.Interfaces[i]; !isGuard(n) {
-			v.NICs = append(v.NICs, nicInfo(n))
+		if n := &x.Devices.Interfaces[i]; !fleet.IsGuard(n) {
+			v.NICs = append(v.NICs, fleet.NICInfo(n))
 		}
 	}
 	v.Devices = attached(in.host, x)

@@ -58,8 +58,8 @@ var kinds = map[libvirt.ErrorNumber]hypervisor.Kind{
 	libvirt.ERR_OPERATION_ABORTED:     hypervisor.KindCanceled,
 }
 
-// Texts that decide where the code says too little. They are libvirt's and
-// QEMU's untranslated messages.
+// Texts that decide where the code says too little. They are the untranslated
+// messages of libvirt, QEMU, and libvirt's Xen driver.
 var texts = []struct {
 	text string
 	kind hypervisor.Kind
@@ -87,6 +87,9 @@ var texts = []struct {
 	{"No such file or directory", hypervisor.KindNotFound},
 	{"domain is not running", hypervisor.KindInvalidState},
 	{"cannot migrate domain", hypervisor.KindIncompatible},
+	{"no FLR, PM reset or bus reset available", hypervisor.KindUnsupported},
+	{"because libxenlight will suspend it", hypervisor.KindInvalidState},
+	{"requested vcpus is greater than max allowable", hypervisor.KindInvalidArgument},
 }
 
 // Kind puts a libvirt error into a class.
@@ -107,6 +110,14 @@ func Kind(err error) hypervisor.Kind {
 		return hypervisor.KindTimeout
 	}
 	return kinds[e.Code]
+}
+
+// KindOf is Kind for errors that may have a class already.
+func KindOf(err error) hypervisor.Kind {
+	if k := hypervisor.KindOf(err); k != hypervisor.KindUnknown {
+		return k
+	}
+	return Kind(err)
 }
 
 // Lost reports whether the connection broke, so that a new one may help.

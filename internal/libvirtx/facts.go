@@ -29,6 +29,7 @@ type Facts struct {
 	VFIO, MDev       bool
 	Firmware         []string        // "bios", "efi"
 	Machines         map[string]bool // that the hypervisor offers for Arch
+	ControlDomains   int             // that libvirt lists among the machines
 }
 
 // FactCalls is the number of requests that ReadFacts sends.

@@ -55,7 +55,7 @@ func TestUUIDs(t *testing.T) {
 	if a, b := NewUUID(), NewUUID(); a == b || len(a) != 36 || a[14] != '4' {
 		t.Errorf("NewUUID gives %s and %s", a, b)
 	}
-	if a := NewMAC(); len(a) != 17 || !strings.HasPrefix(a, "52:54:00:") {
+	if a := NewMAC("52:54:00"); len(a) != 17 || !strings.HasPrefix(a, "52:54:00:") {
 		t.Errorf("NewMAC gives %s", a)
 	}
 }

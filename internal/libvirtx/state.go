@@ -3,7 +3,10 @@
 package libvirtx
 
 import (
+	"strings"
+
 	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
@@ -53,4 +56,19 @@ func Filter(c *libvirt.Connect, f libvirt.ConnectListAllDomainsFlags) (map[strin
 		_ = all[i].Free() // a local reference
 	}
 	return out, nil
+}
+
+// Boot starts a domain. libvirt's Xen driver says of all that libxl refuses
+// that it "failed to create new domain"; a host without the memory for it is
+// told apart.
+func Boot(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error {
+	err := dom.Create()
+	if err == nil || !strings.Contains(err.Error(), "libxenlight failed to create new domain") {
+		return err
+	}
+	free, ferr := FreeMemory(c)
+	if need := uint64(CurrentKiB(x)) << 10; ferr == nil && free < need {
+		return hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.VMID(x.UUID).Ref(), "the machine needs %d MiB of memory, its host has %d MiB free: %w", need>>20, free>>20, err)
+	}
+	return err
 }

@@ -28,11 +28,11 @@ func format(b [16]byte, version byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// NewMAC returns a random address in QEMU's range.
-func NewMAC() string {
+// NewMAC returns a random address that begins with three given bytes.
+func NewMAC(prefix string) string {
 	var b [3]byte
 	_, _ = rand.Read(b[:]) // never fails, see its documentation
-	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", b[0], b[1], b[2])
+	return fmt.Sprintf("%s:%02x:%02x:%02x", prefix, b[0], b[1], b[2])
 }
 
 // Nonce returns eight random hex digits, to tell files and tasks apart.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 func no(r hypervisor.ReasonCode, format string, args ...any) hypervisor.Support {
@@ -77,23 +78,23 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 	if !slices.Contains(hypervisor.Capabilities(), k) {
 		return no(hypervisor.ReasonNotImplemented, "unknown capability %q", k), nil
 	}
-	var hosts []*host
+	var hosts []*fleet.Host
 	machine := scope.Kind == hypervisor.KindOfVM || scope.Kind == hypervisor.KindOfTemplate
 	switch {
 	case scope.Kind == hypervisor.KindOfHost:
-		h, err := d.host(hypervisor.HostID(scope.ID))
+		h, err := d.Host(hypervisor.HostID(scope.ID))
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
-		hosts = []*host{h}
+		hosts = []*fleet.Host{h}
 	case machine:
-		h, err := d.locate(ctx, hypervisor.VMID(scope.ID))
+		h, err := d.Locate(ctx, hypervisor.VMID(scope.ID))
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
-		hosts = []*host{h}
+		hosts = []*fleet.Host{h}
 	default:
-		up, err := d.up(ctx)
+		up, err := d.Up(ctx)
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
@@ -101,7 +102,7 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 	}
 	best := hypervisor.Support{}
 	for i, h := range hosts {
-		f, err := h.identify(ctx)
+		f, err := h.Identify(ctx)
 		if err != nil {
 			return hypervisor.Support{}, err
 		}
@@ -112,7 +113,7 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 	if best.Level == hypervisor.No || !machine {
 		return best, nil
 	}
-	return onHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
+	return fleet.OnHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
 		s, err := libvirtx.State(dom)
 		if err != nil {
 			return best, err
@@ -134,7 +135,7 @@ func (d *driver) onHostFacts(k hypervisor.Capability, f *libvirtx.Facts) hypervi
 		return s
 	}
 	switch {
-	case needsHosts[k] && len(d.hosts) < 2:
+	case needsHosts[k] && len(d.Members) < 2:
 		return no(hypervisor.ReasonSingleHost, "this Client has one host: open several, as in xen+ssh://root@h1,h2/system, or give MigrateOptions.To")
 	case k == hypervisor.CPUHotAdd:
 		return cpuHotAdd(f)
@@ -155,7 +156,7 @@ func onMachine(k hypervisor.Capability, s hypervisor.PowerState, x *libvirtxml.D
 	on := s == hypervisor.Running || s == hypervisor.Paused
 	switch k {
 	case hypervisor.PowerShutdown, hypervisor.PowerReset, hypervisor.PowerPause, hypervisor.PowerSuspend, hypervisor.MigrateLive, hypervisor.Reconfigure:
-		if isTemplate(x, mark) {
+		if fleet.IsTemplate(x, mark) {
 			return no(hypervisor.ReasonIsTemplate, "this is a template: turn it into a machine first"), true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // Clone implements hypervisor.Cloner.
@@ -35,42 +36,42 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 	if r.Token != "" {
 		uuid = libvirtx.TokenUUID(r.Token)
 	}
-	tid := taskID("clone", hypervisor.VMID(uuid))
-	if t, ok, err := d.made(ctx, tid, r.Token, uuid); ok || err != nil {
+	tid := d.TaskID("clone", hypervisor.VMID(uuid))
+	if t, ok, err := d.Made(ctx, tid, r.Token, uuid); ok || err != nil {
 		return t, err
 	}
-	h, err := d.locate(ctx, src)
+	h, err := d.Locate(ctx, src)
 	if err != nil {
 		return nil, err
 	}
 	if r.Placement.Host != "" && r.Placement.Host != h.ID() {
-		if _, err := d.host(r.Placement.Host); err != nil {
+		if _, err := d.Host(r.Placement.Host); err != nil {
 			return nil, err
 		}
 		return nil, hypervisor.Unsupported(src.Ref(), hypervisor.CloneFull, hypervisor.ReasonNotImplemented, "a clone is made on its source's host: leave Placement.Host out and migrate the clone")
 	}
-	f, err := h.identify(ctx)
+	f, err := h.Identify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	k, err := onHost(ctx, h, src, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (*cloning, error) {
-		return h.planClone(c, dom, src, uuid, r)
+	k, err := fleet.OnHost(ctx, h, src, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (*cloning, error) {
+		return d.planClone(h, c, dom, src, uuid, r)
 	})
 	if err != nil {
 		return nil, err
 	}
-	k.at.f = f
-	mode := reading
+	k.at.Facts = f
+	mode := fleet.Reading
 	if k.writes {
-		mode = longWork
+		mode = fleet.LongWork
 	}
-	release, err := d.locks.take(ctx, src, "clone (task "+string(tid)+")", true, mode == reading)
+	release, err := d.Take(ctx, src, "clone (task "+string(tid)+")", mode)
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.runAs(ctx, tid, "clone", hypervisor.VMID(uuid), longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	t, err := d.RunAs(ctx, tid, "clone", hypervisor.VMID(uuid), fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		defer release()
-		return d.make(ctx, k.at, k.x, k.mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect) ([]libvirtx.Volume, error) {
+		return d.Make(ctx, k.at, k.x, k.mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect, _ *fleet.Making) ([]libvirtx.Volume, error) {
 			return k.images(ctx, c, report)
 		})
 	})
@@ -84,14 +85,14 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 type cloning struct {
 	src    hypervisor.VMID
 	r      hypervisor.CloneRequest
-	at     site
+	at     fleet.Site
 	x      *libvirtxml.Domain // the clone's definition; its disks name the images to copy
 	mark   libvirtx.Mark
 	writes bool // the source's own disks change: it gets overlays
 }
 
 // planClone refuses what can't be done and makes the clone's definition.
-func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor.VMID, uuid string, r hypervisor.CloneRequest) (*cloning, error) {
+func (d *driver) planClone(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, src hypervisor.VMID, uuid string, r hypervisor.CloneRequest) (*cloning, error) {
 	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return nil, err
@@ -104,7 +105,7 @@ func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor
 		return nil, err
 	}
 	k := &cloning{src: src, r: r, x: x, mark: mark}
-	template := isTemplate(x, mark)
+	template := fleet.IsTemplate(x, mark)
 	switch {
 	case s == hypervisor.Suspended:
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, src.Ref(), "the machine is suspended and its disks belong to the saved RAM: resume it or power it off first")
@@ -113,7 +114,7 @@ func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor
 	}
 	k.writes = r.Mode == hypervisor.Linked && !template
 	if template {
-		if err := makeMachine(k.x, &k.mark); err != nil {
+		if err := fleet.MakeMachine(k.x, &k.mark); err != nil {
 			return nil, err
 		}
 	}
@@ -121,13 +122,13 @@ func (h *host) planClone(c *libvirt.Connect, dom *libvirt.Domain, src hypervisor
 	if err != nil {
 		return nil, err
 	}
-	k.at = site{h: h, pools: pools}
+	k.at = fleet.Site{Host: h, Pools: pools}
 	if r.Placement.Datastore != "" {
-		pool, ok := choosePool(pools, r.Placement.Datastore)
+		pool, ok := fleet.ChoosePool(pools, r.Placement.Datastore)
 		if !ok {
 			return nil, hypervisor.Errorf(hypervisor.KindNotFound, r.Placement.Datastore.Ref(), "the host has no such datastore")
 		}
-		k.at.pool = pool
+		k.at.Pool = pool
 	}
 	return k, k.define(uuid)
 }
@@ -139,7 +140,7 @@ func (k *cloning) define(uuid string) error {
 	x.UUID, x.Name, x.ID, x.Title, x.Description = uuid, r.Name, nil, "", r.Description
 	for i := range x.Devices.Interfaces {
 		n := &x.Devices.Interfaces[i]
-		n.MAC, n.Target, n.Alias = &libvirtxml.DomainInterfaceMAC{Address: newMAC()}, nil, nil
+		n.MAC, n.Target, n.Alias = &libvirtxml.DomainInterfaceMAC{Address: platform.NewMAC()}, nil, nil
 	}
 	x.Devices.Hostdevs = nil // a host's device is in one machine
 	if r.CPUs > 0 {
@@ -174,7 +175,7 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, report func(hy
 		base := libvirtx.DiskPath(disk)
 		var v libvirtx.Volume
 		if k.r.Mode == hypervisor.Linked {
-			v, err = overlay(c, k.at.pools, k.x.UUID, disk.Target.Dev, base, k.at.pool)
+			v, err = overlay(c, k.at.Pools, k.x.UUID, disk.Target.Dev, base, k.at.Pool)
 		} else {
 			v, err = k.copy(c, disk, base)
 		}
@@ -189,15 +190,15 @@ func (k *cloning) images(ctx context.Context, c *libvirt.Connect, report func(hy
 
 // copy makes an independent image of the same size and checks it.
 func (k *cloning) copy(c *libvirt.Connect, disk *libvirtxml.DomainDisk, base string) (libvirtx.Volume, error) {
-	from, err := libvirtx.FindImage(c, k.at.pools, base)
+	from, err := libvirtx.FindImage(c, k.at.Pools, base)
 	if err != nil {
 		return libvirtx.Volume{}, err
 	}
 	pool := from.Pool
-	if k.at.pool.UUID != "" {
-		pool = k.at.pool.UUID
+	if k.at.Pool.UUID != "" {
+		pool = k.at.Pool.UUID
 	}
-	v, err := libvirtx.CreateVolume(c, k.at.pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(k.x.UUID, disk.Target.Dev, "qcow2"),
+	v, err := libvirtx.CreateVolume(c, k.at.Pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(k.x.UUID, disk.Target.Dev, "qcow2"),
 		Capacity: from.Capacity, Format: "qcow2", From: base})
 	if err == nil && (v.Capacity != from.Capacity || v.Backing != "") {
 		err = fmt.Errorf("the copy of %s has %d bytes on base %q, wanted %d on none", base, v.Capacity, v.Backing, from.Capacity)
@@ -219,7 +220,7 @@ func (k *cloning) freeze(c *libvirt.Connect, report func(hypervisor.TaskState)) 
 	if err != nil {
 		return err
 	}
-	if err := ready(dom, mark, k.src, "cloned"); err != nil {
+	if err := fleet.Ready(dom, mark, k.src, "cloned"); err != nil {
 		return err // started meanwhile
 	}
 	var made []libvirtx.Volume
@@ -229,7 +230,7 @@ func (k *cloning) freeze(c *libvirt.Connect, report func(hypervisor.TaskState)) 
 			mark.Images = append(mark.Images, base)
 		}
 		var v libvirtx.Volume
-		if v, err = overlay(c, k.at.pools, string(k.src), disk.Target.Dev, base, libvirtx.Pool{}); err != nil {
+		if v, err = overlay(c, k.at.Pools, string(k.src), disk.Target.Dev, base, libvirtx.Pool{}); err != nil {
 			break
 		}
 		made = append(made, v)

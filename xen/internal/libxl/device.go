@@ -13,6 +13,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // stubDriver holds a device of the control domain that is for machines.
@@ -50,20 +51,20 @@ func passthrough(x *libvirtxml.Domain) bool { return len(x.Devices.Hostdevs) > 0
 // Devices implements hypervisor.DeviceAssigner. It asks once for each PCI
 // function and each domain: libvirt has no request for all.
 func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hypervisor.DeviceInfo, error) {
-	parts := make([][]hypervisor.DeviceInfo, len(d.hosts))
-	errs := make([]error, len(d.hosts))
+	parts := make([][]hypervisor.DeviceInfo, len(d.Members))
+	errs := make([]error, len(d.Members))
 	var wg sync.WaitGroup
-	for i, h := range d.hosts {
+	for i, h := range d.Members {
 		wg.Go(func() {
-			if _, errs[i] = h.identify(ctx); errs[i] == nil && (f.Host == "" || f.Host == h.ID()) {
-				parts[i], errs[i] = libvirtx.Do(ctx, h.conn, 2, h.devices)
+			if _, errs[i] = h.Identify(ctx); errs[i] == nil && (f.Host == "" || f.Host == h.ID()) {
+				parts[i], errs[i] = libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) ([]hypervisor.DeviceInfo, error) { return devices(h, c) })
 			}
 		})
 	}
 	wg.Wait()
 	var out []hypervisor.DeviceInfo
 	for i, err := range errs {
-		if err != nil && (len(d.hosts) == 1 || d.kindOf(err) != hypervisor.KindUnavailable) {
+		if err != nil && (len(d.Members) == 1 || libvirtx.KindOf(err) != hypervisor.KindUnavailable) {
 			return nil, err
 		}
 		for _, dev := range parts[i] {
@@ -77,7 +78,7 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 
 // devices reads one host's PCI functions and who has them. Under Xen the
 // control domain sees no IOMMU groups.
-func (h *host) devices(c *libvirt.Connect) ([]hypervisor.DeviceInfo, error) {
+func devices(h *fleet.Host, c *libvirt.Connect) ([]hypervisor.DeviceInfo, error) {
 	used, err := usedDevices(c)
 	if err != nil {
 		return nil, err
@@ -149,13 +150,13 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 	if r.Profile != "" {
 		return nil, refuse(id.Ref(), hypervisor.DeviceVGPU)
 	}
-	return d.run(ctx, "attach-device", id, shortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		a, err := onDomain(context.WithoutCancel(ctx), d, id, 6, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
-			s, err := changeable(dom, id)
+	return d.Run(ctx, "attach-device", id, fleet.ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+		a, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 6, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
+			s, err := fleet.Changeable(dom, id)
 			if err != nil {
 				return "", err
 			}
-			all, err := h.devices(c)
+			all, err := devices(h, c)
 			if err != nil {
 				return "", err
 			}
@@ -226,9 +227,9 @@ func hostdev(address string) (*libvirtxml.DomainHostdev, error) {
 
 // DetachDevice implements hypervisor.DeviceAssigner.
 func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervisor.AttachmentID) (hypervisor.DriverTask, error) {
-	return d.simple(ctx, "detach-device", id, shortWork, func(ctx context.Context) error {
-		_, err := onDomain(context.WithoutCancel(ctx), d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			s, err := changeable(dom, id)
+	return d.Simple(ctx, "detach-device", id, fleet.ShortWork, func(ctx context.Context) error {
+		_, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			s, err := fleet.Changeable(dom, id)
 			if err != nil {
 				return struct{}{}, err
 			}
@@ -274,13 +275,13 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	case dev.Reason == hypervisor.ReasonHostUsesDevice:
 		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePrepare, dev.Reason, dev.Detail)
 	}
-	h, err := d.host(dev.Host)
+	h, err := d.Host(dev.Host)
 	if err != nil {
 		return nil, err
 	}
 	tid := hypervisor.TaskID("libxl:prepare-device:" + libvirtx.Nonce())
-	return d.tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		_, err := libvirtx.Do(context.WithoutCancel(ctx), h.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+	return d.Tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+		_, err := libvirtx.Do(context.WithoutCancel(ctx), h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 			fn, err := libvirtx.FindPCI(c, dev.Address)
 			if err != nil {
 				return struct{}{}, err

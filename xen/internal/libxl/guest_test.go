@@ -12,6 +12,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // world is a Client on both hosts, and what one test made with it.
@@ -243,8 +244,8 @@ func TestTemplateCannotStart(t *testing.T) {
 	w.ok(err, "MarkTemplate")
 	h, _, err := hostOf(w.ctx, w.l, vm.ID())
 	w.ok(err, "find the template")
-	if out, err := h.Virsh(w.ctx, "start", "golden"); err == nil || !strings.Contains(err.Error(), guardNetwork) {
-		t.Errorf("virsh start of a template: %q, %v; want an error that names %s", out, err, guardNetwork)
+	if out, err := h.Virsh(w.ctx, "start", "golden"); err == nil || !strings.Contains(err.Error(), fleet.GuardNetwork) {
+		t.Errorf("virsh start of a template: %q, %v; want an error that names %s", out, err, fleet.GuardNetwork)
 	}
 	if s := w.xl("golden"); s[0]+s[1] != "" {
 		t.Errorf("xl knows the template: %q", s)

@@ -12,11 +12,12 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // move is one migration, looked at and not begun.
 type move struct {
-	from, to *host
+	from, to *fleet.Host
 	x        *libvirtxml.Domain // the definition for the next start
 	state    hypervisor.PowerState
 	still    bool // the guest stands still while its memory is sent
@@ -29,7 +30,7 @@ func (m *move) block(r hypervisor.ReasonCode, on hypervisor.Ref, format string, 
 
 // plan refuses what this driver never does and finds all that stands in the way.
 func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
-	h, err := d.locate(ctx, id)
+	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		mark  libvirtx.Mark
 		pools []libvirtx.Pool
 	}
-	v, err := onHost(ctx, h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (v seen, err error) {
+	v, err := fleet.OnHost(ctx, h, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (v seen, err error) {
 		if m.state, err = libvirtx.State(dom); err != nil {
 			return v, err
 		}
@@ -86,18 +87,18 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		return nil, refuse(id.Ref(), k)
 	}
 	if r.Host == "" {
-		if len(target.hosts) != 1 {
+		if len(target.Members) != 1 {
 			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "name the host that takes the machine")
 		}
-		m.to = target.hosts[0]
-	} else if m.to, err = target.host(r.Host); err != nil {
+		m.to = target.Members[0]
+	} else if m.to, err = target.Host(r.Host); err != nil {
 		return nil, err
 	}
-	if _, err := m.to.identify(ctx); err != nil {
+	if _, err := m.to.Identify(ctx); err != nil {
 		m.block(hypervisor.ReasonHostDown, m.to.ID().Ref(), "the host does not answer: %v", err)
 		return m, nil
 	}
-	m.how(r.Mode, id, v.live, isTemplate(v.live, v.mark))
+	m.how(r.Mode, id, v.live, fleet.IsTemplate(v.live, v.mark))
 	if m.from.ID() == m.to.ID() {
 		m.block(hypervisor.ReasonSameHost, m.to.ID().Ref(), "the machine is on this host already")
 		return m, nil
@@ -135,7 +136,7 @@ func (m *move) how(mode hypervisor.MigrateMode, id hypervisor.VMID, x *libvirtxm
 		return
 	}
 	m.report.Method = "live, driven by this program"
-	if m.to.peer.URI != "" {
+	if m.to.Peer.URI != "" {
 		m.report.Method = "live, peer to peer"
 	}
 	if passthrough(x) {
@@ -159,7 +160,7 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 		nets  []hypervisor.NetworkInfo
 		free  uint64
 	}
-	v, err := libvirtx.Do(ctx, m.to.conn, 6, func(c *libvirt.Connect) (v seen, err error) {
+	v, err := libvirtx.Do(ctx, m.to.Conn, 6, func(c *libvirt.Connect) (v seen, err error) {
 		for what, look := range map[string]func() (*libvirt.Domain, error){
 			"name": func() (*libvirt.Domain, error) { return c.LookupDomainByName(x.Name) },
 			"ID":   func() (*libvirt.Domain, error) { return c.LookupDomainByUUIDString(string(id)) },
@@ -185,7 +186,7 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 		if v.pools, err = libvirtx.Pools(c); err != nil {
 			return v, err
 		}
-		if v.nets, err = networks(c, to); err != nil {
+		if v.nets, err = m.to.Networks(c); err != nil {
 			return v, err
 		}
 		v.free, err = libvirtx.FreeMemory(c)
@@ -207,7 +208,7 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 	}
 	for i := range x.Devices.Interfaces {
 		n := &x.Devices.Interfaces[i]
-		if want := nicInfo(n).Network; !isGuard(n) && want != "" && !hasNetwork(v.nets, want) {
+		if want := fleet.NICInfo(n).Network; !fleet.IsGuard(n) && want != "" && !hasNetwork(v.nets, want) {
 			m.block(hypervisor.ReasonNetworkMissing, want.Ref(), "host %s has no such network", to)
 		}
 	}
@@ -244,7 +245,7 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 	if !m.report.OK() {
 		return nil, hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
 	}
-	t, err := d.run(ctx, "migrate", id, longWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	t, err := d.Run(ctx, "migrate", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		report(hypervisor.TaskState{Fraction: -1, Phase: m.report.Method})
 		begin := time.Now()
 		sure := context.WithoutCancel(ctx)
@@ -279,14 +280,14 @@ func (m *move) send(ctx context.Context, id hypervisor.VMID) error {
 		flags |= libvirt.MIGRATE_LIVE
 	}
 	p := &libvirt.DomainMigrateParameters{}
-	if uri := m.to.peer.Migrate; uri != "" {
+	if uri := m.to.Peer.Migrate; uri != "" {
 		p.URI, p.URISet = uri, true
 	}
-	_, err := onHost(ctx, m.from, id, 5, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		if uri := m.to.peer.URI; uri != "" {
+	_, err := fleet.OnHost(ctx, m.from, id, 5, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		if uri := m.to.Peer.URI; uri != "" {
 			return struct{}{}, dom.MigrateToURI3(uri, p, flags|libvirt.MIGRATE_PEER2PEER)
 		}
-		return libvirtx.Do(ctx, m.to.conn, 3, func(to *libvirt.Connect) (struct{}, error) {
+		return libvirtx.Do(ctx, m.to.Conn, 3, func(to *libvirt.Connect) (struct{}, error) {
 			there, err := dom.Migrate3(to, p, flags)
 			if err != nil {
 				return struct{}{}, err
@@ -300,7 +301,7 @@ func (m *move) send(ctx context.Context, id hypervisor.VMID) error {
 // hand moves the definition of a machine that is off: the target gets it
 // before the source forgets it.
 func (m *move) hand(ctx context.Context, id hypervisor.VMID) error {
-	_, err := onHost(ctx, m.from, id, 3, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := fleet.OnHost(ctx, m.from, id, 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		s, err := libvirtx.State(dom)
 		if err != nil {
 			return struct{}{}, err
@@ -308,14 +309,14 @@ func (m *move) hand(ctx context.Context, id hypervisor.VMID) error {
 		if s != hypervisor.Off {
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s by now", s)
 		}
-		if _, err := libvirtx.Do(ctx, m.to.conn, 1, func(to *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(to, m.x) }); err != nil {
+		if _, err := libvirtx.Do(ctx, m.to.Conn, 1, func(to *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(to, m.x) }); err != nil {
 			return struct{}{}, err
 		}
 		err = dom.UndefineFlags(0)
 		if err == nil {
 			return struct{}{}, nil
 		}
-		_, back := onHost(ctx, m.to, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, back := fleet.OnHost(ctx, m.to, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, dom.UndefineFlags(0)
 		})
 		if back != nil {

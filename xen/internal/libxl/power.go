@@ -12,15 +12,16 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // Power implements hypervisor.Powerer.
 func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
-	return d.simple(ctx, string(r.Op), id, shortWork, func(ctx context.Context) error {
+	return d.Simple(ctx, string(r.Op), id, fleet.ShortWork, func(ctx context.Context) error {
 		if r.Op == hypervisor.PowerOpShutdown {
 			return d.shutdown(ctx, id, r)
 		}
-		_, err := onDomain(context.WithoutCancel(ctx), d, id, 4, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		_, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 4, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, power(c, dom, id, r)
 		})
 		return err
@@ -40,7 +41,7 @@ func power(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hyperv
 	switch {
 	case mark.Role != "":
 		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
-	case isTemplate(x, mark) && r.Op != hypervisor.PowerOpOff:
+	case fleet.IsTemplate(x, mark) && r.Op != hypervisor.PowerOpOff:
 		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine with MarkVM, or deploy from it")
 	}
 	wrong := func(remedy string) error {
@@ -52,7 +53,7 @@ func power(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hyperv
 		case hypervisor.Running:
 			return nil
 		case hypervisor.Off, hypervisor.Suspended: // libvirt restores a saved state by itself
-			return boot(c, dom, x)
+			return libvirtx.Boot(c, dom, x)
 		}
 		return wrong("use Resume")
 	case hypervisor.PowerOpResume:
@@ -62,7 +63,7 @@ func power(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hyperv
 		case hypervisor.Paused:
 			return dom.Resume()
 		case hypervisor.Suspended:
-			return boot(c, dom, x)
+			return libvirtx.Boot(c, dom, x)
 		}
 		return wrong("use Start")
 	case hypervisor.PowerOpOff:
@@ -117,7 +118,7 @@ func reset(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error 
 	if err := dom.Destroy(); err != nil {
 		return err
 	}
-	if err := boot(c, dom, x); err != nil {
+	if err := libvirtx.Boot(c, dom, x); err != nil {
 		return fmt.Errorf("the machine was powered off and could not be started again: %w", err)
 	}
 	return nil
@@ -127,7 +128,7 @@ func reset(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error 
 // it does not listen there, and waits for the end.
 func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) error {
 	end := time.Now().Add(r.Timeout)
-	done, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+	done, err := fleet.OnDomain(ctx, d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
 		s, err := libvirtx.State(dom)
 		if err != nil || s == hypervisor.Off {
 			return s == hypervisor.Off, err
@@ -136,7 +137,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		switch {
 		case err != nil:
 			return false, err
-		case isTemplate(x, mark):
+		case fleet.IsTemplate(x, mark):
 			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template, which never runs")
 		case s != hypervisor.Running:
 			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: its guest can't shut down; resume it first, or use PowerOff", s)
@@ -144,7 +145,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		return false, dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_DEFAULT)
 	})
 	for err == nil && !done {
-		done, err = onDomain(ctx, d, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+		done, err = fleet.OnDomain(ctx, d.Fleet, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
 			s, err := libvirtx.State(dom)
 			if err != nil || s == hypervisor.Off {
 				return err == nil, err
@@ -158,7 +159,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 			return false, hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest did not shut down within %v and goes on running", r.Timeout)
 		})
 		if err == nil && !done {
-			err = pause(ctx, pollEvery)
+			err = fleet.Pause(ctx, fleet.PollEvery)
 		}
 	}
 	return err
@@ -166,7 +167,7 @@ func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.
 
 // SetLabels implements hypervisor.Labeler.
 func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	_, err := onDomain(ctx, d, id, 4, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := fleet.OnDomain(ctx, d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		_, m, err := libvirtx.Inactive(dom)
 		if err != nil {
 			return struct{}{}, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // resize sets the memory of a definition, within its range if it has one.
@@ -42,17 +43,17 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 			return nil, err
 		}
 	}
-	return d.simple(ctx, "reconfigure", id, shortWork, func(ctx context.Context) error {
-		h, err := d.locate(ctx, id)
+	return d.Simple(ctx, "reconfigure", id, fleet.ShortWork, func(ctx context.Context) error {
+		h, err := d.Locate(ctx, id)
 		if err != nil {
 			return err
 		}
-		f, err := h.identify(ctx)
+		f, err := h.Identify(ctx)
 		if err != nil {
 			return err
 		}
-		_, err = onHost(context.WithoutCancel(ctx), h, id, 6, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			s, err := changeable(dom, id)
+		_, err = fleet.OnHost(context.WithoutCancel(ctx), h, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			s, err := fleet.Changeable(dom, id)
 			if err != nil {
 				return struct{}{}, err
 			}
@@ -60,7 +61,7 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 			if r := ch.DynamicMemory; r != nil && *r != (hypervisor.MemoryRange{}) {
 				want.DynamicMemory = r
 			}
-			if err := (site{h: h, f: f}).fits(id.Ref(), want); err != nil {
+			if err := fits(f, id.Ref(), want); err != nil {
 				return struct{}{}, err
 			}
 			if s == hypervisor.Off {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // ListVMs implements hypervisor.Driver. It is three requests for each host, in
@@ -19,19 +20,19 @@ import (
 // statistics, and the number of CPUs is in the definition alone. Full adds the
 // storage pools and a look-up of each disk's image.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
-	hosts := d.hosts
+	hosts := d.Members
 	if q.Host != "" {
-		h, err := d.host(q.Host)
+		h, err := d.Host(q.Host)
 		if err != nil {
 			return hypervisor.VMPage{}, err
 		}
-		hosts = []*host{h}
+		hosts = []*fleet.Host{h}
 	}
 	parts := make([][]hypervisor.VMInfo, len(hosts))
 	errs := make([]error, len(hosts))
 	var wg sync.WaitGroup
 	for i, h := range hosts {
-		wg.Go(func() { parts[i], errs[i] = h.list(ctx, q) })
+		wg.Go(func() { parts[i], errs[i] = d.list(ctx, h, q) })
 	}
 	wg.Wait()
 	failed := 0
@@ -39,7 +40,7 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 		if err != nil {
 			failed++
 			// A host that is down hides its machines, not those of others.
-			if len(hosts) == 1 || d.kindOf(err) != hypervisor.KindUnavailable {
+			if len(hosts) == 1 || libvirtx.KindOf(err) != hypervisor.KindUnavailable {
 				return hypervisor.VMPage{}, err
 			}
 		}
@@ -73,14 +74,14 @@ func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
 }
 
 // list reads one host's machines.
-func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
-	if _, err := h.identify(ctx); err != nil {
+func (d *driver) list(ctx context.Context, h *fleet.Host, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+	if _, err := h.Identify(ctx); err != nil {
 		return nil, err
 	}
 	if q.Name == "" && q.Token == "" {
-		return libvirtx.Do(ctx, h.conn, 3, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) { return h.listAll(ctx, c, q) })
+		return libvirtx.Do(ctx, h.Conn, 3, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) { return d.listAll(ctx, h, c, q) })
 	}
-	return libvirtx.Do(ctx, h.conn, 1, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
+	return libvirtx.Do(ctx, h.Conn, 1, func(c *libvirt.Connect) ([]hypervisor.VMInfo, error) {
 		var dom *libvirt.Domain
 		var err error
 		if q.Token != "" {
@@ -95,8 +96,8 @@ func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMI
 			return nil, err
 		}
 		defer dom.Free()
-		v, err := h.read(ctx, c, dom)
-		if d := h.d.kindOf(err); d == hypervisor.KindNotFound ||
+		v, err := d.read(ctx, h, c, dom)
+		if d := libvirtx.KindOf(err); d == hypervisor.KindNotFound ||
 			err == nil && (v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Token != q.Token) {
 			return nil, nil
 		}
@@ -104,7 +105,7 @@ func (h *host) list(ctx context.Context, q hypervisor.VMQuery) ([]hypervisor.VMI
 	})
 }
 
-func (h *host) listAll(ctx context.Context, c *libvirt.Connect, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
+func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
 	in := inventory{host: h.ID(), at: time.Now(), full: q.Detail == hypervisor.Full}
 	var all []libvirt.Domain
 	var paused, saved map[string]bool
@@ -170,20 +171,20 @@ func (h *host) listAll(ctx context.Context, c *libvirt.Connect, q hypervisor.VMQ
 
 // GetVM implements hypervisor.Driver.
 func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
-	h, err := d.locate(ctx, id)
+	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	if _, err := h.identify(ctx); err != nil {
+	if _, err := h.Identify(ctx); err != nil {
 		return hypervisor.VMInfo{}, err
 	}
-	return onHost(ctx, h, id, 0, func(h *host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
-		return h.read(ctx, c, dom)
+	return fleet.OnHost(ctx, h, id, 0, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
+		return d.read(ctx, h, c, dom)
 	})
 }
 
 // read is one machine in full, with its running job.
-func (h *host) read(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
+func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
 	s, err := libvirtx.State(dom)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
@@ -201,7 +202,7 @@ func (h *host) read(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain
 	}
 	hypervisor.CountCalls(ctx, 5+2*len(in.pools))
 	v := in.machine(ctx, c, x, mark, s)
-	if t, ok := jobTask(dom, x.UUID); ok {
+	if t, ok := d.JobTask(dom, x.UUID); ok {
 		v.Tasks = append(v.Tasks, t)
 	}
 	return v, nil
@@ -219,7 +220,7 @@ type inventory struct {
 func (in *inventory) machine(ctx context.Context, c *libvirt.Connect, x *libvirtxml.Domain, mark libvirtx.Mark, s hypervisor.PowerState) hypervisor.VMInfo {
 	v := hypervisor.VMInfo{ID: hypervisor.VMID(x.UUID), Name: x.Name, Host: in.host, ReadAt: in.at, State: s,
 		CPUs: cpus(x), MemoryBytes: libvirtx.CurrentKiB(x) << 10, MaxMemoryBytes: libvirtx.MemoryKiB(x) << 10}
-	if isTemplate(x, mark) {
+	if fleet.IsTemplate(x, mark) {
 		v.Template, v.MemoryBytes, v.MaxMemoryBytes = true, int64(mark.Template.CurrentKiB)<<10, int64(mark.Template.MemoryKiB)<<10
 	}
 	if !in.full {
@@ -247,8 +248,8 @@ func (in *inventory) machine(ctx context.Context, c *libvirt.Connect, x *libvirt
 		v.Placement.Datastore = v.Disks[0].Datastore
 	}
 	for i := range x.Devices.Interfaces {
-		if n := &x.Devices.Interfaces[i]; !isGuard(n) {
-			v.NICs = append(v.NICs, nicInfo(n))
+		if n := &x.Devices.Interfaces[i]; !fleet.IsGuard(n) {
+			v.NICs = append(v.NICs, fleet.NICInfo(n))
 		}
 	}
 	v.Devices = attached(in.host, x)

@@ -1,6 +1,6 @@
 //go:build cgo
 
-package kvm
+package fleet
 
 import (
 	"context"
@@ -15,20 +15,20 @@ import (
 
 // hostPools are the pools of one host that answers.
 type hostPools struct {
-	h     *host
+	h     *Host
 	pools []libvirtx.Pool
 }
 
 // allPools reads the pools of all hosts that answer.
-func (d *driver) allPools(ctx context.Context) ([]hostPools, error) {
-	out := make([]hostPools, len(d.hosts))
-	errs := make([]error, len(d.hosts))
+func (f *Fleet) allPools(ctx context.Context) ([]hostPools, error) {
+	out := make([]hostPools, len(f.Members))
+	errs := make([]error, len(f.Members))
 	var wg sync.WaitGroup
-	for i, h := range d.hosts {
+	for i, h := range f.Members {
 		wg.Go(func() {
 			out[i].h = h
-			if _, errs[i] = h.identify(ctx); errs[i] == nil {
-				out[i].pools, errs[i] = libvirtx.Do(ctx, h.conn, 1, libvirtx.Pools)
+			if _, errs[i] = h.Identify(ctx); errs[i] == nil {
+				out[i].pools, errs[i] = libvirtx.Do(ctx, h.Conn, 1, libvirtx.Pools)
 			}
 		})
 	}
@@ -38,7 +38,7 @@ func (d *driver) allPools(ctx context.Context) ([]hostPools, error) {
 		switch {
 		case err == nil:
 			kept = append(kept, out[i])
-		case d.kindOf(err) != hypervisor.KindUnavailable:
+		case libvirtx.KindOf(err) != hypervisor.KindUnavailable:
 			return nil, err
 		}
 	}
@@ -49,8 +49,8 @@ func (d *driver) allPools(ctx context.Context) ([]hostPools, error) {
 }
 
 // Datastores implements hypervisor.StorageLister.
-func (d *driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, error) {
-	all, err := d.allPools(ctx)
+func (f *Fleet) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, error) {
+	all, err := f.allPools(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -76,16 +76,16 @@ func (d *driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, er
 }
 
 // onPool runs f on a host that has the pool.
-func onPool[T any](ctx context.Context, d *driver, pool string, calls int, f func(h *host, c *libvirt.Connect, pools []libvirtx.Pool) (T, error)) (T, error) {
+func onPool[T any](ctx context.Context, f *Fleet, pool string, calls int, fn func(h *Host, c *libvirt.Connect, pools []libvirtx.Pool) (T, error)) (T, error) {
 	var zero T
-	all, err := d.allPools(ctx)
+	all, err := f.allPools(ctx)
 	if err != nil {
 		return zero, err
 	}
 	for _, hp := range all {
 		for _, p := range hp.pools {
 			if p.UUID == pool && p.Active {
-				return libvirtx.Do(ctx, hp.h.conn, calls, func(c *libvirt.Connect) (T, error) { return f(hp.h, c, hp.pools) })
+				return libvirtx.Do(ctx, hp.h.Conn, calls, func(c *libvirt.Connect) (T, error) { return fn(hp.h, c, hp.pools) })
 			}
 		}
 	}
@@ -93,8 +93,26 @@ func onPool[T any](ctx context.Context, d *driver, pool string, calls int, f fun
 }
 
 // Volumes implements hypervisor.StorageManager.
-func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
-	return onPool(ctx, d, string(ds), 3, func(h *host, c *libvirt.Connect, pools []libvirtx.Pool) ([]hypervisor.VolumeInfo, error) {
+func (f *Fleet) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
+	if ds == "" {
+		all, err := f.Datastores(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var out []hypervisor.VolumeInfo
+		for _, i := range all {
+			if !i.Accessible {
+				continue
+			}
+			vols, err := f.Volumes(ctx, i.ID)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, vols...)
+		}
+		return out, nil
+	}
+	return onPool(ctx, f, string(ds), 3, func(h *Host, c *libvirt.Connect, pools []libvirtx.Pool) ([]hypervisor.VolumeInfo, error) {
 		if err := libvirtx.Refresh(c, string(ds)); err != nil {
 			return nil, err
 		}
@@ -116,7 +134,7 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 
 // CreateVolume implements hypervisor.StorageManager. The image is qcow2, or
 // raw if its name ends with .raw or .iso.
-func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
+func (f *Fleet) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}
 	if err := libvirtx.CheckName("name", s.Name, on); err != nil {
 		return nil, err
@@ -125,9 +143,9 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 	if strings.HasSuffix(s.Name, ".raw") || strings.HasSuffix(s.Name, ".iso") {
 		format = "raw"
 	}
-	tid := hypervisor.TaskID("kvm:create-volume:" + libvirtx.Nonce())
-	return d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		v, err := onPool(context.WithoutCancel(ctx), d, string(s.Datastore), 3, func(_ *host, c *libvirt.Connect, pools []libvirtx.Pool) (libvirtx.Volume, error) {
+	tid := hypervisor.TaskID(f.platform.Name + ":create-volume:" + libvirtx.Nonce())
+	return f.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		v, err := onPool(context.WithoutCancel(ctx), f, string(s.Datastore), 3, func(_ *Host, c *libvirt.Connect, pools []libvirtx.Pool) (libvirtx.Volume, error) {
 			spec := libvirtx.VolumeSpec{Pool: string(s.Datastore), Name: s.Name, Capacity: s.SizeBytes, Format: format, Thick: s.Provisioning == hypervisor.Thick}
 			if s.From != "" {
 				pool, name, ok := libvirtx.SplitVolumeID(s.From)
@@ -147,31 +165,31 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 }
 
 // DeleteVolume implements hypervisor.StorageManager.
-func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
+func (f *Fleet) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
 	pool, name, ok := libvirtx.SplitVolumeID(id)
 	if !ok {
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such image: an ID is a pool's UUID, a slash, and a name")
 	}
-	tid := hypervisor.TaskID("kvm:delete-volume:" + libvirtx.Nonce())
-	return d.tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		h, err := onPool(ctx, d, pool, 1, func(h *host, _ *libvirt.Connect, _ []libvirtx.Pool) (*host, error) { return h, nil })
+	tid := hypervisor.TaskID(f.platform.Name + ":delete-volume:" + libvirtx.Nonce())
+	return f.Tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+		h, err := onPool(ctx, f, pool, 1, func(h *Host, _ *libvirt.Connect, _ []libvirtx.Pool) (*Host, error) { return h, nil })
 		if err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
-		b, err := d.books(ctx, h)
+		b, err := f.Books(ctx, h)
 		if err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
-		_, err = libvirtx.Do(context.WithoutCancel(ctx), h.conn, 3, func(c *libvirt.Connect) (struct{}, error) {
+		_, err = libvirtx.Do(context.WithoutCancel(ctx), h.Conn, 3, func(c *libvirt.Connect) (struct{}, error) {
 			v, err := libvirtx.FindVolume(c, pool, name)
 			if err != nil {
 				return struct{}{}, err
 			}
-			if o := b.others(v.Path, ""); len(o) > 0 {
-				return struct{}{}, busyWith(id.Ref(), o, "the image is a disk of")
+			if o := b.Others(v.Path, ""); len(o) > 0 {
+				return struct{}{}, BusyWith(id.Ref(), o, "the image is a disk of")
 			}
-			if o := b.dependants(set{v.Path: true}); len(o) > 0 {
-				return struct{}{}, busyWith(id.Ref(), o, "the image is the base of")
+			if o := b.Dependants(Paths{v.Path: true}); len(o) > 0 {
+				return struct{}{}, BusyWith(id.Ref(), o, "the image is the base of")
 			}
 			return struct{}{}, libvirtx.DeleteVolume(c, pool, name)
 		})

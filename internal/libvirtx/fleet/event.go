@@ -1,6 +1,6 @@
 //go:build cgo
 
-package kvm
+package fleet
 
 import (
 	"context"
@@ -23,11 +23,11 @@ const (
 )
 
 // Watch implements hypervisor.Watcher.
-func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Event, error] {
+func (f *Fleet) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Event, error] {
 	return func(yield func(hypervisor.Event, error) bool) {
 		ctx, stop := context.WithCancel(ctx)
-		w := &watch{d: d, wake: make(chan struct{}, 1)}
-		for _, h := range d.hosts {
+		w := &watch{fleet: f, wake: make(chan struct{}, 1)}
+		for _, h := range f.Members {
 			w.wg.Go(func() { w.follow(ctx, h) })
 		}
 		defer w.wg.Wait()
@@ -49,7 +49,7 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 			case <-w.wake:
 			case <-ctx.Done():
 				return
-			case <-d.done:
+			case <-f.done:
 				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.KindClosed, hypervisor.Ref{Kind: hypervisor.KindOfClient}, "%w", hypervisor.ErrClosed))
 				return
 			}
@@ -59,9 +59,9 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 
 // watch is one Watch call: hosts put in, the consumer takes out.
 type watch struct {
-	d    *driver
-	wg   sync.WaitGroup
-	wake chan struct{}
+	fleet *Fleet
+	wg    sync.WaitGroup
+	wake  chan struct{}
 
 	mu    sync.Mutex
 	queue []hypervisor.Event
@@ -97,21 +97,21 @@ func (w *watch) next() (hypervisor.Event, error, bool) {
 		w.queue = w.queue[1:]
 		return e, nil, true
 	}
-	if w.err != nil && w.gone == len(w.d.hosts) {
+	if w.err != nil && w.gone == len(w.fleet.Members) {
 		return hypervisor.Event{}, w.err, true
 	}
 	return hypervisor.Event{}, nil, false
 }
 
 // follow watches one host until ctx ends or the driver is closed.
-func (w *watch) follow(ctx context.Context, h *host) {
+func (w *watch) follow(ctx context.Context, h *Host) {
 	f := &follower{w: w, h: h, making: map[string]bool{}}
 	first := true
 	var down time.Time
 	for {
 		raw := make(chan libvirtx.RawEvent, 1024)
 		var dropped sync.Once
-		unsubscribe, lost, err := libvirtx.Subscribe(ctx, h.conn, func(e libvirtx.RawEvent) {
+		unsubscribe, lost, err := libvirtx.Subscribe(ctx, h.Conn, func(e libvirtx.RawEvent) {
 			select {
 			case raw <- e:
 			default:
@@ -149,10 +149,10 @@ func (w *watch) follow(ctx context.Context, h *host) {
 		}
 		first = false
 		select {
-		case <-time.After(pollEvery):
+		case <-time.After(PollEvery):
 		case <-ctx.Done():
 			return
-		case <-w.d.done:
+		case <-w.fleet.done:
 			return
 		}
 	}
@@ -161,7 +161,7 @@ func (w *watch) follow(ctx context.Context, h *host) {
 // follower turns one host's events into portable ones.
 type follower struct {
 	w      *watch
-	h      *host
+	h      *Host
 	making map[string]bool // machines that are not finished
 }
 
@@ -177,14 +177,14 @@ func (f *follower) run(ctx context.Context, raw <-chan libvirtx.RawEvent, lost <
 			return false
 		case <-tick.C:
 			// Nobody else may be talking to this host: notice that it is gone.
-			if c := f.h.conn.Native(); c != nil {
+			if c := f.h.Conn.Native(); c != nil {
 				if ok, err := c.IsAlive(); err == nil && !ok {
 					return false
 				}
 			}
 		case <-ctx.Done():
 			return true
-		case <-f.w.d.done:
+		case <-f.w.fleet.done:
 			return true
 		}
 	}
@@ -222,7 +222,7 @@ func (f *follower) lifecycle(ctx context.Context, r libvirtx.RawEvent, e *hyperv
 	}
 	switch libvirt.DomainEventType(r.Event) {
 	case libvirt.DOMAIN_EVENT_DEFINED:
-		mark, err := onHost(ctx, f.h, hypervisor.VMID(r.UUID), 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (libvirtx.Mark, error) {
+		mark, err := OnHost(ctx, f.h, hypervisor.VMID(r.UUID), 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (libvirtx.Mark, error) {
 			_, m, err := libvirtx.Parse(dom, 0)
 			return m, err
 		})
@@ -241,8 +241,8 @@ func (f *follower) lifecycle(ctx context.Context, r libvirtx.RawEvent, e *hyperv
 			return false
 		}
 		e.Type = hypervisor.VMDeleted
-		if len(f.w.d.hosts) > 1 {
-			if _, err := f.w.d.locate(ctx, hypervisor.VMID(r.UUID)); err == nil {
+		if len(f.w.fleet.Members) > 1 {
+			if _, err := f.w.fleet.Locate(ctx, hypervisor.VMID(r.UUID)); err == nil {
 				e.Type, e.Detail = hypervisor.VMMigrated, "moved away from host "+string(f.h.ID())
 			}
 		}

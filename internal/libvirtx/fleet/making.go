@@ -1,10 +1,11 @@
 //go:build cgo
 
-package libxl
+package fleet
 
 import (
 	"context"
 	"strconv"
+	"sync"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -27,34 +28,37 @@ const (
 	deadAfter = 15 * time.Second
 )
 
-type making struct {
-	h    *host
+// Making is a machine that is being made.
+type Making struct {
+	host *Host
 	uuid string
+	mu   sync.Mutex // of mark, and of writing it
 	mark libvirtx.Mark
 	stop context.CancelFunc
 	done chan struct{}
 }
 
-// begin reserves the domain and starts the beat.
-func (h *host) begin(ctx context.Context, uuid, name string, mark libvirtx.Mark, tid hypervisor.TaskID) (*making, error) {
+// begin reserves a machine's domain and starts the beat.
+func (f *Fleet) begin(ctx context.Context, h *Host, like *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID) (*Making, error) {
 	mark.Role, mark.Task, mark.Beat = roleMaking, string(tid), "0"
-	x := &libvirtxml.Domain{Type: "xen", Name: name, UUID: uuid, VCPU: &libvirtxml.DomainVCPU{Value: 1},
-		OS:      &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: kinds[pv].osType, Machine: kinds[pv].machine}},
-		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{guard()}}}
-	libvirtx.SetMemory(x, templateKiB, templateKiB)
+	os := f.platform.OSType
+	x := &libvirtxml.Domain{Type: like.Type, Name: like.Name, UUID: like.UUID, VCPU: &libvirtxml.DomainVCPU{Value: 1},
+		OS:      &libvirtxml.DomainOS{Type: &os},
+		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{f.guard()}}}
+	libvirtx.SetMemory(x, TemplateKiB, TemplateKiB)
 	if err := libvirtx.MarkDefinition(x, mark); err != nil {
 		return nil, err
 	}
-	_, err := libvirtx.Do(ctx, h.conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+	_, err := libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 		// Defining the same UUID with the same name again would replace it.
-		if dom, err := c.LookupDomainByUUIDString(uuid); err == nil {
+		if dom, err := c.LookupDomainByUUIDString(x.UUID); err == nil {
 			_ = dom.Free() // a local reference
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.VMID(uuid).Ref(), "a machine with this ID is there")
+			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.VMID(x.UUID).Ref(), "a machine with this ID is there")
 		}
-		if dom, err := c.LookupDomainByName(name); err == nil {
+		if dom, err := c.LookupDomainByName(x.Name); err == nil {
 			id, _ := dom.GetUUIDString() // local; empty says as much
 			_ = dom.Free()               // a local reference
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: name},
+			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: x.Name},
 				"the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
 		}
 		return struct{}{}, libvirtx.Define(c, x)
@@ -63,30 +67,40 @@ func (h *host) begin(ctx context.Context, uuid, name string, mark libvirtx.Mark,
 		return nil, err
 	}
 	beat, stop := context.WithCancel(context.WithoutCancel(ctx))
-	m := &making{h: h, uuid: uuid, mark: mark, stop: stop, done: make(chan struct{})}
+	m := &Making{host: h, uuid: x.UUID, mark: mark, stop: stop, done: make(chan struct{})}
 	go m.beat(beat)
 	return m, nil
 }
 
-func (m *making) beat(ctx context.Context) {
+func (m *Making) beat(ctx context.Context) {
 	defer close(m.done)
-	for n := 1; pause(ctx, beatEvery) == nil; n++ {
-		m.mark.Beat = strconv.Itoa(n)
+	for n := 1; Pause(ctx, beatEvery) == nil; n++ {
 		// A missed beat is no reason to stop the work.
-		_ = m.h.setMark(ctx, hypervisor.VMID(m.uuid), m.mark)
+		_ = m.Note(ctx, func(k *libvirtx.Mark) { k.Beat = strconv.Itoa(n) })
 	}
 }
 
+// Note changes the mark of the reservation, for who finds it after a crash.
+func (m *Making) Note(ctx context.Context, f func(*libvirtx.Mark)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(&m.mark)
+	_, err := OnHost(ctx, m.host, hypervisor.VMID(m.uuid), 2, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, libvirtx.MarkDomain(dom, m.mark)
+	})
+	return err
+}
+
 // end stops the beat; the caller then defines the finished machine.
-func (m *making) end() {
+func (m *Making) end() {
 	m.stop()
 	<-m.done
 }
 
 // abort takes the reservation away again.
-func (m *making) abort(ctx context.Context) error {
+func (m *Making) abort(ctx context.Context) error {
 	m.end()
-	_, err := onHost(ctx, m.h, hypervisor.VMID(m.uuid), 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := OnHost(ctx, m.host, hypervisor.VMID(m.uuid), 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		return struct{}{}, dom.UndefineFlags(0)
 	})
 	if libvirtx.NotFound(err) {
@@ -95,22 +109,14 @@ func (m *making) abort(ctx context.Context) error {
 	return err
 }
 
-// setMark replaces the mark in the definition, and live where the domain runs.
-func (h *host) setMark(ctx context.Context, id hypervisor.VMID, m libvirtx.Mark) error {
-	_, err := onHost(ctx, h, id, 2, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, libvirtx.MarkDomain(dom, m)
-	})
-	return err
-}
-
-// made looks for a machine that a token stands for. It returns a task if one
+// Made looks for a machine that a token stands for. It returns a task if one
 // is there or is being made, and removes what a dead maker left.
-func (d *driver) made(ctx context.Context, tid hypervisor.TaskID, token, uuid string) (hypervisor.DriverTask, bool, error) {
+func (f *Fleet) Made(ctx context.Context, tid hypervisor.TaskID, token, uuid string) (hypervisor.DriverTask, bool, error) {
 	if token == "" {
 		return nil, false, nil
 	}
 	id := hypervisor.VMID(uuid)
-	t, err := d.findMaking(ctx, tid, id)
+	t, err := f.findMaking(ctx, tid, id)
 	if hypervisor.KindOf(err) == hypervisor.KindNotFound || libvirtx.NotFound(err) {
 		return nil, false, nil
 	}
@@ -122,26 +128,26 @@ func (d *driver) made(ctx context.Context, tid hypervisor.TaskID, token, uuid st
 
 // findMaking watches a machine that is being made until it is there or its
 // maker is dead.
-func (d *driver) findMaking(ctx context.Context, tid hypervisor.TaskID, id hypervisor.VMID) (hypervisor.DriverTask, error) {
-	mark, err := d.readMark(ctx, id)
+func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hypervisor.VMID) (hypervisor.DriverTask, error) {
+	mark, err := f.readMark(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if mark.Role == "" {
 		return hypervisor.DoneTask(tid, hypervisor.TaskState{Result: id.Ref()}), nil
 	}
-	t, err := d.tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	t, err := f.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		beat, since := mark.Beat, time.Now()
 		for {
 			report(hypervisor.TaskState{Fraction: -1, Phase: "making"})
-			if err := pause(ctx, pollEvery); err != nil {
+			if err := Pause(ctx, PollEvery); err != nil {
 				return hypervisor.TaskState{Err: err}
 			}
-			m, err := d.readMark(ctx, id)
+			m, err := f.readMark(ctx, id)
 			switch {
-			case err != nil && d.kindOf(err) == hypervisor.KindNotFound:
+			case err != nil && libvirtx.KindOf(err) == hypervisor.KindNotFound:
 				return hypervisor.TaskState{Err: hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the machine was not finished: its maker failed and took it away")}
-			case err != nil && d.kindOf(err) != hypervisor.KindUnavailable:
+			case err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable:
 				return hypervisor.TaskState{Err: err}
 			case err != nil: // a libvirtd that restarts
 				since = time.Now()
@@ -150,7 +156,7 @@ func (d *driver) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyper
 			case m.Beat != beat:
 				beat, since = m.Beat, time.Now()
 			case time.Since(since) > deadAfter:
-				left, err := d.sweep(context.WithoutCancel(ctx), id)
+				left, err := f.sweep(context.WithoutCancel(ctx), id)
 				if err == nil {
 					err = hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the process that made the machine is gone: what it left was removed")
 				}
@@ -161,18 +167,22 @@ func (d *driver) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyper
 	if err != nil {
 		return nil, err
 	}
-	return adopted{DriverTask: t}, nil
+	return Adopted{DriverTask: t}, nil
 }
 
-// sweep removes what a dead maker left: images that nothing stands on, and the
-// reservation.
-func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Ref, error) {
-	h, err := d.locate(ctx, id)
+// sweep removes what a dead maker left: images that nothing stands on, the
+// overlays that it gave to the clone's source, and the reservation.
+func (f *Fleet) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Ref, error) {
+	h, err := f.Locate(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.Books(ctx, h)
 	if err != nil {
 		return nil, err
 	}
 	left := []hypervisor.Ref{id.Ref()}
-	_, err = onHost(ctx, h, id, 2, func(_ *host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err = OnHost(ctx, h, id, 2, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		_, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return struct{}{}, err
@@ -180,19 +190,16 @@ func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Re
 		if mark.Role != roleMaking {
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, id.Ref(), "the machine is finished")
 		}
-		pools, err := libvirtx.Pools(c)
-		if err != nil {
-			return struct{}{}, err
-		}
-		im, err := libvirtx.LoadImages(c, pools)
-		if err != nil {
-			return struct{}{}, err
-		}
-		for p, v := range im.ByPath {
-			if libvirtx.OwnedBy(p, string(id)) && len(im.Above[p]) == 0 {
+		for p, v := range b.Images.ByPath {
+			if libvirtx.OwnedBy(p, string(id)) && len(b.Images.Above[p]) == 0 {
 				if err := libvirtx.DeleteVolume(c, v.Pool, v.Name); err != nil {
 					left = append(left, v.Ref())
 				}
+			}
+		}
+		if mark.Source != "" {
+			if err := f.platform.MergeBack(c, b, mark.Source, mark.Overlays); err != nil {
+				return struct{}{}, err
 			}
 		}
 		return struct{}{}, dom.UndefineFlags(0)
@@ -203,17 +210,9 @@ func (d *driver) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Re
 	return left, err
 }
 
-func (d *driver) readMark(ctx context.Context, id hypervisor.VMID) (libvirtx.Mark, error) {
-	return onDomain(ctx, d, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (libvirtx.Mark, error) {
+func (f *Fleet) readMark(ctx context.Context, id hypervisor.VMID) (libvirtx.Mark, error) {
+	return OnDomain(ctx, f, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (libvirtx.Mark, error) {
 		_, mark, err := libvirtx.Parse(dom, 0)
 		return mark, err
 	})
-}
-
-// kindOf classifies portable and native errors.
-func (d *driver) kindOf(err error) hypervisor.Kind {
-	if k := hypervisor.KindOf(err); k != hypervisor.KindUnknown {
-		return k
-	}
-	return d.ErrorKind(err)
 }

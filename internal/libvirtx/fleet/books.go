@@ -1,6 +1,6 @@
 //go:build cgo
 
-package kvm
+package fleet
 
 import (
 	"context"
@@ -16,38 +16,41 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// books say which images there are on a host, what stands on what, and whose
+// Books say which images there are on a host, what stands on what, and whose
 // they are. They are read anew before any image is removed.
-type books struct {
-	h     *host
-	pools []libvirtx.Pool
-	im    libvirtx.Images
+type Books struct {
+	Pools  []libvirtx.Pool
+	Images libvirtx.Images
+
+	host *Host
 	// users of an image: machines, and snapshots of machines, of every host
 	// that answers.
-	users map[hypervisor.VolumeID][]user
+	users map[hypervisor.VolumeID][]User
 }
 
-type user struct {
-	vm       hypervisor.Ref
-	snapshot string // empty: the machine's own definition
+// User is who uses an image.
+type User struct {
+	VM       hypervisor.Ref
+	Snapshot string // empty: the machine's own definition
 }
 
-// set is a set of image paths on one host.
-type set map[string]bool
+// Paths is a set of image paths on one host.
+type Paths map[string]bool
 
-func (d *driver) books(ctx context.Context, h *host) (*books, error) {
-	b := &books{h: h, users: map[hypervisor.VolumeID][]user{}}
+// Books reads the books of a host.
+func (f *Fleet) Books(ctx context.Context, h *Host) (*Books, error) {
+	b := &Books{host: h, users: map[hypervisor.VolumeID][]User{}}
 	var mu sync.Mutex
-	errs := make([]error, len(d.hosts))
+	errs := make([]error, len(f.Members))
 	var wg sync.WaitGroup
-	for i, o := range d.hosts {
+	for i, o := range f.Members {
 		wg.Go(func() {
-			_, errs[i] = libvirtx.Do(ctx, o.conn, 4, func(c *libvirt.Connect) (struct{}, error) {
+			_, errs[i] = libvirtx.Do(ctx, o.Conn, 4, func(c *libvirt.Connect) (struct{}, error) {
 				pools, err := libvirtx.Pools(c)
 				if err != nil {
 					return struct{}{}, err
 				}
-				used, err := usedImages(c)
+				used, err := usedImages(c, f.platform.ReadSnapshots)
 				if err != nil {
 					return struct{}{}, err
 				}
@@ -60,12 +63,12 @@ func (d *driver) books(ctx context.Context, h *host) (*books, error) {
 				if o != h {
 					return struct{}{}, nil
 				}
-				b.pools = pools
-				b.im, err = libvirtx.LoadImages(c, pools)
+				b.Pools = pools
+				b.Images, err = libvirtx.LoadImages(c, pools)
 				return struct{}{}, err
 			})
 			// What a host that is down uses shows as an image without a name.
-			if errs[i] != nil && o != h && d.kindOf(errs[i]) == hypervisor.KindUnavailable {
+			if errs[i] != nil && o != h && libvirtx.KindOf(errs[i]) == hypervisor.KindUnavailable {
 				errs[i] = nil
 			}
 		})
@@ -80,7 +83,7 @@ func (d *driver) books(ctx context.Context, h *host) (*books, error) {
 }
 
 // usedImages reads every definition and every snapshot.
-func usedImages(c *libvirt.Connect) (map[string][]user, error) {
+func usedImages(c *libvirt.Connect, snapshots func(*libvirt.Domain) ([]libvirtxml.DomainSnapshot, error)) (map[string][]User, error) {
 	all, err := c.ListAllDomains(0)
 	if err != nil {
 		return nil, err
@@ -90,9 +93,9 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 			_ = all[i].Free() // a local reference
 		}
 	}()
-	out := map[string][]user{}
+	out := map[string][]User{}
 	var mu sync.Mutex
-	add := func(x *libvirtxml.Domain, u user) {
+	add := func(x *libvirtxml.Domain, u User) {
 		mu.Lock()
 		defer mu.Unlock()
 		for i := range x.Devices.Disks {
@@ -104,7 +107,7 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 	}
 	err = libvirtx.Each(len(all), func(i int) error {
 		dom := &all[i]
-		var u user
+		var u User
 		for _, flags := range []libvirt.DomainXMLFlags{0, libvirt.DOMAIN_XML_INACTIVE} {
 			x, mark, err := libvirtx.Parse(dom, flags)
 			if libvirtx.NotFound(err) {
@@ -113,9 +116,9 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 			if err != nil {
 				return err
 			}
-			u = user{vm: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}
-			if isTemplate(x, mark) {
-				u.vm.Kind = hypervisor.KindOfTemplate
+			u = User{VM: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}
+			if IsTemplate(x, mark) {
+				u.VM.Kind = hypervisor.KindOfTemplate
 			}
 			add(x, u)
 			for _, p := range mark.Images {
@@ -124,12 +127,15 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 				mu.Unlock()
 			}
 		}
-		snaps, err := readSnapshots(dom)
+		if snapshots == nil {
+			return nil
+		}
+		snaps, err := snapshots(dom)
 		if libvirtx.NotFound(err) {
 			return nil
 		}
 		for _, s := range snaps {
-			u.snapshot = s.Name
+			u.Snapshot = s.Name
 			if s.Domain != nil && s.Domain.Devices != nil {
 				add(s.Domain, u)
 			}
@@ -139,23 +145,23 @@ func usedImages(c *libvirt.Connect) (map[string][]user, error) {
 	return out, err
 }
 
-// images returns the images that belong to a machine: those that its
+// Of returns the images that belong to a machine: those that its
 // definition and snapshots name, those with its UUID in their name, and bases
 // that were frozen under it.
-func (b *books) images(uuid string, x *libvirtxml.Domain, m libvirtx.Mark) set {
-	out := set{}
+func (b *Books) Of(uuid string, x *libvirtxml.Domain, m libvirtx.Mark) Paths {
+	out := Paths{}
 	for _, k := range libvirtx.Writable(x) {
 		out[libvirtx.DiskPath(k)] = true
 	}
 	for _, p := range m.Images {
 		out[p] = true
 	}
-	for p := range b.im.ByPath {
+	for p := range b.Images.ByPath {
 		if libvirtx.OwnedBy(p, uuid) {
 			out[p] = true
 		}
-		for _, u := range b.users[libvirtx.ImageID(b.pools, b.h.ID(), p)] {
-			if u.vm.ID == uuid && u.snapshot != "" && !readOnlyIn(x, p) {
+		for _, u := range b.Users(p) {
+			if u.VM.ID == uuid && u.Snapshot != "" && !readOnlyIn(x, p) {
 				out[p] = true
 			}
 		}
@@ -169,13 +175,19 @@ func readOnlyIn(x *libvirtxml.Domain, p string) bool {
 	})
 }
 
-// dependants names what stands on a set of images and is not of the set:
+// Dependants names what stands on a set of images and is not of the set:
 // machines where the books know them, else the images themselves.
-func (b *books) dependants(of set) []hypervisor.Ref {
+func (b *Books) Dependants(of Paths) []hypervisor.Ref { return b.standing(of, of) }
+
+// Above names what stands on one image, but for what stands there through
+// some others.
+func (b *Books) Above(p string, but Paths) []hypervisor.Ref { return b.standing(Paths{p: true}, but) }
+
+func (b *Books) standing(on, but Paths) []hypervisor.Ref {
 	found := map[string]hypervisor.Ref{}
-	for p := range of {
-		for _, above := range b.im.Above[p] {
-			if !of[above] {
+	for p := range on {
+		for _, above := range b.Images.Above[p] {
+			if !but[above] {
 				b.owners(above, found, 0)
 			}
 		}
@@ -184,39 +196,41 @@ func (b *books) dependants(of set) []hypervisor.Ref {
 }
 
 // owners adds who uses an image, directly or through images above it.
-func (b *books) owners(p string, found map[string]hypervisor.Ref, depth int) {
+func (b *Books) owners(p string, found map[string]hypervisor.Ref, depth int) {
 	if depth > 256 {
 		return // longer than any chain that QEMU opens: a loop
 	}
 	n := len(found)
-	for _, u := range b.usersOf(p) {
-		found[u.vm.ID] = u.vm
+	for _, u := range b.Users(p) {
+		found[u.VM.ID] = u.VM
 	}
-	for _, above := range b.im.Above[p] {
+	for _, above := range b.Images.Above[p] {
 		b.owners(above, found, depth+1)
 	}
-	if len(found) == n && len(b.usersOf(p)) == 0 && len(b.im.Above[p]) == 0 {
-		v := b.im.ByPath[p]
+	if len(found) == n && len(b.Users(p)) == 0 && len(b.Images.Above[p]) == 0 {
+		v := b.Images.ByPath[p]
 		found[p] = v.Ref()
 	}
 }
 
-func (b *books) usersOf(p string) []user {
-	return b.users[libvirtx.ImageID(b.pools, b.h.ID(), p)]
+// Users returns who uses an image directly.
+func (b *Books) Users(p string) []User {
+	return b.users[libvirtx.ImageID(b.Pools, b.host.ID(), p)]
 }
 
-// others returns users of an image that are not the machine.
-func (b *books) others(p, uuid string) []hypervisor.Ref {
+// Others returns users of an image that are not the machine.
+func (b *Books) Others(p, uuid string) []hypervisor.Ref {
 	var out []hypervisor.Ref
-	for _, u := range b.usersOf(p) {
-		if u.vm.ID != uuid && !slices.Contains(out, u.vm) {
-			out = append(out, u.vm)
+	for _, u := range b.Users(p) {
+		if u.VM.ID != uuid && !slices.Contains(out, u.VM) {
+			out = append(out, u.VM)
 		}
 	}
 	return out
 }
 
-func busyWith(on hypervisor.Ref, deps []hypervisor.Ref, what string) error {
+// BusyWith says what stands in the way of removing something.
+func BusyWith(on hypervisor.Ref, deps []hypervisor.Ref, what string) error {
 	var names []string
 	for _, r := range deps {
 		names = append(names, r.String())
@@ -224,16 +238,16 @@ func busyWith(on hypervisor.Ref, deps []hypervisor.Ref, what string) error {
 	return hypervisor.Errorf(hypervisor.KindBusy, on, "%s %s: delete those first", what, strings.Join(names, ", "))
 }
 
-// remove deletes images, those above before those below, and names what could
+// Remove deletes images, those above before those below, and names what could
 // not be removed.
-func (b *books) remove(c *libvirt.Connect, images set) ([]hypervisor.Ref, error) {
+func (b *Books) Remove(c *libvirt.Connect, images Paths) ([]hypervisor.Ref, error) {
 	var left []hypervisor.Ref
 	var first error
 	order := slices.SortedFunc(maps.Keys(images), func(x, y string) int {
-		return len(b.im.Chain(y)) - len(b.im.Chain(x))
+		return len(b.Images.Chain(y)) - len(b.Images.Chain(x))
 	})
 	for _, p := range order {
-		v, ok := b.im.ByPath[p]
+		v, ok := b.Images.ByPath[p]
 		if !ok {
 			continue // in no pool, or gone already
 		}
@@ -248,39 +262,34 @@ func (b *books) remove(c *libvirt.Connect, images set) ([]hypervisor.Ref, error)
 }
 
 // Dependencies implements hypervisor.DependencyLister.
-func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervisor.Dependencies, error) {
-	h, err := d.locate(ctx, id)
+func (f *Fleet) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervisor.Dependencies, error) {
+	h, err := f.Locate(ctx, id)
 	if err != nil {
 		return hypervisor.Dependencies{}, err
 	}
-	b, err := d.books(ctx, h)
+	b, err := f.Books(ctx, h)
 	if err != nil {
 		return hypervisor.Dependencies{}, err
 	}
-	return onHost(ctx, h, id, 1, func(_ *host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Dependencies, error) {
+	return OnHost(ctx, h, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Dependencies, error) {
 		x, _, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return hypervisor.Dependencies{}, err
 		}
 		var out hypervisor.Dependencies
 		for _, k := range libvirtx.Writable(x) {
-			chain := b.im.Chain(libvirtx.DiskPath(k))
+			chain := b.Images.Chain(libvirtx.DiskPath(k))
 			for i, p := range chain {
-				v := b.im.ByPath[p]
-				dep := hypervisor.VolumeDependency{Volume: libvirtx.ImageID(b.pools, h.ID(), p), Disk: hypervisor.DiskID(k.Target.Dev),
+				v := b.Images.ByPath[p]
+				dep := hypervisor.VolumeDependency{Volume: libvirtx.ImageID(b.Pools, h.ID(), p), Disk: hypervisor.DiskID(k.Target.Dev),
 					Depth: len(chain) - 1 - i, SizeBytes: v.Allocation}
 				if v.Backing != "" {
-					dep.Parent = libvirtx.ImageID(b.pools, h.ID(), v.Backing)
+					dep.Parent = libvirtx.ImageID(b.Pools, h.ID(), v.Backing)
 				}
-				found := map[string]hypervisor.Ref{}
-				for _, above := range b.im.Above[p] {
-					b.owners(above, found, 0)
-				}
-				delete(found, string(id))
-				dep.Dependants = append(dep.Dependants, slices.SortedFunc(maps.Values(found), func(a, c hypervisor.Ref) int { return strings.Compare(a.ID, c.ID) })...)
-				for _, u := range b.usersOf(p) {
-					if u.vm.ID == string(id) && u.snapshot != "" {
-						dep.Dependants = append(dep.Dependants, hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: u.snapshot, Name: u.snapshot})
+				dep.Dependants = slices.DeleteFunc(b.Above(p, nil), func(r hypervisor.Ref) bool { return r.ID == string(id) })
+				for _, u := range b.Users(p) {
+					if u.VM.ID == string(id) && u.Snapshot != "" {
+						dep.Dependants = append(dep.Dependants, hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: u.Snapshot, Name: u.Snapshot})
 					}
 				}
 				out.Volumes = append(out.Volumes, dep)

@@ -1,0 +1,208 @@
+//go:build cgo
+
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// Create makes a machine of the definition that define returns, which lacks
+// only disks and adapters. define may refuse what the site can't have.
+func (f *Fleet) Create(ctx context.Context, s hypervisor.VMSpec, define func(at Site, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error)) (hypervisor.DriverTask, error) {
+	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+	if err := libvirtx.CheckName("name", s.Name, on); err != nil {
+		return nil, err
+	}
+	uuid := libvirtx.NewUUID()
+	if s.Token != "" {
+		uuid = libvirtx.TokenUUID(s.Token)
+	}
+	id := hypervisor.VMID(uuid)
+	tid := f.TaskID("create", id)
+	if t, ok, err := f.Made(ctx, tid, s.Token, uuid); ok || err != nil {
+		return t, err
+	}
+	at, err := f.site(ctx, on, s.Placement)
+	if err != nil {
+		return nil, err
+	}
+	mark := libvirtx.Mark{Token: s.Token, Created: time.Now().UTC().Format(time.RFC3339Nano)}
+	mark.SetLabels(s.Labels)
+	x, err := define(at, uuid, mark)
+	if err != nil {
+		return nil, err
+	}
+	if mark, err = libvirtx.ReadMark(x.Metadata.XML); err != nil {
+		return nil, err
+	}
+	plan, err := at.planDisks(ctx, on, s.Disks)
+	if err != nil {
+		return nil, err
+	}
+	if err := at.addNICs(ctx, x, s.NICs); err != nil {
+		return nil, err
+	}
+	return f.RunAs(ctx, tid, "create", id, LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+		return f.Make(ctx, at, x, mark, tid, s.Start, report, func(ctx context.Context, c *libvirt.Connect, _ *Making) ([]libvirtx.Volume, error) {
+			return at.makeDisks(ctx, c, x, uuid, plan, report)
+		})
+	})
+}
+
+// Make reserves the domain, makes its images, and defines it. What fails is
+// taken back; a machine that can't be started stays and is named.
+func (f *Fleet) Make(ctx context.Context, at Site, x *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID, start bool,
+	report func(hypervisor.TaskState), images func(ctx context.Context, c *libvirt.Connect, m *Making) ([]libvirtx.Volume, error)) hypervisor.TaskState {
+	id := hypervisor.VMID(x.UUID)
+	// Calls that were sent must be seen to their end before anything is undone.
+	sure := context.WithoutCancel(ctx)
+	m, err := f.begin(sure, at.Host, x, mark, tid)
+	if err != nil {
+		return hypervisor.TaskState{Err: err}
+	}
+	var vols []libvirtx.Volume
+	_, err = libvirtx.Do(sure, at.Host.Conn, 1, func(c *libvirt.Connect) (struct{}, error) {
+		var err error
+		vols, err = images(ctx, c, m)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return struct{}{}, err
+		}
+		m.end()
+		return struct{}{}, libvirtx.Define(c, x)
+	})
+	if err != nil {
+		left, uerr := at.undo(sure, vols)
+		if aerr := m.abort(sure); aerr != nil {
+			left = append(left, id.Ref())
+			uerr = errors.Join(uerr, aerr)
+		}
+		if uerr != nil {
+			err = fmt.Errorf("%w (and cleaning up: %w)", err, uerr)
+		}
+		return hypervisor.TaskState{Err: err, Leftover: left}
+	}
+	if start {
+		report(hypervisor.TaskState{Fraction: -1, Phase: "starting"})
+		_, err = OnHost(sure, at.Host, id, 1, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, libvirtx.Boot(c, dom, x)
+		})
+		if err != nil {
+			return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}}
+		}
+	}
+	return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}
+}
+
+// undo removes images that a failed call made.
+func (at Site) undo(ctx context.Context, vols []libvirtx.Volume) (left []hypervisor.Ref, err error) {
+	for _, v := range slices.Backward(vols) {
+		_, e := libvirtx.Do(ctx, at.Host.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+			return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
+		})
+		if e != nil {
+			left, err = append(left, v.Ref()), e
+		}
+	}
+	return left, err
+}
+
+// plannedDisk is a disk whose sources are known to be there.
+type plannedDisk struct {
+	spec  hypervisor.DiskSpec
+	pool  libvirtx.Pool
+	image libvirtx.Volume // Image or Volume
+}
+
+// planDisks looks everything up that the disks name, before anything is made.
+func (at Site) planDisks(ctx context.Context, on hypervisor.Ref, disks []hypervisor.DiskSpec) ([]plannedDisk, error) {
+	var out []plannedDisk
+	for _, s := range disks {
+		p := plannedDisk{spec: s, pool: at.Pool}
+		if s.Datastore != "" {
+			pool, ok := ChoosePool(at.Pools, s.Datastore)
+			if !ok {
+				return nil, hypervisor.Errorf(hypervisor.KindNotFound, s.Datastore.Ref(), "host %s has no such datastore", at.Facts.Name)
+			}
+			p.pool = pool
+		}
+		if ref := s.Image + s.Volume; ref != "" {
+			pool, name, ok := libvirtx.SplitVolumeID(ref)
+			if !ok {
+				return nil, hypervisor.Errorf(hypervisor.KindNotFound, ref.Ref(), "no such image: an ID is a pool's UUID, a slash, and a name")
+			}
+			v, err := libvirtx.Do(ctx, at.Host.Conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindVolume(c, pool, name) })
+			if err != nil {
+				return nil, err
+			}
+			p.image = v
+		}
+		if s.Volume != "" && !s.CDROM && !s.ReadOnly {
+			b, err := at.Host.fleet.Books(ctx, at.Host)
+			if err != nil {
+				return nil, err
+			}
+			if o := b.Others(p.image.Path, ""); len(o) > 0 {
+				return nil, BusyWith(s.Volume.Ref(), o, "the image is a disk of")
+			}
+			if o := b.Dependants(Paths{p.image.Path: true}); len(o) > 0 {
+				return nil, BusyWith(s.Volume.Ref(), o, "the image is the base of")
+			}
+		}
+		if s.Volume == "" && !p.pool.Files() {
+			return nil, hypervisor.Unsupported(on, hypervisor.VMCreate, hypervisor.ReasonNotImplemented,
+				fmt.Sprintf("images are made in pools of files (dir, fs, netfs), pool %q is of type %q", p.pool.Name, p.pool.Type))
+		}
+		if s.Volume == "" && s.Image == "" && s.SizeBytes > p.pool.Capacity || s.Provisioning == hypervisor.Thick && s.SizeBytes > p.pool.Free {
+			return nil, hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.DatastoreID(p.pool.UUID).Ref(), "a disk of %d MiB: datastore %s has %d MiB, %d MiB of them free",
+				s.SizeBytes/hypervisor.MiB, p.pool.Name, p.pool.Capacity/hypervisor.MiB, p.pool.Free/hypervisor.MiB)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// makeDisks makes the images and adds the disks. It returns what it made, also
+// when it fails.
+func (at Site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.Domain, uuid string, plan []plannedDisk, report func(hypervisor.TaskState)) ([]libvirtx.Volume, error) {
+	var made []libvirtx.Volume
+	for i, p := range plan {
+		if err := ctx.Err(); err != nil {
+			return made, err
+		}
+		report(hypervisor.TaskState{Fraction: float64(i) / float64(len(plan)), Phase: "making disks"})
+		if p.spec.Volume != "" {
+			if _, err := at.Host.fleet.platform.AddDisk(x, p.spec, p.image.Path, p.image.Format); err != nil {
+				return made, err
+			}
+			continue
+		}
+		k, err := at.Host.fleet.platform.AddDisk(x, p.spec, "", "qcow2")
+		if err != nil {
+			return made, err
+		}
+		v, err := libvirtx.CreateVolume(c, at.Pools, libvirtx.VolumeSpec{Pool: p.pool.UUID, Name: libvirtx.ImageName(uuid, k.Target.Dev, "qcow2"),
+			Capacity: max(p.spec.SizeBytes, p.image.Capacity), Format: "qcow2", Thick: p.spec.Provisioning == hypervisor.Thick, From: p.image.Path})
+		if err != nil {
+			return made, err
+		}
+		made = append(made, v)
+		if p.spec.SizeBytes > 0 && v.Capacity > p.spec.SizeBytes {
+			return made, hypervisor.Errorf(hypervisor.KindInvalidArgument, p.spec.Image.Ref(), "the image has %d bytes: SizeBytes %d can't make it smaller", v.Capacity, p.spec.SizeBytes)
+		}
+		libvirtx.SetDiskPath(k, v.Path, v.Format)
+	}
+	return made, nil
+}
