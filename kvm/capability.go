@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 
-	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -58,61 +57,7 @@ var testDriver = map[hypervisor.Capability]bool{
 
 // Supports implements hypervisor.Driver.
 func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hypervisor.Ref) (hypervisor.Support, error) {
-	known := false
-	for _, c := range hypervisor.Capabilities() {
-		known = known || c == k
-	}
-	if !known {
-		return no(hypervisor.ReasonNotImplemented, "unknown capability %q", k), nil
-	}
-	var hosts []*fleet.Host
-	switch scope.Kind {
-	case hypervisor.KindOfHost:
-		h, err := d.Host(hypervisor.HostID(scope.ID))
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		hosts = []*fleet.Host{h}
-	case hypervisor.KindOfVM, hypervisor.KindOfTemplate:
-		h, err := d.Locate(ctx, hypervisor.VMID(scope.ID))
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		hosts = []*fleet.Host{h}
-	default:
-		up, err := d.Up(ctx)
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		hosts = up
-	}
-	best := hypervisor.Support{}
-	for _, h := range hosts {
-		f, err := h.Identify(ctx)
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		if s := d.onHostFacts(k, f); best.Level == hypervisor.Unproven || s.Level > best.Level {
-			best = s
-		}
-	}
-	if best.Level == hypervisor.No || scope.Kind != hypervisor.KindOfVM && scope.Kind != hypervisor.KindOfTemplate {
-		return best, nil
-	}
-	return fleet.OnHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
-		s, err := libvirtx.State(dom)
-		if err != nil {
-			return best, err
-		}
-		x, mark, err := libvirtx.Parse(dom, 0)
-		if err != nil {
-			return best, err
-		}
-		if no, ok := onMachine(k, s, x, mark); ok {
-			return no, nil
-		}
-		return best, nil
-	})
+	return d.Answer(ctx, k, scope, d.onHostFacts, onMachine)
 }
 
 // onHostFacts answers for one host.

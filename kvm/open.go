@@ -31,6 +31,8 @@ var (
 	_ hypervisor.NICAttacher      = (*driver)(nil)
 	_ hypervisor.DiskAttacher     = (*driver)(nil) // but for GrowDisk
 	_ hypervisor.Templater        = (*driver)(nil)
+	_ hypervisor.Powerer          = (*driver)(nil)
+	_ hypervisor.Labeler          = (*driver)(nil)
 	_ hypervisor.Watcher          = (*driver)(nil)
 )
 
@@ -39,6 +41,7 @@ var platform = fleet.Platform{
 	Name: "kvm", Product: "QEMU/KVM through libvirt", ReadFacts: libvirtx.ReadFacts,
 	OSType: libvirtxml.DomainOSType{Type: "hvm"}, MACPrefix: "52:54:00", NICModel: "virtio",
 	Networks: networks, AddDisk: addDisk,
+	Passthrough: passthrough, Suspend: suspend, Reset: reset, Reboot: reboot, Shutdown: shutdown,
 	Undefine: libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA |
 		libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.DOMAIN_UNDEFINE_NVRAM,
 	ReadSnapshots: readSnapshots, MergeBack: mergeBack,

@@ -3,164 +3,31 @@
 package kvm
 
 import (
-	"context"
-	"time"
-
 	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
-	"github.com/anyvisor/anyvisor/internal/libvirtx"
-	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// Power implements hypervisor.Powerer.
-func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
-	return d.Simple(ctx, string(r.Op), id, fleet.ShortWork, func(ctx context.Context) error {
-		if r.Op == hypervisor.PowerOpShutdown {
-			return d.shutdown(ctx, id, r)
-		}
-		_, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			return struct{}{}, power(dom, id, r)
-		})
-		return err
-	})
+// suspend has the machine run when it is resumed, also one that is paused now.
+func suspend(dom *libvirt.Domain, _ hypervisor.VMID, _ hypervisor.PowerState) error {
+	return dom.ManagedSave(libvirt.DOMAIN_SAVE_RUNNING)
 }
 
-// power brings a machine to where the operation leads.
-func power(dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.PowerRequest) error {
-	s, err := libvirtx.State(dom)
-	if err != nil {
-		return err
+func reset(_ *libvirt.Connect, dom *libvirt.Domain, _ *libvirtxml.Domain) error { return dom.Reset(0) }
+
+// reboot asks the agent, and the ACPI button where there is none or it fails.
+func reboot(dom *libvirt.Domain, x *libvirtxml.Domain) error {
+	if agentConnected(x) && dom.Reboot(libvirt.DOMAIN_REBOOT_GUEST_AGENT) == nil {
+		return nil
 	}
-	x, mark, err := libvirtx.Parse(dom, 0)
-	if err != nil {
-		return err
-	}
-	switch {
-	case mark.Role != "":
-		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
-	case fleet.IsTemplate(x, mark) && r.Op != hypervisor.PowerOpOff:
-		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine with MarkVM, or deploy from it")
-	}
-	wrong := func(remedy string) error {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: %s", s, remedy)
-	}
-	switch r.Op {
-	case hypervisor.PowerOpStart:
-		switch s {
-		case hypervisor.Running:
-			return nil
-		case hypervisor.Off, hypervisor.Suspended: // libvirt restores a saved state by itself
-			return dom.Create()
-		}
-		return wrong("use Resume")
-	case hypervisor.PowerOpResume:
-		switch s {
-		case hypervisor.Running:
-			return nil
-		case hypervisor.Paused:
-			return dom.Resume()
-		case hypervisor.Suspended:
-			return dom.Create()
-		}
-		return wrong("use Start")
-	case hypervisor.PowerOpOff:
-		switch s {
-		case hypervisor.Off:
-			return nil
-		case hypervisor.Suspended:
-			return dom.ManagedSaveRemove(0)
-		}
-		return dom.Destroy()
-	case hypervisor.PowerOpPause:
-		switch s {
-		case hypervisor.Paused:
-			return nil
-		case hypervisor.Running:
-			return dom.Suspend()
-		}
-		return wrong("only a running one can be paused")
-	case hypervisor.PowerOpSuspend:
-		switch s {
-		case hypervisor.Suspended:
-			return nil
-		case hypervisor.Running, hypervisor.Paused:
-			if passthrough(x) {
-				return hypervisor.Unsupported(id.Ref(), hypervisor.PowerSuspend, hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved: detach it first")
-			}
-			return dom.ManagedSave(libvirt.DOMAIN_SAVE_RUNNING)
-		}
-		return wrong("only a running one can be suspended")
-	case hypervisor.PowerOpReset:
-		if s == hypervisor.Running || s == hypervisor.Paused {
-			return dom.Reset(0)
-		}
-		return wrong("use Start")
-	case hypervisor.PowerOpReboot:
-		if s != hypervisor.Running {
-			return wrong("use Start or Resume")
-		}
-		if agentConnected(x) && dom.Reboot(libvirt.DOMAIN_REBOOT_GUEST_AGENT) == nil {
-			return nil
-		}
-		return dom.Reboot(libvirt.DOMAIN_REBOOT_ACPI_POWER_BTN)
-	}
-	return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "unknown power operation %q", r.Op)
+	return dom.Reboot(libvirt.DOMAIN_REBOOT_ACPI_POWER_BTN)
 }
 
-// shutdown asks the agent, and the ACPI button where there is none or it
-// fails, and waits for the end.
-func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) error {
-	end := time.Now().Add(r.Timeout)
-	done, err := fleet.OnDomain(ctx, d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
-		s, err := libvirtx.State(dom)
-		if err != nil || s == hypervisor.Off {
-			return s == hypervisor.Off, err
-		}
-		x, mark, err := libvirtx.Parse(dom, 0)
-		switch {
-		case err != nil:
-			return false, err
-		case fleet.IsTemplate(x, mark):
-			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template, which never runs")
-		case s != hypervisor.Running:
-			return false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: its guest can't shut down; resume it first, or use PowerOff", s)
-		}
-		if agentConnected(x) && dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT) == nil {
-			return false, nil
-		}
-		return false, dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-	})
-	for err == nil && !done {
-		done, err = fleet.OnDomain(ctx, d.Fleet, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
-			s, err := libvirtx.State(dom)
-			if err != nil || s == hypervisor.Off {
-				return err == nil, err
-			}
-			if time.Now().Before(end) {
-				return false, nil
-			}
-			if r.Force {
-				return true, dom.Destroy()
-			}
-			return false, hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest did not shut down within %v and goes on running", r.Timeout)
-		})
-		if err == nil && !done {
-			err = fleet.Pause(ctx, fleet.PollEvery)
-		}
+// shutdown asks the agent, and the ACPI button where there is none or it fails.
+func shutdown(dom *libvirt.Domain, x *libvirtxml.Domain) error {
+	if agentConnected(x) && dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT) == nil {
+		return nil
 	}
-	return err
-}
-
-// SetLabels implements hypervisor.Labeler.
-func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	_, err := fleet.OnDomain(ctx, d.Fleet, id, 4, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		_, m, err := libvirtx.Inactive(dom)
-		if err != nil {
-			return struct{}{}, err
-		}
-		m.SetLabels(labels)
-		return struct{}{}, libvirtx.MarkDomain(dom, m)
-	})
-	return err
+	return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 }

@@ -21,68 +21,7 @@ import (
 // one for each template. Full adds two, the storage pools, and one for each
 // domain: libvirt has no request for all definitions.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
-	hosts, err := d.chosen(q)
-	if err != nil {
-		return hypervisor.VMPage{}, err
-	}
-	parts := make([][]hypervisor.VMInfo, len(hosts))
-	errs := make([]error, len(hosts))
-	var wg sync.WaitGroup
-	for i, h := range hosts {
-		wg.Go(func() { parts[i], errs[i] = d.list(ctx, h, q) })
-	}
-	wg.Wait()
-	failed := 0
-	for _, err := range errs {
-		if err != nil {
-			failed++
-			// A host that is down hides its machines, not those of others.
-			if len(hosts) == 1 || libvirtx.Kind(err) != hypervisor.KindUnavailable && hypervisor.KindOf(err) != hypervisor.KindUnavailable {
-				return hypervisor.VMPage{}, err
-			}
-		}
-	}
-	if failed == len(hosts) {
-		return hypervisor.VMPage{}, errs[0]
-	}
-	return hypervisor.VMPage{VMs: merge(parts)}, nil
-}
-
-func (d *driver) chosen(q hypervisor.VMQuery) ([]*fleet.Host, error) {
-	if q.Host == "" {
-		return d.Members, nil
-	}
-	h, err := d.Host(q.Host)
-	if err != nil {
-		return nil, err
-	}
-	return []*fleet.Host{h}, nil
-}
-
-// order says which of two definitions of a machine counts: the one that runs.
-// The half at the end of a migration under way is paused.
-var order = map[hypervisor.PowerState]int{hypervisor.Suspended: 1, hypervisor.Paused: 2, hypervisor.Running: 3}
-
-// merge keeps one of two definitions of a machine.
-func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
-	if len(parts) == 1 {
-		return parts[0]
-	}
-	at := map[hypervisor.VMID]int{}
-	var out []hypervisor.VMInfo
-	for _, p := range parts {
-		for _, v := range p {
-			i, dup := at[v.ID]
-			switch {
-			case !dup:
-				at[v.ID] = len(out)
-				out = append(out, v)
-			case order[v.State] > order[out[i].State]:
-				out[i] = v
-			}
-		}
-	}
-	return out
+	return d.List(ctx, q, d.list)
 }
 
 // list reads one host's machines.

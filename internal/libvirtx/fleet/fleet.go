@@ -36,6 +36,15 @@ type Platform struct {
 	// Undefine are the flags that forget all that libvirt keeps for a domain.
 	Undefine libvirt.DomainUndefineFlagsValues
 
+	// Passthrough reports whether a machine has a device of its host.
+	Passthrough func(*libvirtxml.Domain) bool
+	// How a machine is suspended (from Running or Paused), reset, and its guest
+	// asked to reboot or to shut down; all but Suspend from Running.
+	Suspend  func(*libvirt.Domain, hypervisor.VMID, hypervisor.PowerState) error
+	Reset    func(*libvirt.Connect, *libvirt.Domain, *libvirtxml.Domain) error
+	Reboot   func(*libvirt.Domain, *libvirtxml.Domain) error
+	Shutdown func(*libvirt.Domain, *libvirtxml.Domain) error
+
 	// ReadSnapshots reads a machine's snapshots, parents before children. It is
 	// nil where there are none.
 	ReadSnapshots func(*libvirt.Domain) ([]libvirtxml.DomainSnapshot, error)

@@ -5,9 +5,7 @@ package libxl
 import (
 	"context"
 	"fmt"
-	"slices"
 
-	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -75,58 +73,7 @@ var needsHosts = map[hypervisor.Capability]bool{hypervisor.MigrateLive: true, hy
 
 // Supports implements hypervisor.Driver.
 func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hypervisor.Ref) (hypervisor.Support, error) {
-	if !slices.Contains(hypervisor.Capabilities(), k) {
-		return no(hypervisor.ReasonNotImplemented, "unknown capability %q", k), nil
-	}
-	var hosts []*fleet.Host
-	machine := scope.Kind == hypervisor.KindOfVM || scope.Kind == hypervisor.KindOfTemplate
-	switch {
-	case scope.Kind == hypervisor.KindOfHost:
-		h, err := d.Host(hypervisor.HostID(scope.ID))
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		hosts = []*fleet.Host{h}
-	case machine:
-		h, err := d.Locate(ctx, hypervisor.VMID(scope.ID))
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		hosts = []*fleet.Host{h}
-	default:
-		up, err := d.Up(ctx)
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		hosts = up
-	}
-	best := hypervisor.Support{}
-	for i, h := range hosts {
-		f, err := h.Identify(ctx)
-		if err != nil {
-			return hypervisor.Support{}, err
-		}
-		if s := d.onHostFacts(k, f); i == 0 || s.Level > best.Level {
-			best = s
-		}
-	}
-	if best.Level == hypervisor.No || !machine {
-		return best, nil
-	}
-	return fleet.OnHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
-		s, err := libvirtx.State(dom)
-		if err != nil {
-			return best, err
-		}
-		x, mark, err := libvirtx.Parse(dom, 0)
-		if err != nil {
-			return best, err
-		}
-		if no, ok := onMachine(k, s, x, mark); ok {
-			return no, nil
-		}
-		return best, nil
-	})
+	return d.Answer(ctx, k, scope, d.onHostFacts, onMachine)
 }
 
 // onHostFacts answers for one host.

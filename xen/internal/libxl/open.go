@@ -28,6 +28,8 @@ var (
 	_ hypervisor.NICAttacher      = (*driver)(nil)
 	_ hypervisor.DiskAttacher     = (*driver)(nil) // but for GrowDisk
 	_ hypervisor.Templater        = (*driver)(nil)
+	_ hypervisor.Powerer          = (*driver)(nil)
+	_ hypervisor.Labeler          = (*driver)(nil)
 	_ hypervisor.Watcher          = (*driver)(nil)
 )
 
@@ -36,6 +38,7 @@ var platform = fleet.Platform{
 	Name: "libxl", Product: "Xen through libvirt", ReadFacts: readFacts,
 	OSType: libvirtxml.DomainOSType{Type: kinds[pv].osType, Machine: kinds[pv].machine}, MACPrefix: "00:16:3e",
 	Networks: bridges, AddDisk: addDisk,
+	Passthrough: passthrough, Suspend: suspend, Reset: reset, Reboot: reboot, Shutdown: shutdown,
 	Undefine: libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE,
 }
 

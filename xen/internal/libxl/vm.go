@@ -20,57 +20,7 @@ import (
 // statistics, and the number of CPUs is in the definition alone. Full adds the
 // storage pools and a look-up of each disk's image.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
-	hosts := d.Members
-	if q.Host != "" {
-		h, err := d.Host(q.Host)
-		if err != nil {
-			return hypervisor.VMPage{}, err
-		}
-		hosts = []*fleet.Host{h}
-	}
-	parts := make([][]hypervisor.VMInfo, len(hosts))
-	errs := make([]error, len(hosts))
-	var wg sync.WaitGroup
-	for i, h := range hosts {
-		wg.Go(func() { parts[i], errs[i] = d.list(ctx, h, q) })
-	}
-	wg.Wait()
-	failed := 0
-	for _, err := range errs {
-		if err != nil {
-			failed++
-			// A host that is down hides its machines, not those of others.
-			if len(hosts) == 1 || libvirtx.KindOf(err) != hypervisor.KindUnavailable {
-				return hypervisor.VMPage{}, err
-			}
-		}
-	}
-	if failed == len(hosts) {
-		return hypervisor.VMPage{}, errs[0]
-	}
-	return hypervisor.VMPage{VMs: merge(parts)}, nil
-}
-
-// merge keeps one of two definitions of a machine: the one that is not off.
-func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {
-	if len(parts) == 1 {
-		return parts[0]
-	}
-	at := map[hypervisor.VMID]int{}
-	var out []hypervisor.VMInfo
-	for _, p := range parts {
-		for _, v := range p {
-			i, dup := at[v.ID]
-			switch {
-			case !dup:
-				at[v.ID] = len(out)
-				out = append(out, v)
-			case out[i].State == hypervisor.Off:
-				out[i] = v
-			}
-		}
-	}
-	return out
+	return d.List(ctx, q, d.list)
 }
 
 // list reads one host's machines.
