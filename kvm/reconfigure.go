@@ -14,8 +14,21 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// resize sets the memory of a definition, within its range if it has one.
-func resize(x *libvirtxml.Domain, kib int64) {
+// resize gives a clone the CPUs and memory asked for; 0 leaves them.
+func resize(x *libvirtxml.Domain, cpus int, kib int64) {
+	if cpus > 0 {
+		if x.VCPU == nil {
+			x.VCPU = &libvirtxml.DomainVCPU{}
+		}
+		x.VCPU.Current, x.VCPU.Value, x.VCPUs = uint(cpus), max(x.VCPU.Value, uint(cpus)), nil
+	}
+	if kib > 0 {
+		resizeMemory(x, kib)
+	}
+}
+
+// resizeMemory sets the memory of a definition, within its range if it has one.
+func resizeMemory(x *libvirtxml.Domain, kib int64) {
 	base := uint64(kib)
 	if libvirtx.MemoryKiB(x) > libvirtx.CurrentKiB(x) && kib <= libvirtx.MemoryKiB(x) { // ballooned: the range stays
 		base = uint64(libvirtx.MemoryKiB(x))
@@ -122,7 +135,7 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		if m.MinKiB > 0 && (ch.MemoryBytes>>10 < int64(m.MinKiB) || ch.MemoryBytes>>10 > libvirtx.MemoryKiB(x)) {
 			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, libvirtx.MemoryKiB(x))
 		}
-		resize(x, ch.MemoryBytes>>10)
+		resizeMemory(x, ch.MemoryBytes>>10)
 	}
 	if ch.MaxMemory > 0 {
 		if x.CPU == nil {

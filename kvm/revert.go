@@ -80,7 +80,7 @@ func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvir
 	}
 	for _, k := range libvirtx.Writable(then) {
 		base := libvirtx.DiskPath(k)
-		v, err := overlay(c, b.Pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
+		v, err := fleet.Overlay(c, b.Pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
 		if err != nil {
 			undo()
 			return out, err

@@ -258,7 +258,7 @@ func overlays(c *libvirt.Connect, uuid string, x *libvirtxml.Domain) ([]libvirtx
 			list.Disks = append(list.Disks, libvirtxml.DomainSnapshotDisk{Name: k.Target.Dev, Snapshot: "no"})
 			continue
 		}
-		v, err := overlay(c, pools, uuid, k.Target.Dev, libvirtx.DiskPath(k), libvirtx.Pool{})
+		v, err := fleet.Overlay(c, pools, uuid, k.Target.Dev, libvirtx.DiskPath(k), libvirtx.Pool{})
 		if err != nil {
 			return made, nil, err
 		}
@@ -268,18 +268,4 @@ func overlays(c *libvirt.Connect, uuid string, x *libvirtxml.Domain) ([]libvirtx
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: v.Path}}})
 	}
 	return made, list, nil
-}
-
-// overlay makes an empty image on a base, in the base's pool or another.
-func overlay(c *libvirt.Connect, pools []libvirtx.Pool, uuid, disk, base string, in libvirtx.Pool) (libvirtx.Volume, error) {
-	b, err := libvirtx.FindImage(c, pools, base)
-	if err != nil {
-		return libvirtx.Volume{}, err
-	}
-	pool := in.UUID
-	if pool == "" {
-		pool = b.Pool
-	}
-	return libvirtx.CreateVolume(c, pools, libvirtx.VolumeSpec{Pool: pool, Name: libvirtx.ImageName(uuid, disk, "qcow2"),
-		Capacity: b.Capacity, Format: "qcow2", Backing: base, BackingFormat: b.Format})
 }

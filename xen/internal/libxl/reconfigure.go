@@ -14,8 +14,21 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// resize sets the memory of a definition, within its range if it has one.
-func resize(x *libvirtxml.Domain, kib int64) {
+// resize gives a clone the CPUs and memory asked for; 0 leaves them.
+func resize(x *libvirtxml.Domain, n int, kib int64) {
+	if n > 0 {
+		if x.VCPU == nil {
+			x.VCPU = &libvirtxml.DomainVCPU{Value: 1}
+		}
+		setCPUs(x, n, 0)
+	}
+	if kib > 0 {
+		resizeMemory(x, kib)
+	}
+}
+
+// resizeMemory sets the memory of a definition, within its range if it has one.
+func resizeMemory(x *libvirtxml.Domain, kib int64) {
 	limit := uint64(kib)
 	if libvirtx.MemoryKiB(x) > libvirtx.CurrentKiB(x) && kib <= libvirtx.MemoryKiB(x) { // ballooned: the range stays
 		limit = uint64(libvirtx.MemoryKiB(x))
@@ -102,7 +115,7 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		if m.MinKiB > 0 && (now < int64(m.MinKiB) || now > libvirtx.MemoryKiB(x)) {
 			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, libvirtx.MemoryKiB(x))
 		}
-		resize(x, now)
+		resizeMemory(x, now)
 	}
 	if limit := ch.MaxMemory >> 10; limit > 0 {
 		if limit < now {
