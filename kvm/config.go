@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // Config for Open.
@@ -107,19 +108,9 @@ func parseURL(u *url.URL) (Config, error) {
 		return cfg, nil
 	}
 	base.RawQuery = q.Encode()
-	port := ""
-	if u.Port() != "" {
-		port = ":" + u.Port()
-	}
-	for h := range strings.SplitSeq(u.Hostname(), ",") {
-		if h == "" && u.Host != "" {
-			return bad("an empty host name between commas")
-		}
-		one := base
-		if one.Host = h + port; strings.Contains(h, ":") {
-			one.Host = "[" + h + "]" + port
-		}
-		cfg.Hosts = append(cfg.Hosts, one.String())
+	var ok bool
+	if cfg.Hosts, ok = libvirtx.HostURIs(base); !ok {
+		return bad("an empty host name between commas")
 	}
 	return cfg, nil
 }

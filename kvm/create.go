@@ -16,21 +16,12 @@ import (
 // CreateVM implements hypervisor.Lifecycle.
 func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
 	return d.Create(ctx, s, func(at fleet.Site, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error) {
-		if err := fits(at.Facts, hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}, s); err != nil {
-			return nil, err
-		}
 		return d.newDomain(at.Facts, s, uuid, mark)
 	})
 }
 
-// fits refuses what the host could never run.
+// fits refuses what QEMU on the host could never run.
 func fits(f *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error {
-	if n := max(s.CPUs, s.MaxCPUs); f.MaxCPUs > 0 && n > f.MaxCPUs {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%d CPUs: host %s allows %d in a machine", n, f.Name, f.MaxCPUs)
-	}
-	if s.MemoryBytes > f.MemoryBytes {
-		return hypervisor.Errorf(hypervisor.KindExhausted, on, "%d MiB of memory: host %s has %d MiB", s.MemoryBytes/hypervisor.MiB, f.Name, f.MemoryBytes/hypervisor.MiB)
-	}
 	if s.MaxMemoryBytes > 1<<46 || s.DynamicMemory != nil && s.DynamicMemory.MaxBytes > 1<<46 {
 		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "more than 64 TiB of memory is beyond what x86 addresses hold")
 	}

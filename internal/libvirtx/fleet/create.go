@@ -17,7 +17,7 @@ import (
 )
 
 // Create makes a machine of the definition that define returns, which lacks
-// only disks and adapters. define may refuse what the site can't have.
+// only disks and adapters.
 func (f *Fleet) Create(ctx context.Context, s hypervisor.VMSpec, define func(at Site, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error)) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
 	if err := libvirtx.CheckName("name", s.Name, on); err != nil {
@@ -34,6 +34,9 @@ func (f *Fleet) Create(ctx context.Context, s hypervisor.VMSpec, define func(at 
 	}
 	at, err := f.site(ctx, on, s.Placement)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.fits(at.Facts, on, s); err != nil {
 		return nil, err
 	}
 	mark := libvirtx.Mark{Token: s.Token, Created: time.Now().UTC().Format(time.RFC3339Nano)}
@@ -117,6 +120,17 @@ func (at Site) undo(ctx context.Context, vols []libvirtx.Volume) (left []hypervi
 		}
 	}
 	return left, err
+}
+
+// fits refuses what the host could never run.
+func (f *Fleet) fits(facts *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error {
+	if n := max(s.CPUs, s.MaxCPUs); facts.MaxCPUs > 0 && n > facts.MaxCPUs {
+		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%d CPUs: host %s allows %d in a machine", n, facts.Name, facts.MaxCPUs)
+	}
+	if s.MemoryBytes > facts.MemoryBytes {
+		return hypervisor.Errorf(hypervisor.KindExhausted, on, "%d MiB of memory: host %s has %d MiB", s.MemoryBytes/hypervisor.MiB, facts.Name, facts.MemoryBytes/hypervisor.MiB)
+	}
+	return f.platform.Fits(facts, on, s)
 }
 
 // plannedDisk is a disk whose sources are known to be there.

@@ -33,6 +33,9 @@ type Platform struct {
 	Networks func(*libvirt.Connect, hypervisor.HostID) ([]hypervisor.NetworkInfo, error)
 	// AddDisk adds a disk under a free target name.
 	AddDisk func(x *libvirtxml.Domain, s hypervisor.DiskSpec, image, format string) (*libvirtxml.DomainDisk, error)
+	// Fits refuses what a host could never run, besides too many CPUs and too
+	// much memory.
+	Fits func(facts *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error
 	// Resize gives a clone the CPUs and memory asked for; 0 leaves them.
 	Resize func(x *libvirtxml.Domain, cpus int, kib int64)
 	// Undefine are the flags that forget all that libvirt keeps for a domain.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // Config says how to reach plain Xen hosts.
@@ -91,19 +92,9 @@ func ParseURL(u *url.URL) (Config, error) {
 	default:
 		return bad("the URL has the path %q: libvirt's Xen driver has /system alone", u.Path)
 	}
-	port := ""
-	if u.Port() != "" {
-		port = ":" + u.Port()
-	}
-	for h := range strings.SplitSeq(u.Hostname(), ",") {
-		if h == "" && u.Host != "" {
-			return bad("an empty host name between commas")
-		}
-		one := base
-		if one.Host = h + port; strings.Contains(h, ":") {
-			one.Host = "[" + h + "]" + port
-		}
-		cfg.Hosts = append(cfg.Hosts, one.String())
+	var ok bool
+	if cfg.Hosts, ok = libvirtx.HostURIs(base); !ok {
+		return bad("an empty host name between commas")
 	}
 	return cfg, nil
 }

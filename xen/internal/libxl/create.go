@@ -20,21 +20,12 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 		if err != nil {
 			return nil, err
 		}
-		if err := fits(at.Facts, on, s); err != nil {
-			return nil, err
-		}
 		return newDomain(at.Facts, s, kind, uuid, mark)
 	})
 }
 
-// fits refuses what the host could never run.
+// fits refuses what Xen on the host could never run.
 func fits(f *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error {
-	if n := max(s.CPUs, s.MaxCPUs); f.MaxCPUs > 0 && n > f.MaxCPUs {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%d CPUs: host %s allows %d in a machine", n, f.Name, f.MaxCPUs)
-	}
-	if s.MemoryBytes > f.MemoryBytes {
-		return hypervisor.Errorf(hypervisor.KindExhausted, on, "%d MiB of memory: host %s has %d MiB", s.MemoryBytes/hypervisor.MiB, f.Name, f.MemoryBytes/hypervisor.MiB)
-	}
 	if limit := max(s.MaxMemoryBytes, rangeMax(s.DynamicMemory)); limit > f.MemoryBytes {
 		return hypervisor.Errorf(hypervisor.KindExhausted, on, "up to %d MiB of memory: host %s has %d MiB", limit/hypervisor.MiB, f.Name, f.MemoryBytes/hypervisor.MiB)
 	}

@@ -37,7 +37,7 @@ var (
 var platform = fleet.Platform{
 	Name: "libxl", Product: "Xen through libvirt", ReadFacts: readFacts,
 	OSType: libvirtxml.DomainOSType{Type: kinds[pv].osType, Machine: kinds[pv].machine}, MACPrefix: "00:16:3e",
-	Networks: bridges, AddDisk: addDisk, Resize: resize,
+	Networks: bridges, AddDisk: addDisk, Fits: fits, Resize: resize,
 	Passthrough: passthrough, Suspend: suspend, Reset: reset, Reboot: reboot, Shutdown: shutdown,
 	Undefine: libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE,
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
-	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // resize gives a clone the CPUs and memory asked for; 0 leaves them.
@@ -51,38 +50,11 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 
 // Reconfigure implements hypervisor.Reconfigurer.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
-	if ch.Name != "" {
-		if err := libvirtx.CheckName("new name", ch.Name, id.Ref()); err != nil {
-			return nil, err
+	return d.Change(ctx, id, ch, func(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, s hypervisor.PowerState) error {
+		if s == hypervisor.Off {
+			return changeOff(c, dom, id, ch)
 		}
-	}
-	return d.Simple(ctx, "reconfigure", id, fleet.ShortWork, func(ctx context.Context) error {
-		h, err := d.Locate(ctx, id)
-		if err != nil {
-			return err
-		}
-		f, err := h.Identify(ctx)
-		if err != nil {
-			return err
-		}
-		_, err = fleet.OnHost(context.WithoutCancel(ctx), h, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			s, err := fleet.Changeable(dom, id)
-			if err != nil {
-				return struct{}{}, err
-			}
-			want := hypervisor.VMSpec{CPUs: ch.CPUs, MaxCPUs: ch.MaxCPUs, MemoryBytes: ch.MemoryBytes, MaxMemoryBytes: ch.MaxMemory}
-			if r := ch.DynamicMemory; r != nil && *r != (hypervisor.MemoryRange{}) {
-				want.DynamicMemory = r
-			}
-			if err := fits(f, id.Ref(), want); err != nil {
-				return struct{}{}, err
-			}
-			if s == hypervisor.Off {
-				return struct{}{}, changeOff(c, dom, id, ch)
-			}
-			return struct{}{}, changeLive(c, dom, f, id, ch)
-		})
-		return err
+		return changeLive(c, dom, f, id, ch)
 	})
 }
 
