@@ -78,7 +78,7 @@ rung "drivers built without cgo say so" env CGO_ENABLED=0 $GO test ./kvm ./xen
 if [ "$(uname -s)" != Linux ] || [ "$(id -u)" -ne 0 ]; then
 	skip "labs" "they need Linux and root: run 'sudo make test' on Debian 12"
 else
-	for p in $($GO list ./internal/lab/... ./internal/libvirtx ./kvm ./xen/internal/libxl | sort -u); do
+	for p in $($GO list ./internal/lab/... ./internal/libvirtx/... ./kvm ./xen/internal/libxl | sort -u); do
 		case $p in
 		*/libxl)
 			# libvirtd 9.0 in the Xen lab ends now and then under TestGuests,
