@@ -1,0 +1,52 @@
+//go:build cgo
+
+package fleet
+
+import (
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// Platform says what is different on one hypervisor, for the code that all
+// share.
+type Platform struct {
+	Name    string // of the driver; it begins the IDs of tasks
+	Product string // for Describe
+	// ReadFacts reads a host's facts with libvirtx.FactCalls requests.
+	ReadFacts func(*libvirt.Connect) (*libvirtx.Facts, error)
+
+	OSType    libvirtxml.DomainOSType // of a domain that only reserves its name
+	MACPrefix string                  // three bytes
+	NICModel  string                  // of adapters; empty leaves it to libvirt
+	// Networks are those besides libvirt's own; the first is the one for
+	// adapters where libvirt has no network "default".
+	Networks func(*libvirt.Connect, hypervisor.HostID) ([]hypervisor.NetworkInfo, error)
+	// AddDisk adds a disk under a free target name.
+	AddDisk func(x *libvirtxml.Domain, s hypervisor.DiskSpec, image, format string) (*libvirtxml.DomainDisk, error)
+	// Fits refuses what a host could never run, besides too many CPUs and too
+	// much memory.
+	Fits func(facts *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error
+	// Resize gives a clone the CPUs and memory asked for; 0 leaves them.
+	Resize func(x *libvirtxml.Domain, cpus int, kib int64)
+	// Undefine are the flags that forget all that libvirt keeps for a domain.
+	Undefine libvirt.DomainUndefineFlagsValues
+
+	// Passthrough reports whether a machine has a device of its host.
+	Passthrough func(*libvirtxml.Domain) bool
+	// How a machine that is running or paused is suspended and reset, and the
+	// guest of a running one asked to reboot and to shut down.
+	Suspend  func(*libvirt.Domain, hypervisor.VMID, hypervisor.PowerState) error
+	Reset    func(*libvirt.Connect, *libvirt.Domain, *libvirtxml.Domain) error
+	Reboot   func(*libvirt.Domain, *libvirtxml.Domain) error
+	Shutdown func(*libvirt.Domain, *libvirtxml.Domain) error
+
+	// ReadSnapshots reads a machine's snapshots, parents before children. It is
+	// nil where there are none.
+	ReadSnapshots func(*libvirt.Domain) ([]libvirtxml.DomainSnapshot, error)
+	// MergeBack takes back the overlays that the source of a clone was given,
+	// after the maker died. It is nil where clones give none to record.
+	MergeBack func(c *libvirt.Connect, b *Books, source string, overlays []string) error
+}
