@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
@@ -45,4 +46,30 @@ func (f *Fleet) Change(ctx context.Context, id hypervisor.VMID, ch hypervisor.Ch
 		})
 		return err
 	})
+}
+
+// ApplyMemory writes the changes of the memory's range and size into a
+// definition. resize sets a size within the range.
+func ApplyMemory(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hypervisor.Ref, resize func(x *libvirtxml.Domain, kib int64)) error {
+	now := libvirtx.CurrentKiB(x)
+	if ch.MemoryBytes > 0 {
+		now = ch.MemoryBytes >> 10
+	}
+	switch r := ch.DynamicMemory; {
+	case r != nil && *r == (hypervisor.MemoryRange{}):
+		m.MinKiB = 0
+		libvirtx.SetMemory(x, uint64(now), uint64(now))
+	case r != nil:
+		if now<<10 < r.MinBytes || now<<10 > r.MaxBytes {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the machine's memory of %d bytes is outside DynamicMemory %d to %d", now<<10, r.MinBytes, r.MaxBytes)
+		}
+		m.MinKiB = uint64(r.MinBytes >> 10)
+		libvirtx.SetMemory(x, uint64(r.MaxBytes>>10), uint64(now))
+	case ch.MemoryBytes > 0:
+		if m.MinKiB > 0 && (now < int64(m.MinKiB) || now > libvirtx.MemoryKiB(x)) {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, libvirtx.MemoryKiB(x))
+		}
+		resize(x, now)
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // resize gives a clone the CPUs and memory asked for; 0 leaves them.
@@ -69,27 +70,11 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 		}
 		setCPUs(x, ch.CPUs, ch.MaxCPUs)
 	}
-	now := libvirtx.CurrentKiB(x)
-	if ch.MemoryBytes > 0 {
-		now = ch.MemoryBytes >> 10
-	}
-	if r := ch.DynamicMemory; r != nil {
-		m.MinKiB = uint64(r.MinBytes >> 10)
-		switch {
-		case *r == (hypervisor.MemoryRange{}):
-			libvirtx.SetMemory(x, uint64(now), uint64(now))
-		case now<<10 < r.MinBytes || now<<10 > r.MaxBytes:
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the machine's memory of %d bytes is outside DynamicMemory %d to %d", now<<10, r.MinBytes, r.MaxBytes)
-		default:
-			libvirtx.SetMemory(x, uint64(r.MaxBytes>>10), uint64(now))
-		}
-	} else if ch.MemoryBytes > 0 {
-		if m.MinKiB > 0 && (now < int64(m.MinKiB) || now > libvirtx.MemoryKiB(x)) {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MemoryBytes %d is outside the machine's range of %d to %d KiB: change DynamicMemory too", ch.MemoryBytes, m.MinKiB, libvirtx.MemoryKiB(x))
-		}
-		resizeMemory(x, now)
+	if err := fleet.ApplyMemory(x, m, ch, on, resizeMemory); err != nil {
+		return err
 	}
 	if limit := ch.MaxMemory >> 10; limit > 0 {
+		now := libvirtx.CurrentKiB(x)
 		if limit < now {
 			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxMemory %d is below the machine's memory of %d KiB", ch.MaxMemory, now)
 		}
