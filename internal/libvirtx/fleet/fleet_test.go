@@ -92,6 +92,7 @@ func TestMerge(t *testing.T) {
 		{hypervisor.Off, hypervisor.Running, hypervisor.Running},
 		{hypervisor.Running, hypervisor.Off, hypervisor.Running},
 		{hypervisor.Running, hypervisor.Paused, hypervisor.Running}, // arriving
+		{hypervisor.Paused, hypervisor.Running, hypervisor.Running},
 		{hypervisor.Paused, hypervisor.Suspended, hypervisor.Paused},
 	} {
 		got := merge([][]hypervisor.VMInfo{v("1", c.one), v("2", c.two)})
