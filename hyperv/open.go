@@ -33,7 +33,7 @@ type Auth string
 
 const (
 	NTLM        Auth = "ntlm"        // sealed on HTTP, bound to the channel on HTTPS
-	Kerberos    Auth = "kerberos"    // HTTPS only: the Kerberos library cannot seal
+	Kerberos    Auth = "kerberos"    // sealed on HTTP, bound to the channel on HTTPS
 	Basic       Auth = "basic"       // HTTPS only
 	Certificate Auth = "certificate" // a TLS client certificate; HTTPS only
 )
@@ -47,11 +47,16 @@ type Config struct {
 	Auth      Auth      // "" is NTLM
 	User      string    // "name", `DOMAIN\name` or "name@domain"
 	Password  string
-	// PlainHTTP uses HTTP with sealed messages instead of HTTPS. NTLM only.
+	// PlainHTTP uses HTTP with sealed messages instead of HTTPS, with NTLM
+	// and Kerberos.
 	PlainHTTP bool
 	// TLS configures HTTPS; nil verifies against the system's roots.
 	TLS *tls.Config
-	// Kerberos settings; empty ones have the defaults of Kerberos itself.
+	// KerberosConfig is a krb5.conf; "" means $KRB5_CONFIG or /etc/krb5.conf.
+	// Realm is the user's; "" means the part of User after @, or the default
+	// realm. The user's key comes from Keytab or CredentialCache, which are
+	// files, or else from Password. A host is known to the realm as
+	// HTTP/<name>, with the name that Hosts gives it.
 	KerberosConfig, Realm, Keytab, CredentialCache string
 	// MaxEnvelope is the largest reply to ask for in bytes; 0 means the
 	// default limit of Windows.
@@ -183,8 +188,8 @@ func (c *Config) check() error {
 	switch {
 	case c.Transport != WSMan && c.Transport != WMI:
 		return fmt.Errorf("hyperv: unknown transport %q: use wsman or wmi", c.Transport)
-	case c.Transport == WSMan && c.PlainHTTP && c.Auth != NTLM:
-		return fmt.Errorf("hyperv: %s over plain HTTP would send messages in the clear: use HTTPS, or NTLM, which seals them", c.Auth)
+	case c.Transport == WSMan && c.PlainHTTP && c.Auth != NTLM && c.Auth != Kerberos:
+		return fmt.Errorf("hyperv: %s over plain HTTP would send messages in the clear: use HTTPS, or NTLM or Kerberos, which seal them", c.Auth)
 	}
 	return nil
 }

@@ -2,8 +2,10 @@ package hvsim
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -11,16 +13,29 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/krbd"
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/ntlmd"
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wsmand"
 )
 
-// session is what a connection has authenticated as; NTLM authenticates connections, not requests [D: MS-NTHT].
+// session is what a connection has authenticated as; NTLM authenticates connections, not requests [D: MS-NTHT], and sealed
+// messages need the keys of their connection.
 type session struct {
 	mu    sync.Mutex
 	login *ntlmd.Login
 	user  string
-	keys  *ntlmd.Session
+	keys  sealer
+	// protocol is that of the connection's sealed messages.
+	protocol string
+	// once ends the login with its request. HTTP.sys keeps no Kerberos logins unless it is told to [D:
+	// HTTP_SERVER_AUTHENTICATION_INFO, ExFlags]; that WinRM keeps them where it seals alone is believed [M].
+	once bool
+}
+
+// sealer is the session of a login, of NTLM or Kerberos.
+type sealer interface {
+	Seal(msg []byte) ([]byte, error)
+	Open(sealed []byte) ([]byte, error)
 }
 
 // certificateProfile is the Authorization value of client certificate logins [D: MS-WSMV, DSP0226 security profiles].
@@ -48,13 +63,17 @@ func (h *Host) door(f *front, secure bool) http.Handler {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if strings.EqualFold(scheme, "Negotiate") || strings.EqualFold(scheme, "NTLM") {
+		switch {
+		case strings.EqualFold(scheme, "Negotiate"), strings.EqualFold(scheme, "NTLM"), strings.EqualFold(scheme, "Kerberos") && h.acceptor != nil:
 			if !h.negotiate(f, s, secure, scheme, token, w) {
 				return
 			}
 		}
 		if s.user != "" {
 			h.speak(f, s, clear, w, r)
+			if s.once {
+				s.user = ""
+			}
 			return
 		}
 		h.unauthorized(w, clear)
@@ -62,7 +81,12 @@ func (h *Host) door(f *front, secure bool) http.Handler {
 }
 
 func (h *Host) unauthorized(w http.ResponseWriter, clear bool) {
-	w.Header().Add("WWW-Authenticate", "Negotiate")
+	if w.Header().Get("WWW-Authenticate") == "" {
+		w.Header().Add("WWW-Authenticate", "Negotiate")
+		if h.acceptor != nil {
+			w.Header().Add("WWW-Authenticate", "Kerberos")
+		}
+	}
 	if clear && !h.sim.cfg.NoBasic {
 		w.Header().Add("WWW-Authenticate", `Basic realm="WSMAN"`)
 	}
@@ -75,9 +99,12 @@ func (h *Host) certified(r *http.Request) bool {
 	return c != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && subtle.ConstantTimeCompare(r.TLS.PeerCertificates[0].Raw, c.Raw) == 1
 }
 
-// negotiate does a leg of the NTLM handshake; false means that the answer has been written.
+// negotiate does a leg of a handshake; false means that the answer has been written.
 func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string, w http.ResponseWriter) bool {
 	raw, err := base64.StdEncoding.DecodeString(token)
+	if err == nil && h.acceptor != nil && krbd.Is(raw) {
+		return h.kerberos(f, s, secure, scheme, raw, w)
+	}
 	msg, spnego := ntlmd.Unwrap(raw)
 	if err != nil || msg == nil || len(msg) < 12 {
 		h.unauthorized(w, secure || h.sim.cfg.AllowUnencrypted)
@@ -114,7 +141,10 @@ func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string
 		if err != nil {
 			break
 		}
-		s.user, s.keys = user, keys
+		s.user, s.keys, s.protocol, s.once = user, nil, spnegoProtocol, false
+		if keys != nil {
+			s.keys = keys
+		}
 		if spnego {
 			w.Header().Set("WWW-Authenticate", wrap(nil, true))
 		}
@@ -124,11 +154,41 @@ func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string
 	return false
 }
 
-// sealedType is the content type of sealed messages [D: MS-WSMV 2.2.9.1].
+// kerberos does a login of one leg; false means that the answer has been written.
+func (h *Host) kerberos(f *front, s *session, secure bool, scheme string, raw []byte, w http.ResponseWriter) bool {
+	var binding []byte
+	if secure {
+		sum := sha256.Sum256(f.cert.Raw)
+		binding = append([]byte("tls-server-end-point:"), sum[:]...)
+	}
+	s.user, s.keys = "", nil
+	l, err := h.acceptor.Accept(raw, binding, h.sim.cfg.RequireChannelBinding)
+	var no *krbd.Refusal
+	if errors.As(err, &no) && no.Reply != nil {
+		w.Header().Set("WWW-Authenticate", scheme+" "+base64.StdEncoding.EncodeToString(no.Reply))
+	}
+	if err == nil {
+		if _, known := h.password(l.User); known {
+			s.user, s.protocol, s.once = l.User, spnegoProtocol, secure
+			if strings.EqualFold(scheme, "Kerberos") {
+				s.protocol = kerberosProtocol
+			}
+			if l.Session != nil {
+				s.keys = l.Session
+				w.Header().Set("WWW-Authenticate", scheme+" "+base64.StdEncoding.EncodeToString(l.Reply))
+			}
+			return true
+		}
+	}
+	h.unauthorized(w, secure || h.sim.cfg.AllowUnencrypted)
+	return false
+}
+
+// Protocols and form of sealed messages [D: MS-WSMV 2.2.9.1.1 Negotiate, 2.2.9.1.2 Kerberos].
 const (
-	sealedProtocol = "application/HTTP-SPNEGO-session-encrypted"
-	boundary       = "Encrypted Boundary"
-	sealedType     = `multipart/encrypted;protocol="` + sealedProtocol + `";boundary="` + boundary + `"`
+	spnegoProtocol   = "application/HTTP-SPNEGO-session-encrypted"
+	kerberosProtocol = "application/HTTP-Kerberos-session-encrypted"
+	boundary         = "Encrypted Boundary"
 )
 
 // speak serves a request on an authenticated connection.
@@ -155,7 +215,7 @@ func (h *Host) speak(f *front, s *session, clear bool, w http.ResponseWriter, r 
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	plain, err := unseal(s.keys, body)
+	plain, err := unseal(s.keys, s.protocol, body)
 	if err != nil {
 		w.WriteHeader(http.StatusBadRequest)
 		return
@@ -166,7 +226,12 @@ func (h *Host) speak(f *front, s *session, clear bool, w http.ResponseWriter, r 
 		w.WriteHeader(status)
 		return
 	}
-	wsmand.Write(w, sealedType, status, seal(s.keys, []byte(reply)), drop)
+	sealed, err := seal(s.keys, s.protocol, []byte(reply))
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	wsmand.Write(w, `multipart/encrypted;protocol="`+s.protocol+`";boundary="`+boundary+`"`, status, sealed, drop)
 }
 
 func (h *Host) count(what string) {
@@ -176,22 +241,26 @@ func (h *Host) count(what string) {
 }
 
 // unseal takes the message out of its multipart body [D: MS-WSMV 2.2.9.1; the parts' headers begin with a tab].
-func unseal(k *ntlmd.Session, body []byte) ([]byte, error) {
+func unseal(k sealer, protocol string, body []byte) ([]byte, error) {
 	_, rest, ok := bytes.Cut(body, []byte("Content-Type: application/octet-stream\r\n"))
 	end := bytes.LastIndex(rest, []byte("--"+boundary+"--"))
-	if !ok || end < 0 || !bytes.Contains(body[:len(body)-len(rest)], []byte(sealedProtocol)) {
+	if !ok || end < 0 || !bytes.Contains(body[:len(body)-len(rest)], []byte(protocol)) {
 		return nil, fmt.Errorf("hvsim: a sealed message has the wrong form")
 	}
 	return k.Open(rest[:end])
 }
 
-func seal(k *ntlmd.Session, msg []byte) []byte {
+func seal(k sealer, protocol string, msg []byte) ([]byte, error) {
+	sealed, err := k.Seal(msg)
+	if err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "--%s\r\n\tContent-Type: %s\r\n\tOriginalContent: type=application/soap+xml;charset=UTF-8;Length=%d\r\n--%s\r\n\tContent-Type: application/octet-stream\r\n",
-		boundary, sealedProtocol, len(msg), boundary)
-	b.Write(k.Seal(msg))
+		boundary, protocol, len(msg), boundary)
+	b.Write(sealed)
 	b.WriteString("--" + boundary + "--\r\n")
-	return b.Bytes()
+	return b.Bytes(), nil
 }
 
 // password looks a user up, with or without the host's or a domain's name before it.

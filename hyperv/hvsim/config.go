@@ -58,6 +58,9 @@ type Config struct {
 	NoBasic bool
 	// RequireChannelBinding refuses NTLM logins over HTTPS that are not bound to the channel (CbtHardeningLevel Strict).
 	RequireChannelBinding bool
+	// Keytab is a file with the keys of the hosts' services, HTTP/<name>@<realm>. With it hosts take Kerberos logins, as
+	// members of a domain do: of users whose name without the realm is in Users. It is read for each login.
+	Keytab string
 	// ClientCertificate is mapped to a user and may log in over HTTPS.
 	ClientCertificate *x509.Certificate
 	// MaxEnvelopeKB is WinRM's MaxEnvelopeSizekb; 0 means 500.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/krbd"
 )
 
 // Namespaces of a host.
@@ -33,6 +34,8 @@ type Host struct {
 	macs   uint32
 	front  *front
 	migr   *cimx.Instance // migration service settings
+	// acceptor takes Kerberos logins; nil outside a domain.
+	acceptor *krbd.Acceptor
 }
 
 func (c *HostConfig) fill(n int) {

@@ -159,6 +159,13 @@ func TestOSWin(t *testing.T) {
 	}
 }
 
+// enumerate is the envelope of a query.
+func enumerate(wql string) string {
+	return `<s:Envelope xmlns:s="` + soapNS + `" xmlns:a="` + addrNS + `" xmlns:w="` + wsmNS + `" xmlns:n="` + enumNS + `"><s:Header><w:ResourceURI s:mustUnderstand="true">` + wmiNS + virtNS +
+		`/*</w:ResourceURI><a:Action s:mustUnderstand="true">` + enumNS + `/Enumerate</a:Action><a:MessageID>uuid:7</a:MessageID></s:Header><s:Body><n:Enumerate><w:OptimizeEnumeration/><w:MaxElements>50</w:MaxElements><w:Filter Dialect="http://schemas.microsoft.com/wbem/wsman/1/WQL">` +
+		esc(wql) + `</w:Filter></n:Enumerate></s:Body></s:Envelope>`
+}
+
 // TestPythonWinRM lets python3-winrm, a client of real WinRM, carry queries and faults, in the clear over TLS and sealed over HTTP.
 func TestPythonWinRM(t *testing.T) {
 	sim := start(t, hvsim.Config{})
@@ -166,14 +173,9 @@ func TestPythonWinRM(t *testing.T) {
 	if _, err := h.Add(hvsim.Machine{Name: "<one> & \"two\""}); err != nil {
 		t.Fatal(err)
 	}
-	query := func(wql string) string {
-		return `<s:Envelope xmlns:s="` + soapNS + `" xmlns:a="` + addrNS + `" xmlns:w="` + wsmNS + `" xmlns:n="` + enumNS + `"><s:Header><w:ResourceURI s:mustUnderstand="true">` + wmiNS + virtNS +
-			`/*</w:ResourceURI><a:Action s:mustUnderstand="true">` + enumNS + `/Enumerate</a:Action><a:MessageID>uuid:7</a:MessageID></s:Header><s:Body><n:Enumerate><w:OptimizeEnumeration/><w:MaxElements>50</w:MaxElements><w:Filter Dialect="http://schemas.microsoft.com/wbem/wsman/1/WQL">` +
-			esc(wql) + `</w:Filter></n:Enumerate></s:Body></s:Envelope>`
-	}
 	ca := caFile(t, sim)
 	msg := func(url, transport, pass, enc, wql string) map[string]string {
-		return map[string]string{"url": url, "transport": transport, "user": "Administrator", "password": pass, "ca": ca, "encryption": enc, "body": query(wql)}
+		return map[string]string{"url": url, "transport": transport, "user": "Administrator", "password": pass, "ca": ca, "encryption": enc, "body": enumerate(wql)}
 	}
 	const good = "SELECT ElementName FROM Msvm_VirtualSystemSettingData"
 	out := python(t, []any{

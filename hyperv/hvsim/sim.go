@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jcmturner/gokrb5/v8/keytab"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/krbd"
 )
 
 // Sim is a running simulation. Its methods may be called from any goroutine.
@@ -44,6 +47,14 @@ func Start(cfg Config) (*Sim, error) {
 	}
 	if cfg.Cluster != nil {
 		s.cluster = newCluster(s, *cfg.Cluster)
+	}
+	if cfg.Keytab != "" {
+		if _, err := keytab.Load(cfg.Keytab); err != nil {
+			return nil, fmt.Errorf("hvsim: keytab: %w", err)
+		}
+		for _, h := range s.hosts {
+			h.acceptor = &krbd.Acceptor{Keytab: cfg.Keytab, Now: s.clock}
+		}
 	}
 	for _, h := range s.hosts {
 		if err := h.listen(); err != nil {
@@ -97,6 +108,12 @@ func (s *Sim) Advance(d time.Duration) {
 
 // now is the simulated time. s.mu is held.
 func (s *Sim) now() time.Time { return s.cfg.Clock().Add(s.skew) }
+
+func (s *Sim) clock() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now()
+}
 
 // newID makes a GUID in the form that Hyper-V prints.
 func (s *Sim) newID() string { return strings.ToUpper(uuid.NewString()) }

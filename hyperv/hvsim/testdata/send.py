@@ -1,12 +1,12 @@
 """Sends envelopes with python3-winrm's transport. Standard input: JSON list of {url, transport, user, password, ca,
-encryption, body}; standard output: one JSON line each."""
+encryption, body}, user and password not with kerberos; standard output: one JSON line each."""
 import json
 import sys
 
 from winrm.protocol import Protocol
 
 for m in json.load(sys.stdin):
-    p = Protocol(endpoint=m["url"], transport=m["transport"], username=m["user"], password=m["password"],
+    p = Protocol(endpoint=m["url"], transport=m["transport"], username=m.get("user"), password=m.get("password"),
                  ca_trust_path=m.get("ca"), server_cert_validation="validate", message_encryption=m.get("encryption", "auto"))
     try:
         out = {"result": p.send_message(m["body"])}

@@ -22,7 +22,7 @@ type Auth string
 const (
 	// NTLM seals messages on HTTP and binds to the TLS channel on HTTPS.
 	NTLM Auth = "ntlm"
-	// Kerberos works over HTTPS only: the Kerberos library has no sealing.
+	// Kerberos seals messages on HTTP and binds to the TLS channel on HTTPS.
 	Kerberos Auth = "kerberos"
 	// Basic works over HTTPS only.
 	Basic Auth = "basic"
@@ -34,8 +34,8 @@ const (
 type Config struct {
 	Host string
 	Port int // 0: 5985 for HTTP, 5986 for HTTPS
-	// PlainHTTP uses HTTP, which is allowed with NTLM alone, whose messages
-	// are sealed.
+	// PlainHTTP uses HTTP, which is allowed with NTLM and Kerberos, whose
+	// messages are sealed.
 	PlainHTTP bool
 	Auth      Auth
 	User      string // "name", `DOMAIN\name` or "name@domain"
@@ -94,7 +94,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Auth == "" {
 		cfg.Auth = NTLM
 	}
-	if cfg.PlainHTTP && cfg.Auth != NTLM {
+	if cfg.PlainHTTP && cfg.Auth != NTLM && cfg.Auth != Kerberos {
 		return nil, fmt.Errorf("%w: %s", ErrUnsealed, cfg.Auth)
 	}
 	scheme, port := "https", 5986
@@ -120,9 +120,10 @@ func New(cfg Config) (*Client, error) {
 	var err error
 	switch cfg.Auth {
 	case NTLM:
-		c.p = newNTLM(c.url, cfg)
+		c.p = newLanes(c.url, cfg, &ntlm{c.url, cfg})
 	case Basic, Certificate:
-		c.p = newTLS(c.url, cfg, nil)
+		fixed := constant(cfg)
+		c.p = newTLS(c.url, cfg, &fixed)
 	case Kerberos:
 		c.p, err = newKerberos(c.url, cfg)
 	default:

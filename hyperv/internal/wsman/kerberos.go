@@ -1,18 +1,28 @@
 package wsman
 
 import (
+	"bytes"
+	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	krbclient "github.com/jcmturner/gokrb5/v8/client"
 	"github.com/jcmturner/gokrb5/v8/config"
 	"github.com/jcmturner/gokrb5/v8/credentials"
+	"github.com/jcmturner/gokrb5/v8/iana/nametype"
 	"github.com/jcmturner/gokrb5/v8/keytab"
-	"github.com/jcmturner/gokrb5/v8/spnego"
+	"github.com/jcmturner/gokrb5/v8/krberror"
+	"github.com/jcmturner/gokrb5/v8/types"
 )
 
 // KerberosConfig says where Kerberos takes its settings and the user's key
@@ -26,16 +36,23 @@ type KerberosConfig struct {
 	SPN        string // empty: HTTP/host
 }
 
-// kerberosPoster adds a fresh SPNEGO token to each request. The library seals
-// nothing, therefore New allows it over HTTPS only.
-type kerberosPoster struct {
-	*tlsPoster
+// tickets gets tickets for one host. The library's client is not safe for
+// concurrent use, and knows no contexts: it gives up on a KDC after some
+// seconds.
+type tickets struct {
+	cfg  Config
+	spn  string
+	open func() (*krbclient.Client, time.Time, error) // the time is when its tickets end, or zero
+
 	mu     sync.Mutex
 	client *krbclient.Client
-	spn    string
+	ends   time.Time
+	closed bool
 }
 
-func newKerberos(url string, cfg Config) (*kerberosPoster, error) {
+// newTickets reads the files once, to refuse what can't work. A credential
+// cache is read again when its tickets have ended.
+func newTickets(cfg Config) (*tickets, error) {
 	kc := cfg.Krb
 	file := kc.ConfigFile
 	if file == "" {
@@ -55,45 +72,267 @@ func newKerberos(url string, cfg Config) (*kerberosPoster, error) {
 	if realm == "" {
 		realm = conf.LibDefaults.DefaultRealm
 	}
-	p := &kerberosPoster{spn: kc.SPN}
-	if p.spn == "" {
-		p.spn = "HTTP/" + cfg.Host
+	t := &tickets{cfg: cfg, spn: kc.SPN}
+	if t.spn == "" {
+		t.spn = "HTTP/" + cfg.Host
 	}
 	// Active Directory does not answer the FAST negotiation as RFC 6806 wants.
 	noFAST := krbclient.DisablePAFXFAST(true)
 	switch {
 	case kc.CCache != "":
-		cc, err := credentials.LoadCCache(kc.CCache)
-		if err != nil {
-			return nil, fmt.Errorf("wsman: Kerberos credential cache: %w", err)
-		}
-		if p.client, err = krbclient.NewFromCCache(cc, conf, noFAST); err != nil {
-			return nil, fmt.Errorf("wsman: Kerberos credential cache: %w", err)
+		t.open = func() (*krbclient.Client, time.Time, error) {
+			cc, err := credentials.LoadCCache(kc.CCache)
+			if err != nil {
+				return nil, time.Time{}, fmt.Errorf("wsman: Kerberos credential cache: %w", err)
+			}
+			// Services' tickets may be older than the services' keys.
+			tgt := types.PrincipalName{NameType: nametype.KRB_NT_SRV_INST, NameString: []string{"krbtgt", cc.DefaultPrincipal.Realm}}
+			cc.Credentials = slices.DeleteFunc(cc.Credentials, func(c *credentials.Credential) bool { return !c.Server.PrincipalName.Equal(tgt) })
+			c, err := krbclient.NewFromCCache(cc, conf, noFAST)
+			if err != nil {
+				return nil, time.Time{}, fmt.Errorf("wsman: Kerberos credential cache: %w", err)
+			}
+			return c, cc.Credentials[0].EndTime, nil
 		}
 	case kc.Keytab != "":
 		kt, err := keytab.Load(kc.Keytab)
 		if err != nil {
 			return nil, fmt.Errorf("wsman: Kerberos keytab: %w", err)
 		}
-		p.client = krbclient.NewWithKeytab(user, realm, kt, conf, noFAST)
+		t.open = func() (*krbclient.Client, time.Time, error) {
+			return krbclient.NewWithKeytab(user, realm, kt, conf, noFAST), time.Time{}, nil
+		}
 	case cfg.Password != "":
-		p.client = krbclient.NewWithPassword(user, realm, cfg.Password, conf, noFAST)
+		t.open = func() (*krbclient.Client, time.Time, error) {
+			return krbclient.NewWithPassword(user, realm, cfg.Password, conf, noFAST), time.Time{}, nil
+		}
 	default:
 		return nil, errors.New("wsman: Kerberos needs a password, a keytab or a credential cache")
 	}
-	p.tlsPoster = newTLS(url, cfg, p.authorize)
-	return p, nil
+	t.client, t.ends, err = t.open()
+	return t, err
 }
 
-// authorize makes the token; the library renews tickets in its own session,
-// which is not safe for concurrent use.
-func (p *kerberosPoster) authorize(rq *http.Request) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return spnego.SetSPNEGOHeader(p.client, rq, p.spn)
+// begin makes a login's first token.
+func (t *tickets) begin(ctx context.Context, binding []byte) (*gssContext, []byte, error) {
+	type result struct {
+		g     *gssContext
+		token []byte
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		var r result
+		if r.err = ctx.Err(); r.err == nil {
+			r.g, r.token, r.err = t.fetch(binding)
+		}
+		done <- r
+	}()
+	select {
+	case r := <-done:
+		return r.g, r.token, r.err
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
 }
 
-func (p *kerberosPoster) close() {
-	p.tlsPoster.close()
-	p.client.Destroy()
+// fetch needs mu.
+func (t *tickets) fetch(binding []byte) (*gssContext, []byte, error) {
+	if t.closed {
+		return nil, nil, errors.New("wsman: session is closed")
+	}
+	if t.client != nil && !t.ends.IsZero() && !time.Now().Before(t.ends) {
+		t.drop()
+	}
+	if t.client == nil {
+		var err error
+		if t.client, t.ends, err = t.open(); err != nil {
+			return nil, nil, t.refused(err)
+		}
+	}
+	if !t.ends.IsZero() && !time.Now().Before(t.ends) {
+		return nil, nil, t.refused(fmt.Errorf("the ticket in %s ended at %s: get a new one with kinit", t.cfg.Krb.CCache, t.ends.Format(time.DateTime)))
+	}
+	tkt, key, err := t.client.GetServiceTicket(t.spn)
+	if err != nil {
+		return nil, nil, t.failed(err)
+	}
+	g, token, err := newGSS(tkt, key, t.client.Credentials.Domain(), t.client.Credentials.CName(), binding)
+	if err != nil {
+		return nil, nil, t.refused(err)
+	}
+	return g, token, nil
+}
+
+// forget drops the tickets: one that a host refuses may be older than the key
+// that the host has now.
+func (t *tickets) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drop()
+}
+
+func (t *tickets) drop() {
+	if t.client != nil {
+		t.client.Destroy()
+		t.client = nil
+	}
+}
+
+// close waits for a ticket that is on its way.
+func (t *tickets) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	t.drop()
+}
+
+func (t *tickets) refused(err error) error {
+	return &LoginError{Host: t.cfg.Host, User: t.user(), Err: err}
+}
+
+func (t *tickets) user() string {
+	switch {
+	case t.cfg.User != "":
+		return t.cfg.User
+	case t.cfg.Krb.CCache != "":
+		return "the user of " + t.cfg.Krb.CCache
+	}
+	return "nobody"
+}
+
+// What to do about errors of KDCs and hosts (RFC 4120, 7.5.9).
+var kerberosRemedies = map[int]string{
+	6:  "the realm has no such user",
+	7:  "the realm has no service %s: name the host as the directory does, or register that name for it",
+	12: "the realm's policy forbids it: ask its administrator",
+	14: "the KDC and this client have no encryption type in common: allow AES for the accounts of the user and of the host",
+	18: "the account is disabled, locked or has ended",
+	23: "the password has ended: set a new one",
+	24: "wrong password or key",
+	32: "the ticket has ended: get a new one",
+	37: "the clocks of this machine, of the KDC and of the host differ by more than five minutes: set them",
+	41: "the host has another key than the KDC: is %s registered for another account?",
+	44: "the host has another key than the KDC: join it to the domain again",
+}
+
+// krbCode finds the code in an error of gokrb5, which keeps errors as text.
+var krbCode = regexp.MustCompile(`KRB Error: \((\d+)\)`)
+
+// failed tells a refusal from a KDC that can't be reached.
+func (t *tickets) failed(err error) error {
+	text := err.Error()
+	code := 0
+	if m := krbCode.FindStringSubmatch(text); m != nil {
+		code, _ = strconv.Atoi(m[1])
+	}
+	switch {
+	case code == 0 && strings.Contains(text, "clock skew"):
+		code = 37
+	case code == 0 && strings.Contains(text, krberror.NetworkingError):
+		return &ConnectionError{Host: t.cfg.Host, Err: fmt.Errorf("no KDC of the realm answers: %w", err)}
+	}
+	if r := kerberosRemedies[code]; r != "" {
+		if strings.Contains(r, "%s") {
+			r = fmt.Sprintf(r, t.spn)
+		}
+		err = fmt.Errorf("%s (%w)", r, err)
+	}
+	return t.refused(err)
+}
+
+// answer finds the reason of a refusal in the reply's headers.
+func (t *tickets) answer(h http.Header) error {
+	_, token := findToken(h, "Kerberos")
+	if kind, body, err := openToken(token); err == nil && bytes.Equal(kind, tokenError) {
+		return t.failed(kerberosError(body))
+	}
+	return t.refused(nil)
+}
+
+func newKerberos(url string, cfg Config) (poster, error) {
+	t, err := newTickets(cfg)
+	switch {
+	case err != nil:
+		return nil, err
+	case cfg.PlainHTTP:
+		return newLanes(url, cfg, &kerberosLogin{t, url}), nil
+	}
+	return newTLS(url, cfg, &kerberosTokens{tickets: t, url: url}), nil
+}
+
+// kerberosLogin logs a connection in, for messages that are sealed. Scheme and
+// protocol are those of MS-WSMV 2.2.9.1.2.
+type kerberosLogin struct {
+	*tickets
+	url string
+}
+
+func (k *kerberosLogin) protocol() string { return "application/HTTP-Kerberos-session-encrypted" }
+
+func (k *kerberosLogin) login(ctx context.Context, c *http.Client) (sealer, error) {
+	for attempt := 0; ; attempt++ {
+		g, token, err := k.begin(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		rs, err := empty(ctx, c, k.url, k.cfg.Host, "Kerberos", token)
+		if err != nil {
+			return nil, err
+		}
+		if rs.StatusCode == http.StatusUnauthorized {
+			if attempt == 0 {
+				k.forget()
+				continue
+			}
+			return nil, k.answer(rs.Header)
+		}
+		_, reply := findToken(rs.Header, "Kerberos")
+		if reply == nil {
+			return nil, k.refused(errors.New("the host did not prove who it is"))
+		}
+		if err := g.accept(reply); err != nil {
+			return nil, k.failed(err)
+		}
+		return g, nil
+	}
+}
+
+// kerberosTokens is for HTTPS: each request carries a token of its own, bound
+// to the server's certificate. HTTP.sys keeps no Kerberos login for a
+// connection unless it is told to (HTTP_AUTH_EX_FLAG_ENABLE_KERBEROS_
+// CREDENTIAL_CACHING).
+type kerberosTokens struct {
+	*tickets
+	url     string
+	binding atomic.Pointer[[]byte]
+}
+
+// authorize implements authorizer.
+func (k *kerberosTokens) authorize(c *http.Client, rq *http.Request) error {
+	if k.binding.Load() == nil {
+		// The certificate is not known before there has been a connection.
+		rs, err := empty(rq.Context(), c, k.url, k.cfg.Host, "", nil)
+		if err != nil {
+			return err
+		}
+		b := endpointBinding(rs.TLS)
+		k.binding.Store(&b)
+	}
+	_, token, err := k.begin(rq.Context(), *k.binding.Load())
+	if err != nil {
+		return err
+	}
+	rq.Header.Set("Authorization", "Kerberos "+base64.StdEncoding.EncodeToString(token))
+	return nil
+}
+
+// again implements authorizer: the ticket or the certificate may be old.
+func (k *kerberosTokens) again(rs *http.Response) bool {
+	k.forget()
+	b := endpointBinding(rs.TLS)
+	k.binding.Store(&b)
+	return true
 }

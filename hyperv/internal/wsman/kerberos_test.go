@@ -1,16 +1,22 @@
 package wsman_test
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hyperv/internal/wsman"
 )
 
-// TestKerberosSettings: without a KDC only what happens before it can be seen.
+// TestKerberosSettings: what happens before there is a KDC. The rest is tested
+// with one, in package hyperv and in gss_test.go.
 func TestKerberosSettings(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "krb5.conf")
@@ -24,7 +30,6 @@ func TestKerberosSettings(t *testing.T) {
 		"no credentials":   func(*wsman.Config) {},
 		"no keytab":        func(c *wsman.Config) { c.Krb.Keytab = filepath.Join(dir, "absent") },
 		"no cache":         func(c *wsman.Config) { c.Krb.CCache = filepath.Join(dir, "absent") },
-		"plain HTTP":       func(c *wsman.Config) { c.Password, c.PlainHTTP = "p", true },
 	} {
 		c := base
 		edit(&c)
@@ -34,9 +39,48 @@ func TestKerberosSettings(t *testing.T) {
 		}
 	}
 	base.Password = "pa55word"
+	base.PlainHTTP = true
 	s := dial(t, base)
 	_, err := s.Get(t.Context(), cim.NewRef("X", "K", "v"))
-	if err == nil || !strings.Contains(err.Error(), "refused the login of admin") || strings.Contains(err.Error(), "pa55word") {
+	var conn *wsman.ConnectionError
+	if !errors.As(err, &conn) || conn.Sent || !strings.Contains(err.Error(), "no KDC") || strings.Contains(err.Error(), "pa55word") {
 		t.Errorf("no KDC: %v", err)
+	}
+}
+
+// TestKerberosSilentKDC: the library that asks KDCs knows no contexts; a caller
+// whose context ends is not held up by it.
+func TestKerberosSilentKDC(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conf := filepath.Join(t.TempDir(), "krb5.conf")
+	if err := os.WriteFile(conf, []byte("[libdefaults]\n default_realm = EXAMPLE.TEST\n udp_preference_limit = 1\n[realms]\n EXAMPLE.TEST = {\n  kdc = "+l.Addr().String()+"\n }\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := dial(t, wsman.Config{Host: "hv01", Auth: wsman.Kerberos, PlainHTTP: true, User: "admin", Password: "p", Krb: wsman.KerberosConfig{ConfigFile: conf}})
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Get(ctx, cim.NewRef("X", "K", "v"))
+		done <- err
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() // and with it the library's wait, before the session is closed
+	stop()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	// The library still waits for its answer: it has not hung up.
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, c); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the call has waited for the library: %v", err)
 	}
 }

@@ -2,6 +2,9 @@ package wsman
 
 import (
 	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net/http"
@@ -14,58 +17,79 @@ import (
 // (DSP0226, security profile "https/mutual").
 const certificateHeader = "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual"
 
-// tlsPoster relies on TLS for secrecy: Basic, client certificates, Kerberos.
+// tlsPoster relies on TLS for secrecy. Each request carries its own login.
 type tlsPoster struct {
 	url    string
 	cfg    Config
 	client *http.Client
-	// authorize sets the Authorization header.
-	authorize func(*http.Request) error
+	auth   authorizer
 }
 
-func newTLS(url string, cfg Config, authorize func(*http.Request) error) *tlsPoster {
-	p := &tlsPoster{url: url, cfg: cfg, authorize: authorize}
-	if authorize == nil {
-		p.authorize = p.static
-	}
-	p.client = &http.Client{Transport: newTransport(cfg, cfg.Connections), CheckRedirect: noRedirect}
-	return p
+// authorizer logs a request in.
+type authorizer interface {
+	// authorize sets the Authorization header.
+	authorize(c *http.Client, rq *http.Request) error
+	// again tells whether to try once more after this refusal.
+	again(rs *http.Response) bool
+	// answer makes an error of a refusal.
+	answer(h http.Header) error
+	close()
+}
+
+func newTLS(url string, cfg Config, a authorizer) *tlsPoster {
+	return &tlsPoster{url: url, cfg: cfg, auth: a, client: &http.Client{Transport: newTransport(cfg, cfg.Connections), CheckRedirect: noRedirect}}
 }
 
 // noRedirect keeps credentials where they were meant to go.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-func (p *tlsPoster) static(rq *http.Request) error {
-	if p.cfg.Auth == Certificate {
+// constant is a login that is the same for each request: Basic, or a client
+// certificate.
+type constant Config
+
+func (c *constant) authorize(_ *http.Client, rq *http.Request) error {
+	if c.Auth == Certificate {
 		rq.Header.Set("Authorization", certificateHeader)
 		return nil
 	}
-	rq.SetBasicAuth(p.cfg.User, p.cfg.Password)
+	rq.SetBasicAuth(c.User, c.Password)
 	return nil
 }
 
-func (p *tlsPoster) close() { p.client.CloseIdleConnections() }
+func (c *constant) again(*http.Response) bool { return false }
+func (c *constant) answer(http.Header) error  { return &LoginError{Host: c.Host, User: c.User} }
+func (c *constant) close()                    {}
+
+func (p *tlsPoster) close() {
+	p.client.CloseIdleConnections()
+	p.auth.close()
+}
 
 func (p *tlsPoster) post(ctx context.Context, body string) (int, io.ReadCloser, error) {
-	var sent atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
-	rq, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, strings.NewReader(body))
-	if err != nil {
-		return 0, nil, err
-	}
-	rq.Header.Set("Content-Type", contentType)
-	if err := p.authorize(rq); err != nil {
-		return 0, nil, &LoginError{Host: p.cfg.Host, User: p.cfg.User, Err: err}
-	}
-	rs, err := p.client.Do(rq)
-	if err != nil {
-		return 0, nil, &ConnectionError{Host: p.cfg.Host, Sent: sent.Load(), Err: unwrapURL(err)}
-	}
-	if rs.StatusCode == http.StatusUnauthorized {
+	for attempt := 0; ; attempt++ {
+		var sent atomic.Bool
+		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
+		rq, err := http.NewRequestWithContext(traced, http.MethodPost, p.url, strings.NewReader(body))
+		if err != nil {
+			return 0, nil, err
+		}
+		rq.Header.Set("Content-Type", contentType)
+		if err := p.auth.authorize(p.client, rq); err != nil {
+			return 0, nil, err
+		}
+		sent.Store(false) // by what authorize sent
+		rs, err := p.client.Do(rq)
+		if err != nil {
+			return 0, nil, &ConnectionError{Host: p.cfg.Host, Sent: sent.Load(), Err: unwrapURL(err)}
+		}
+		if rs.StatusCode != http.StatusUnauthorized {
+			return rs.StatusCode, rs.Body, nil
+		}
 		drain(rs.Body)
-		return 0, nil, &LoginError{Host: p.cfg.Host, User: p.cfg.User}
+		if attempt > 0 || !p.auth.again(rs) {
+			return 0, nil, p.auth.answer(rs.Header)
+		}
 	}
-	return rs.StatusCode, rs.Body, nil
 }
 
 // drain reads what little is left so that the connection can be used again.
@@ -80,4 +104,23 @@ func unwrapURL(err error) error {
 		return e
 	}
 	return err
+}
+
+// endpointBinding ties a login to the server's certificate (RFC 5929,
+// tls-server-end-point), so that it cannot be relayed.
+func endpointBinding(s *tls.ConnectionState) []byte {
+	if s == nil || len(s.PeerCertificates) == 0 {
+		return nil
+	}
+	cert := s.PeerCertificates[0]
+	h := crypto.SHA256 // also in place of MD5 and SHA-1
+	switch cert.SignatureAlgorithm {
+	case x509.SHA384WithRSA, x509.ECDSAWithSHA384, x509.SHA384WithRSAPSS:
+		h = crypto.SHA384
+	case x509.SHA512WithRSA, x509.ECDSAWithSHA512, x509.SHA512WithRSAPSS:
+		h = crypto.SHA512
+	}
+	sum := h.New()
+	sum.Write(cert.Raw)
+	return sum.Sum([]byte("tls-server-end-point:"))
 }

@@ -265,12 +265,12 @@ func (s *Session) sign(c *rc4.Cipher, key []byte, seq uint32, msg []byte) []byte
 }
 
 // Seal encrypts and signs a message: 4 bytes length of the signature, signature, message.
-func (s *Session) Seal(msg []byte) []byte {
+func (s *Session) Seal(msg []byte) ([]byte, error) {
 	sealed := make([]byte, len(msg))
 	s.out.XORKeyStream(sealed, msg)
 	sig := s.sign(s.out, s.outSign, s.outSeq, msg)
 	s.outSeq++
-	return append(append(binary.LittleEndian.AppendUint32(nil, uint32(len(sig))), sig...), sealed...)
+	return append(append(binary.LittleEndian.AppendUint32(nil, uint32(len(sig))), sig...), sealed...), nil
 }
 
 // Open decrypts a message that Seal's counterpart has made, and checks its signature and place.

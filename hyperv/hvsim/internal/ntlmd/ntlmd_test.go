@@ -52,7 +52,10 @@ func TestLogin(t *testing.T) {
 		if err != nil || string(got) != msg {
 			t.Fatalf("%q %v", got, err)
 		}
-		b := s.Seal([]byte(msg))
+		b, err := s.Seal([]byte(msg))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if got, err = c.SecuritySession().Unwrap(b[20:], b[4:20]); err != nil || string(got) != msg {
 			t.Fatalf("%q %v", got, err)
 		}

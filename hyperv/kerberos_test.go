@@ -1,0 +1,204 @@
+package hyperv
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hyperv/hvsim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/lab"
+	"github.com/anyvisor/anyvisor/internal/lab/krblab"
+)
+
+// domain is a realm of a real KDC with one user and one host in it.
+type domain struct {
+	*krblab.KDC
+	sim    *hvsim.Sim
+	keytab string // of the host
+}
+
+const realmPassword = "Correct-Horse-7"
+
+// startDomain starts a KDC and a simulated host that trusts it.
+func startDomain(t *testing.T, kc krblab.Config, hc hvsim.Config) *domain {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer stop()
+	k, err := krblab.Start(ctx, kc)
+	if err != nil {
+		lab.Skip(t, err)
+	}
+	t.Cleanup(func() {
+		if err := k.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := errors.Join(k.AddUser(ctx, "administrator", realmPassword), k.AddUser(ctx, "guest", realmPassword), k.AddService(ctx, "HTTP/localhost")); err != nil {
+		t.Fatal(err)
+	}
+	if hc.Keytab, err = k.Keytab(ctx, "HTTP/localhost"); err != nil {
+		t.Fatal(err)
+	}
+	hc.RequireChannelBinding, hc.NoBasic = true, true
+	s := startSite(t, hc)
+	return &domain{k, s.sim, hc.Keytab}
+}
+
+// config reaches the host by the name that the realm knows.
+func (d *domain) config(url string) Config {
+	cfg := wsmanConfig(d.sim)
+	_, port, _ := net.SplitHostPort(hostPort(url))
+	cfg.Hosts = []string{"localhost:" + port}
+	cfg.Auth, cfg.KerberosConfig, cfg.Realm = Kerberos, d.Config(), krblab.Realm
+	cfg.User, cfg.Password = "administrator", ""
+	cfg.PlainHTTP = strings.HasPrefix(url, "http:")
+	return cfg
+}
+
+// TestKerberos logs in at a real KDC with each kind of credentials, over HTTP
+// with sealed messages and over HTTPS bound to the channel, and works.
+func TestKerberos(t *testing.T) {
+	d := startDomain(t, krblab.Config{}, hvsim.Config{})
+	ctx := t.Context()
+	tab, err := d.Keytab(ctx, "administrator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := d.Login(ctx, "administrator", realmPassword)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := d.sim.Host(0)
+	for name, edit := range map[string]func(*Config){
+		"password":         func(c *Config) { c.Password = realmPassword },
+		"password, name@":  func(c *Config) { c.Password, c.User, c.Realm = realmPassword, "administrator@"+krblab.Realm, "" },
+		"password, realm":  func(c *Config) { c.Password, c.Realm = realmPassword, "" }, // the default one
+		"keytab":           func(c *Config) { c.Keytab = tab },
+		"credential cache": func(c *Config) { c.CredentialCache, c.User = cache, "" },
+		"one lane":         func(c *Config) { c.CredentialCache, c.Connections = cache, 1 },
+	} {
+		for _, url := range []string{h.HTTPURL(), h.URL()} {
+			t.Run(name+" "+url[:5], func(t *testing.T) {
+				d.sim.ResetCalls()
+				cfg := d.config(url)
+				edit(&cfg)
+				c, err := Open(ctx, cfg, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				vm := create(t, c, small("it's <sealed> & "+name))
+				if _, err := vm.Start(ctx).Wait(ctx); err != nil {
+					t.Fatal(err)
+				}
+				i, err := vm.Info(ctx)
+				if err != nil || i.State != hypervisor.Running || i.Name != "it's <sealed> & "+name {
+					t.Errorf("%+v, %v", i, err)
+				}
+				if _, err := hypervisor.Collect(c.VMs(ctx, nil)); err != nil {
+					t.Error(err)
+				}
+				if sealed := d.sim.Calls()["HTTP sealed"] > 5; sealed != cfg.PlainHTTP {
+					t.Errorf("messages were sealed: %v", sealed)
+				}
+			})
+		}
+	}
+}
+
+// TestKerberosFaults: each refusal is told from the others, and names what to
+// do.
+func TestKerberosFaults(t *testing.T) {
+	d := startDomain(t, krblab.Config{}, hvsim.Config{})
+	ctx := t.Context()
+	h := d.sim.Host(0)
+	open := func(edit func(*Config), url string) error {
+		cfg := d.config(url)
+		cfg.Password = realmPassword
+		edit(&cfg)
+		c, err := Open(ctx, cfg, nil)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	check := func(name string, err, kind error, says string) {
+		t.Helper()
+		if !errors.Is(err, kind) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "horse") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	past := startDomain(t, krblab.Config{ClockOffset: -48 * time.Hour}, hvsim.Config{})
+	old, err := past.Login(ctx, "administrator", realmPassword)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range []string{h.HTTPURL(), h.URL()} {
+		check("wrong password", open(func(c *Config) { c.Password = "battery-horse" }, url), hypervisor.ErrUnauthenticated, "wrong password")
+		check("unknown user", open(func(c *Config) { c.User = "nobody" }, url), hypervisor.ErrUnauthenticated, "no such user")
+		check("a name that the realm does not know", open(func(c *Config) { c.Hosts[0] = strings.Replace(c.Hosts[0], "localhost", "127.0.0.1", 1) }, url),
+			hypervisor.ErrUnauthenticated, "no service HTTP/127.0.0.1")
+		check("a user whom the host does not know", open(func(c *Config) { c.User = "guest" }, url), hypervisor.ErrUnauthenticated, "refused the login of guest")
+		check("a KDC whose clock is two days behind", open(func(c *Config) { c.KerberosConfig = past.Config() }, url), hypervisor.ErrUnauthenticated, "clocks")
+		check("an old ticket", open(func(c *Config) { c.CredentialCache = old }, url), hypervisor.ErrUnauthenticated, "get a new one with kinit")
+	}
+	d.sim.Advance(10 * time.Minute)
+	for _, url := range []string{h.HTTPURL(), h.URL()} {
+		check("a host whose clock is ahead", open(func(*Config) {}, url), hypervisor.ErrUnauthenticated, "clocks")
+	}
+	conf, err := os.ReadFile(d.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := filepath.Join(t.TempDir(), "krb5.conf")
+	if err := os.WriteFile(nobody, regexp.MustCompile(`kdc = 127.*`).ReplaceAll(conf, []byte("kdc = 127.0.0.1:1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("no KDC", open(func(c *Config) { c.KerberosConfig = nobody }, h.HTTPURL()), hypervisor.ErrUnavailable, "no KDC")
+}
+
+// TestKerberosNewKey: the key of a host changes while its tickets are still
+// valid, which a member of a domain does every month. The ticket of the old
+// key is dropped.
+func TestKerberosNewKey(t *testing.T) {
+	d := startDomain(t, krblab.Config{}, hvsim.Config{})
+	ctx := t.Context()
+	cache, err := d.Login(ctx, "administrator", realmPassword)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := d.sim.Host(0)
+	for name, edit := range map[string]func(*Config){
+		"password": func(c *Config) { c.Password = realmPassword },
+		"cache":    func(c *Config) { c.CredentialCache = cache },
+	} {
+		for _, url := range []string{h.HTTPURL(), h.URL()} {
+			cfg := d.config(url)
+			edit(&cfg)
+			c, err := Open(ctx, cfg, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Rekey(ctx, "HTTP/localhost", d.keytab); err != nil {
+				t.Fatal(err)
+			}
+			// A sealed connection stays logged in until the host asks again.
+			if cfg.PlainHTTP {
+				d.sim.Inject(hvsim.Fault{Op: "HTTP", Status: 401})
+			}
+			if _, err := hypervisor.Collect(c.VMs(ctx, nil)); err != nil {
+				t.Errorf("%s, %s: %v", name, url, err)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
