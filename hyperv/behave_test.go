@@ -145,23 +145,66 @@ func TestSecondProcessFollowsAClone(t *testing.T) {
 	}
 }
 
-func TestSRIOVAdapter(t *testing.T) {
+// TestAdapterModels: an adapter that the machine or the switch can't have is
+// refused before anything is made, and SR-IOV takes a switch that has it.
+func TestAdapterModels(t *testing.T) {
 	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{Switches: []hvsim.Switch{{Name: "Fast", IOV: true}, {Name: "Slow"}}}}})
 	c := openSite(t, s)
-	vm := create(t, c, small("nic"))
-	nets, err := hypervisor.Collect(c.Networks(t.Context()))
-	if err != nil || len(nets) != 2 {
-		t.Fatal(nets, err)
-	}
-	for _, n := range nets {
-		_, err := vm.AttachNIC(t.Context(), hypervisor.NICSpec{Network: n.ID, Model: modelSRIOV}).Wait(t.Context())
-		if (n.Name == "Fast") != (err == nil) || err != nil && !errors.Is(err, hypervisor.ErrUnsupported) || n.SRIOV != hypervisor.FactOf(n.Name == "Fast") {
-			t.Errorf("%+v: %v", n, err)
+	ids := map[string]hypervisor.NetworkID{}
+	for n, err := range c.Networks(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[n.Name] = n.ID
+		if n.SRIOV != hypervisor.FactOf(n.Name == "Fast") {
+			t.Errorf("%+v", n)
 		}
 	}
-	i, err := vm.Info(t.Context())
-	if err != nil || len(i.NICs) != 1 || i.NICs[0].Model != modelSRIOV || !i.NICs[0].Connected {
-		t.Errorf("%+v, %v", i.NICs, err)
+	off := map[string]*hypervisor.VM{}
+	for gen := range strings.SplitSeq("1 2", " ") {
+		spec := small("generation " + gen)
+		spec.Machine = "generation " + gen
+		off[gen] = create(t, c, spec)
+	}
+	for _, k := range []struct {
+		gen, network, model string
+		want                error
+	}{
+		{"2", "Fast", modelSRIOV, nil},
+		{"2", "Slow", modelSRIOV, hypervisor.ErrUnsupported},
+		{"2", "Fast", "legacy", hypervisor.ErrUnsupported},
+		{"1", "Slow", "legacy", nil},
+		{"1", "Fast", "SR-IOV", nil},
+		{"2", "Slow", "Synthetic", nil},
+		{"2", "Slow", "e1000", hypervisor.ErrInvalidArgument},
+		{"2", "nowhere", "", hypervisor.ErrNotFound},
+	} {
+		nic := hypervisor.NICSpec{Network: ids[k.network], Model: k.model}
+		if k.network == "nowhere" {
+			nic.Network = "nowhere"
+		}
+		before := len(s.sim.Machines())
+		id, err := off[k.gen].AttachNIC(t.Context(), nic).Wait(t.Context())
+		spec := small("made with one")
+		spec.Machine, spec.NICs = "generation "+k.gen, []hypervisor.NICSpec{nic}
+		made, cerr := c.CreateVM(t.Context(), spec).Wait(t.Context())
+		if k.want != nil {
+			if !errors.Is(err, k.want) || !errors.Is(cerr, k.want) || len(s.sim.Machines()) != before {
+				t.Errorf("%+v: AttachNIC %v, CreateVM %v", k, err, cerr)
+			}
+			continue
+		}
+		if err != nil || cerr != nil {
+			t.Errorf("%+v: AttachNIC %v, CreateVM %v", k, err, cerr)
+			continue
+		}
+		i, err := made.Info(t.Context())
+		if err != nil || len(i.NICs) != 1 || !strings.EqualFold(i.NICs[0].Model, k.model) || !i.NICs[0].Connected || i.NICs[0].Network != ids[k.network] {
+			t.Errorf("%+v: %+v, %v", k, i.NICs, err)
+		}
+		if _, err := off[k.gen].DetachNIC(t.Context(), id).Wait(t.Context()); err != nil {
+			t.Errorf("%+v: %v", k, err)
+		}
 	}
 }
 

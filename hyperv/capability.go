@@ -40,7 +40,7 @@ var general = map[hypervisor.Capability]hypervisor.Support{
 
 	hypervisor.CloneFull: yes(), hypervisor.CloneLinked: yes(), hypervisor.CloneRunning: yes(), hypervisor.CloneFromSnapshot: yes(),
 	hypervisor.CloneInstant:   no(hypervisor.ReasonPlatform, "Hyper-V does not fork running machines"),
-	hypervisor.CloneCustomize: no(hypervisor.ReasonNotImplemented, "the guest's own tools (sysprep, cloud-init) set host names and addresses"),
+	hypervisor.CloneCustomize: no(hypervisor.ReasonPlatform, "the WMI provider sets no facts inside guests of a clone: use the guest's own tools (sysprep, cloud-init on a disk or CD)"),
 	hypervisor.Templates: partial(hypervisor.ReasonEmulated,
 		"Hyper-V has no templates: one is kept as a planned machine, which the host itself does not start, with a definition file to deploy from"),
 
@@ -50,7 +50,7 @@ var general = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.MigrateTuning:   no(hypervisor.ReasonPlatform, "bandwidth and downtime are settings of the hosts; only compression is chosen for one migration"),
 
 	hypervisor.DevicePCI:     yes(),
-	hypervisor.DeviceVF:      no(hypervisor.ReasonNotImplemented, "virtual functions of network cards belong to a switch and are not assigned one by one"),
+	hypervisor.DeviceVF:      no(hypervisor.ReasonPlatform, `a switch hands out the virtual functions of its network card: attach an adapter of model "sr-iov" to a network that has SR-IOV`),
 	hypervisor.DeviceVGPU:    yes(),
 	hypervisor.DeviceHotplug: no(hypervisor.ReasonPlatform, "Hyper-V gives and takes devices only while the machine is off"),
 	hypervisor.DevicePrepare: yes(),
@@ -66,7 +66,7 @@ var general = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.HostMaintenance:  no(hypervisor.ReasonPlatform, "a host has no maintenance mode; nodes of a cluster are drained with the cluster's tools"),
 	hypervisor.PlacementNative:  no(hypervisor.ReasonPlatform, "Hyper-V has no scheduler"),
 	hypervisor.HighAvailability: no(hypervisor.ReasonNotImplemented, "set the priority of the machine's cluster group with the cluster's tools"),
-	hypervisor.ReplicationRead:  no(hypervisor.ReasonNotImplemented, "ask the host with Get-VMReplication"),
+	hypervisor.ReplicationRead:  yes(),
 	hypervisor.TaskResume:       partial(hypervisor.ReasonPlatform, "jobs of the host, for five minutes after their end, and work that makes a machine; other composed work is known to its own process only"),
 	hypervisor.TaskCancel:       yes(),
 	hypervisor.VolumeManage:     yes(),
@@ -79,6 +79,10 @@ func (h *host) editionFor(c hypervisor.Capability) hypervisor.Support {
 	case hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateBoth, hypervisor.MigrateCross:
 		if h.client() {
 			return no(hypervisor.ReasonEdition, fmt.Sprintf("host %s runs Windows %s; only server editions move machines between hosts", h.id, h.edition()))
+		}
+	case hypervisor.ReplicationRead:
+		if h.client() {
+			return no(hypervisor.ReasonEdition, fmt.Sprintf("host %s runs Windows %s; Hyper-V Replica is on server editions only", h.id, h.edition()))
 		}
 	case hypervisor.DevicePCI, hypervisor.DevicePrepare:
 		if h.client() {
@@ -213,23 +217,24 @@ func (d *driver) refuse(on hypervisor.Ref, c hypervisor.Capability) error {
 }
 
 var (
-	_ hypervisor.Driver           = (*driver)(nil)
-	_ hypervisor.Lifecycle        = (*driver)(nil)
-	_ hypervisor.Powerer          = (*driver)(nil)
-	_ hypervisor.Reconfigurer     = (*driver)(nil)
-	_ hypervisor.Labeler          = (*driver)(nil)
-	_ hypervisor.DiskAttacher     = (*driver)(nil)
-	_ hypervisor.NICAttacher      = (*driver)(nil)
-	_ hypervisor.Snapshotter      = (*driver)(nil)
-	_ hypervisor.Cloner           = (*driver)(nil)
-	_ hypervisor.Templater        = (*driver)(nil)
-	_ hypervisor.Migrator         = (*driver)(nil)
-	_ hypervisor.DeviceAssigner   = (*driver)(nil)
-	_ hypervisor.DevicePreparer   = (*driver)(nil)
-	_ hypervisor.HostLister       = (*driver)(nil)
-	_ hypervisor.StorageManager   = (*driver)(nil)
-	_ hypervisor.DependencyLister = (*driver)(nil)
-	_ hypervisor.NetworkLister    = (*driver)(nil)
-	_ hypervisor.Watcher          = (*driver)(nil)
-	_ hypervisor.GuestAgent       = (*driver)(nil)
+	_ hypervisor.Driver            = (*driver)(nil)
+	_ hypervisor.Lifecycle         = (*driver)(nil)
+	_ hypervisor.Powerer           = (*driver)(nil)
+	_ hypervisor.Reconfigurer      = (*driver)(nil)
+	_ hypervisor.Labeler           = (*driver)(nil)
+	_ hypervisor.DiskAttacher      = (*driver)(nil)
+	_ hypervisor.NICAttacher       = (*driver)(nil)
+	_ hypervisor.Snapshotter       = (*driver)(nil)
+	_ hypervisor.Cloner            = (*driver)(nil)
+	_ hypervisor.Templater         = (*driver)(nil)
+	_ hypervisor.Migrator          = (*driver)(nil)
+	_ hypervisor.DeviceAssigner    = (*driver)(nil)
+	_ hypervisor.DevicePreparer    = (*driver)(nil)
+	_ hypervisor.HostLister        = (*driver)(nil)
+	_ hypervisor.StorageManager    = (*driver)(nil)
+	_ hypervisor.DependencyLister  = (*driver)(nil)
+	_ hypervisor.NetworkLister     = (*driver)(nil)
+	_ hypervisor.Watcher           = (*driver)(nil)
+	_ hypervisor.GuestAgent        = (*driver)(nil)
+	_ hypervisor.ReplicationReader = (*driver)(nil)
 )

@@ -220,8 +220,20 @@ func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest
 		Device:  hypervisor.DeviceRequest{Vendor: "10de", Product: "25b6"},
 		Profile: hypervisor.DeviceRequest{Profile: partitionProfile},
 	}
+	b.Replicate = s.replicate
 	b.Slow = s.clock.slow
 	return b
+}
+
+// replicate has a machine say what the suite wants to read, by one of the
+// values that mean it.
+func (s *site) replicate(_ context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error {
+	return s.sim.SetReplication(string(id), hvsim.Replication{
+		State: map[hypervisor.ReplicationState]uint16{hypervisor.ReplicationInitial: 2, hypervisor.Replicating: 3, hypervisor.FailedOver: 5, hypervisor.ReplicationSuspended: 7,
+			hypervisor.ReplicationError: 8, hypervisor.ReplicationResync: 10, hypervisor.FailingOver: 12}[r.State],
+		Mode:   map[hypervisor.ReplicationRole]uint16{hypervisor.Primary: 1, hypervisor.Replica: 2, hypervisor.TestReplica: 3, hypervisor.ExtendedReplica: 4}[r.Role],
+		Health: map[hypervisor.Health]uint16{hypervisor.HealthOK: 1, hypervisor.HealthWarning: 2, hypervisor.HealthCritical: 3}[r.Health],
+		Last:   r.LastAt})
 }
 
 func (s *site) host(name string) *hvsim.Host {

@@ -50,6 +50,15 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	if err := d.checkDisks(ctx, h, on, s.Disks, s.Placement.Datastore); err != nil {
 		return nil, err
 	}
+	hs, err := h.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range s.NICs {
+		if err := h.checkNIC(ctx, hs, n, gen == generation2, on); err != nil {
+			return nil, err
+		}
+	}
 	id := makeTask(h)
 	return d.start(ctx, h, id, func(o *op) (hypervisor.Ref, error) { return d.create(o, s, gen, id) })
 }

@@ -21,6 +21,9 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	if (m.state == hypervisor.Running || m.state == hypervisor.Paused || m.state == hypervisor.StateUnknown) && !r.Force {
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: power it off, or set Force", m.state)
 	}
+	if err := m.idle(); err != nil {
+		return nil, err
+	}
 	images, err := m.allImages(ctx)
 	if err != nil {
 		return nil, err
@@ -50,8 +53,12 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		o.commit()
 		o.phase("removing", -1)
 		if err := m.destroy(o.ctx); err != nil {
-			if now, rerr := d.read(o.ctx, m.h, m.s, m.id); now == nil && rerr == nil {
+			switch now, rerr := d.read(o.ctx, m.h, m.s, m.id); {
+			case rerr != nil:
+			case now == nil:
 				err = hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "somebody else removed the machine meanwhile: %w", err)
+			case now.idle() != nil:
+				err = now.idle()
 			}
 			return hypervisor.Ref{}, err
 		}
@@ -77,6 +84,25 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		}
 		return hypervisor.Ref{}, failed
 	})
+}
+
+// underWay is the second value of OperationalStatus of a machine that a job
+// works on (Hyper-V WMI v2 reference, Msvm_SummaryInformation).
+var underWay = map[uint64]string{32768: "a checkpoint is being made", 32769: "a checkpoint is being applied", 32770: "a checkpoint is being deleted",
+	32773: "it is being exported or cloned", 32774: "it is being migrated"}
+
+// idle refuses a machine that the host is at work on. The host itself says no
+// more than "invalid state".
+func (m *machine) idle() error {
+	if m.system == nil {
+		return nil
+	}
+	for _, s := range m.system.Uints("OperationalStatus") {
+		if what := underWay[s]; what != "" {
+			return hypervisor.Errorf(hypervisor.KindBusy, m.id.Ref(), "%s: wait until that has ended", what)
+		}
+	}
+	return nil
 }
 
 // dropBases removes the checkpoints that were made for a linked clone, if no

@@ -18,16 +18,7 @@ func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor
 	if err := m.hotNIC(); err != nil {
 		return nil, err
 	}
-	switch strings.ToLower(n.Model) {
-	case "", "synthetic", modelSRIOV:
-	case "legacy":
-		if m.gen2() {
-			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.NICAttach, hypervisor.ReasonPlatform, "generation 2 machines have no legacy adapters")
-		}
-	default:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "Hyper-V has no adapter %q: use synthetic, sr-iov or legacy", n.Model)
-	}
-	if err := m.h.checkSRIOV(ctx, m.s, n, id.Ref()); err != nil {
+	if err := m.h.checkNIC(ctx, m.s, n, m.gen2(), id.Ref()); err != nil {
 		return nil, err
 	}
 	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
@@ -90,14 +81,23 @@ func (o *op) enableSRIOV(conn cim.Ref) error {
 	return err
 }
 
-// checkSRIOV refuses a switch that has no functions to give.
-func (h *host) checkSRIOV(ctx context.Context, s cim.Session, n hypervisor.NICSpec, on hypervisor.Ref) error {
-	if !strings.EqualFold(n.Model, modelSRIOV) {
-		return nil
-	}
+// checkNIC refuses an adapter that the machine or the switch can't have.
+func (h *host) checkNIC(ctx context.Context, s cim.Session, n hypervisor.NICSpec, gen2 bool, on hypervisor.Ref) error {
 	sw, err := h.network(ctx, s, n.Network)
 	if err != nil {
 		return err
+	}
+	switch strings.ToLower(n.Model) {
+	case "", "synthetic":
+		return nil
+	case "legacy":
+		if gen2 {
+			return hypervisor.Unsupported(on, hypervisor.NICAttach, hypervisor.ReasonPlatform, "generation 2 machines have no legacy adapters")
+		}
+		return nil
+	case modelSRIOV:
+	default:
+		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "Hyper-V has no adapter %q: use synthetic, sr-iov or legacy", n.Model)
 	}
 	set, err := cim.First(s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualEthernetSwitchSettingData", []string{"VirtualSystemIdentifier", "IOVPreferred"},
 		"VirtualSystemIdentifier = "+cim.Quote(sw.Key("Name")))), "the switch's settings")
