@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -61,6 +62,47 @@ func TestCallsOfAListing(t *testing.T) {
 			if !maps.Equal(got, golden[name]) {
 				t.Errorf("%s listing of %d machines:\n got %v\nwant %v", name, n, got, golden[name])
 			}
+		}
+	}
+}
+
+// TestCallsOfAWatch: a host without events is looked at with two queries, once
+// each EventInterval, however many machines it has.
+func TestCallsOfAWatch(t *testing.T) {
+	const looks = 3
+	for _, n := range []int{3, 300} {
+		s := startSite(t, hvsim.Config{MaxEnvelopeKB: 1 << 16})
+		s.config.MaxEnvelope, s.config.EventInterval = 1<<26, 5*time.Millisecond
+		ids := populate(t, s, n)
+		c := openSite(t, s)
+		ctx, stop := context.WithCancel(t.Context())
+		s.sim.ResetCalls()
+		go func() { // something to see after some looks in which nothing has changed
+			for s.sim.Calls()["Query Msvm_ComputerSystem"] < looks {
+				time.Sleep(time.Millisecond)
+			}
+			if err := s.sim.SetHealth(ids[0], 25); err != nil { // which pauses it
+				t.Error(err)
+			}
+		}()
+		var events []hypervisor.Event
+		for e, err := range c.Watch(ctx, "") {
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			if events = append(events, e); e.Type == hypervisor.VMState {
+				break
+			}
+		}
+		stop()
+		if len(events) != 1 || events[0].State != hypervisor.Paused || string(events[0].Object.ID) != ids[0] {
+			t.Errorf("%+v", events)
+		}
+		got := s.sim.Calls()
+		settings, systems := got["Query Msvm_VirtualSystemSettingData"], got["Query Msvm_ComputerSystem"]
+		if settings != systems || systems < looks || got["HTTP Enumerate"] != settings+systems || got["HTTP Pull"] != 0 {
+			t.Errorf("%d machines: %v", n, got)
 		}
 	}
 }

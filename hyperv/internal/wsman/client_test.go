@@ -77,7 +77,7 @@ func rows(t testing.TB, s *wsman.Client) []*cim.Instance {
 
 func TestLogins(t *testing.T) {
 	cert := clientCertificate(t)
-	sim := start(t, hvsim.Config{ClientCertificate: cert.Leaf})
+	sim := start(t, hvsim.Config{ClientCertificate: cert.Leaf, RequireChannelBinding: true})
 	h := sim.Host(0)
 	for name, edit := range map[string]func(*wsman.Config){
 		"NTLM":        func(*wsman.Config) {},
