@@ -9,7 +9,9 @@
 // It refuses what Hyper-V refuses: unknown classes, properties, methods and parameters, wrong types, wrong states.
 // A method that real hosts have and the simulator does not do is refused with 0x80041055 (provider not capable), so that
 // nobody takes silence for success. Not simulated are, among others: Replica (its state can be set), boot sources,
-// resource pools, collections, Fibre Channel, thumbnails, Kerberos logins and WS-Eventing subscriptions.
+// resource pools, collections, Fibre Channel, thumbnails and WS-Eventing subscriptions.
+//
+// Logins are Basic, NTLM, client certificates and, with Config.Keytab, Kerberos against a KDC of yours.
 //
 // Time is the simulation's own: jobs end, guests boot and disks merge by Config.Clock, when somebody looks, and
 // Sim.Advance moves it on. Sim.Inject makes calls, jobs and connections fail; Sim.Calls counts what was asked for;
@@ -17,5 +19,5 @@
 //
 // Sources. Comments name where a behaviour comes from: [D] Microsoft's reference pages (page or class named),
 // [G] the classes generated from real hosts in github.com/microsoft/wmi, [O] OpenStack os-win, [L] libvirt's Hyper-V
-// driver, [X] txwinrm's recorded replies. "believed" marks what no source at hand states.
+// driver, [X] txwinrm's recorded replies. "believed" or [M] marks what no source at hand states.
 package hvsim
