@@ -1,7 +1,6 @@
 package hyperv
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim"
 	"github.com/anyvisor/anyvisor/hypervisor"
-	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/krblab"
 )
 
@@ -29,37 +27,29 @@ const realmPassword = "Correct-Horse-7"
 // startDomain starts a KDC and a simulated host that trusts it.
 func startDomain(t *testing.T, kc krblab.Config, hc hvsim.Config) *domain {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer stop()
-	k, err := krblab.Start(ctx, kc)
-	if err != nil {
-		lab.Skip(t, err)
-	}
-	t.Cleanup(func() {
-		if err := k.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := errors.Join(k.AddUser(ctx, "administrator", realmPassword), k.AddUser(ctx, "guest", realmPassword), k.AddService(ctx, "HTTP/localhost")); err != nil {
-		t.Fatal(err)
-	}
-	if hc.Keytab, err = k.Keytab(ctx, "HTTP/localhost"); err != nil {
-		t.Fatal(err)
-	}
+	k, keytab := krblab.ForTest(t, kc, realmPassword, []string{"administrator", "guest"}, "HTTP/localhost")
+	hc.Keytab = keytab
 	hc.RequireChannelBinding, hc.NoBasic = true, true
 	s := startSite(t, hc)
-	return &domain{k, s.sim, hc.Keytab}
+	return &domain{k, s.sim, keytab}
 }
 
 // config reaches the host by the name that the realm knows.
 func (d *domain) config(url string) Config {
 	cfg := wsmanConfig(d.sim)
-	_, port, _ := net.SplitHostPort(hostPort(url))
-	cfg.Hosts = []string{"localhost:" + port}
+	cfg.Hosts = []string{"localhost:" + portOf(url)}
 	cfg.Auth, cfg.KerberosConfig, cfg.Realm = Kerberos, d.Config(), krblab.Realm
 	cfg.User, cfg.Password = "administrator", ""
 	cfg.PlainHTTP = strings.HasPrefix(url, "http:")
 	return cfg
+}
+
+func portOf(url string) string {
+	_, port, err := net.SplitHostPort(hostPort(url))
+	if err != nil {
+		panic(err)
+	}
+	return port
 }
 
 // TestKerberos logs in at a real KDC with each kind of credentials, over HTTP
@@ -109,6 +99,44 @@ func TestKerberos(t *testing.T) {
 					t.Errorf("messages were sealed: %v", sealed)
 				}
 			})
+		}
+	}
+}
+
+// TestKerberosURL: the same from a URL, and with the ticket that kinit left,
+// as Kerberos' own tools take it.
+func TestKerberosURL(t *testing.T) {
+	d := startDomain(t, krblab.Config{}, hvsim.Config{})
+	ctx := t.Context()
+	tab, err := d.Keytab(ctx, "administrator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := d.Login(ctx, "administrator", realmPassword)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KRB5_CONFIG", d.Config())
+	t.Setenv("HYPERV_PASSWORD", "")
+	base := "localhost:" + portOf(d.sim.Host(0).HTTPURL()) + "/?auth=kerberos&http=1"
+	for _, k := range []struct{ ccname, url string }{
+		{"FILE:/nonexistent", "hyperv://administrator@" + base + "&realm=" + krblab.Realm + "&keytab=" + tab},
+		{"FILE:/nonexistent", "hyperv://" + base + "&krb5conf=" + d.Config() + "&ccache=" + cache},
+		{"FILE:" + cache, "hyperv://" + base},
+		{cache, "hyperv://" + base},
+	} {
+		t.Setenv("KRB5CCNAME", k.ccname)
+		c, err := hypervisor.Open(ctx, k.url, nil)
+		if err != nil {
+			t.Errorf("%s with KRB5CCNAME=%s: %v", k.url, k.ccname, err)
+			continue
+		}
+		c.Close()
+	}
+	for _, name := range []string{"FILE:/nonexistent", "KEYRING:persistent:0"} {
+		t.Setenv("KRB5CCNAME", name)
+		if _, err := hypervisor.Open(ctx, "hyperv://"+base, nil); err == nil || !strings.Contains(err.Error(), "credential cache") {
+			t.Errorf("KRB5CCNAME=%s: %v", name, err)
 		}
 	}
 }

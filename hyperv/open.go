@@ -55,8 +55,8 @@ type Config struct {
 	// KerberosConfig is a krb5.conf; "" means $KRB5_CONFIG or /etc/krb5.conf.
 	// Realm is the user's; "" means the part of User after @, or the default
 	// realm. The user's key comes from Keytab or CredentialCache, which are
-	// files, or else from Password. A host is known to the realm as
-	// HTTP/<name>, with the name that Hosts gives it.
+	// files, or from Password, or else from the cache that kinit left. A host
+	// is known to the realm as HTTP/<name>, with the name that Hosts gives it.
 	KerberosConfig, Realm, Keytab, CredentialCache string
 	// MaxEnvelope is the largest reply to ask for in bytes; 0 means the
 	// default limit of Windows.

@@ -2,9 +2,7 @@ package hvsim_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"os/exec"
 	"strings"
 	"testing"
@@ -19,27 +17,12 @@ import (
 // administrator.
 func realm(t *testing.T, c hvsim.Config) (*krblab.KDC, *hvsim.Sim) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer stop()
-	k, err := krblab.Start(ctx, krblab.Config{})
-	if err != nil {
-		lab.Skip(t, err)
-	}
-	t.Cleanup(func() {
-		if err := k.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := errors.Join(k.AddUser(ctx, "administrator", "secret"), k.AddUser(ctx, "guest", "secret"), k.AddService(ctx, "HTTP/localhost")); err != nil {
-		t.Fatal(err)
-	}
-	if c.Keytab, err = k.Keytab(ctx, "HTTP/localhost"); err != nil {
-		t.Fatal(err)
-	}
-	cache, err := k.Login(ctx, "administrator", "secret")
+	k, keytab := krblab.ForTest(t, krblab.Config{}, "secret", []string{"administrator", "guest"}, "HTTP/localhost")
+	cache, err := k.Login(t.Context(), "administrator", "secret")
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Keytab = keytab
 	t.Setenv("KRB5_CONFIG", k.Config())
 	t.Setenv("KRB5CCNAME", "FILE:"+cache)
 	return k, start(t, c)

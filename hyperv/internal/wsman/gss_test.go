@@ -3,7 +3,6 @@ package wsman
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jcmturner/gokrb5/v8/crypto"
+	"github.com/jcmturner/gokrb5/v8/iana/etypeID"
+	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
+	"github.com/jcmturner/gokrb5/v8/messages"
+	"github.com/jcmturner/gokrb5/v8/types"
+
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/krblab"
@@ -33,24 +38,7 @@ type realm struct {
 
 func startRealm(t *testing.T) *realm {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer stop()
-	k, err := krblab.Start(ctx, krblab.Config{})
-	if err != nil {
-		lab.Skip(t, err)
-	}
-	t.Cleanup(func() {
-		if err := k.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := errors.Join(k.AddUser(ctx, "ann", "secret"), k.AddService(ctx, "HTTP/localhost")); err != nil {
-		t.Fatal(err)
-	}
-	keytab, err := k.Keytab(ctx, "HTTP/localhost")
-	if err != nil {
-		t.Fatal(err)
-	}
+	k, keytab := krblab.ForTest(t, krblab.Config{}, "secret", []string{"ann"}, "HTTP/localhost")
 	tk, err := newTickets(Config{Host: "localhost", User: "ann", Password: "secret", Krb: KerberosConfig{ConfigFile: k.Config()}})
 	if err != nil {
 		t.Fatal(err)
@@ -314,5 +302,39 @@ func TestHostileHost(t *testing.T) {
 	}
 	if got, err := g.unseal(s2, m2); err != nil || string(got) != "second" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestWindowsRotation: Windows adds 16 bytes, and may count them into the
+// rotation or not (MS-KILE 3.4.5.4.1).
+func TestWindowsRotation(t *testing.T) {
+	key := types.EncryptionKey{KeyType: etypeID.AES256_CTS_HMAC_SHA1_96, KeyValue: bytes.Repeat([]byte{7}, 32)}
+	et, err := crypto.GetEtype(key.KeyType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const flags, extra = sentByAcceptor | confidential | acceptorSubkey, 16
+	msg := []byte(strings.Repeat("a message ", 10))
+	for _, k := range []struct{ says, does int }{{28, 28}, {28, 28 + extra}, {28 + extra, 28 + extra}, {0, 0}} {
+		g := &gssContext{key: key, et: et, acceptorKey: true, received: 5}
+		plain := append(append(bytes.Clone(msg), bytes.Repeat([]byte{0xff}, extra)...), wrapToken(flags, extra, 0, 5)...)
+		_, c, err := et.EncryptMessage(key.KeyValue, plain, keyusage.GSSAPI_ACCEPTOR_SEAL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := append(wrapToken(flags, extra, uint16(k.says), 5), rotate(c, len(c)-k.does)...)
+		n := len(token) - len(msg)
+		if got, err := g.unseal(token[:n], token[n:]); err != nil || !bytes.Equal(got, msg) {
+			t.Errorf("%+v: %q, %v", k, got, err)
+		}
+	}
+}
+
+// TestOldEncryption: keys whose messages are sealed in another way are refused
+// before anything is sent.
+func TestOldEncryption(t *testing.T) {
+	_, _, err := newGSS(messages.Ticket{}, types.EncryptionKey{KeyType: etypeID.RC4_HMAC, KeyValue: make([]byte, 16)}, "R", types.PrincipalName{}, nil)
+	if err == nil || !strings.Contains(err.Error(), "allow AES") {
+		t.Errorf("RC4: %v", err)
 	}
 }

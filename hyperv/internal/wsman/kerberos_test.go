@@ -19,6 +19,7 @@ import (
 // with one, in package hyperv and in gss_test.go.
 func TestKerberosSettings(t *testing.T) {
 	dir := t.TempDir()
+	t.Setenv("KRB5CCNAME", filepath.Join(dir, "absent"))
 	conf := filepath.Join(dir, "krb5.conf")
 	// Nothing listens on the KDC's port.
 	if err := os.WriteFile(conf, []byte("[libdefaults]\n default_realm = EXAMPLE.TEST\n dns_lookup_kdc = false\n[realms]\n EXAMPLE.TEST = {\n  kdc = 127.0.0.1:1\n }\n"), 0o600); err != nil {

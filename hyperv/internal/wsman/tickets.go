@@ -24,7 +24,8 @@ import (
 )
 
 // KerberosConfig says where Kerberos takes its settings and the user's key
-// from. Without Keytab and CCache the password of the Config is used.
+// from. Without Keytab and CCache the password of the Config is used, and
+// without that the user's own credential cache.
 type KerberosConfig struct {
 	// ConfigFile is krb5.conf; empty means $KRB5_CONFIG or /etc/krb5.conf.
 	ConfigFile string
@@ -76,6 +77,12 @@ func newTickets(cfg Config) (*tickets, error) {
 	}
 	// Active Directory does not answer the FAST negotiation as RFC 6806 wants.
 	noFAST := krbclient.DisablePAFXFAST(true)
+	if kc.CCache == "" && kc.Keytab == "" && cfg.Password == "" {
+		if kc.CCache, err = ownCache(); err != nil {
+			return nil, err
+		}
+		t.cfg.Krb.CCache = kc.CCache
+	}
 	switch {
 	case kc.CCache != "":
 		t.open = func() (*krbclient.Client, time.Time, error) {
@@ -100,15 +107,29 @@ func newTickets(cfg Config) (*tickets, error) {
 		t.open = func() (*krbclient.Client, time.Time, error) {
 			return krbclient.NewWithKeytab(user, realm, kt, conf, noFAST), time.Time{}, nil
 		}
-	case cfg.Password != "":
+	default:
 		t.open = func() (*krbclient.Client, time.Time, error) {
 			return krbclient.NewWithPassword(user, realm, cfg.Password, conf, noFAST), time.Time{}, nil
 		}
-	default:
-		return nil, errors.New("wsman: Kerberos needs a password, a keytab or a credential cache")
 	}
 	t.client, t.ends, err = t.open()
 	return t, err
+}
+
+// ownCache is where Kerberos' tools keep this user's tickets.
+func ownCache() (string, error) {
+	name := os.Getenv("KRB5CCNAME")
+	file, isFile := strings.CutPrefix(name, "FILE:")
+	switch {
+	case name == "":
+		file = fmt.Sprintf("/tmp/krb5cc_%d", os.Getuid())
+	case !isFile && strings.Contains(name, ":"):
+		return "", fmt.Errorf("wsman: the credential cache %s is no file: Kerberos needs a password, a keytab, or a credential cache in a file", name)
+	}
+	if _, err := os.Stat(file); err != nil {
+		return "", fmt.Errorf("wsman: Kerberos needs a password, a keytab or a credential cache: %w", err)
+	}
+	return file, nil
 }
 
 // begin makes a login's first token.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/anyvisor/anyvisor/internal/lab"
@@ -61,6 +62,35 @@ func Start(ctx context.Context, cfg Config) (*KDC, error) {
 			return nil, errors.Join(err, k.Stop())
 		}
 	}
+}
+
+// ForTest starts a KDC for the time of a test, with users of one password and a service, and writes the service's key into
+// a keytab. Where there can be no lab the test is skipped, or fails on CI.
+func ForTest(tb testing.TB, cfg Config, password string, users []string, service string) (k *KDC, keytab string) {
+	tb.Helper()
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer stop()
+	k, err := Start(ctx, cfg)
+	if err != nil {
+		lab.Skip(tb, err)
+	}
+	tb.Cleanup(func() {
+		if err := k.Stop(); err != nil {
+			tb.Error(err)
+		}
+	})
+	for _, u := range users {
+		if err := k.AddUser(ctx, u, password); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := k.AddService(ctx, service); err != nil {
+		tb.Fatal(err)
+	}
+	if keytab, err = k.Keytab(ctx, service); err != nil {
+		tb.Fatal(err)
+	}
+	return k, keytab
 }
 
 // serve makes the realm on the first call, and starts the KDC on a free port.
