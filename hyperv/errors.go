@@ -58,8 +58,6 @@ func (d *driver) ErrorKind(err error) hypervisor.Kind {
 		return kinds[ce.Kind()]
 	case errors.As(err, &conn):
 		return hypervisor.KindUnavailable
-	case errors.Is(err, wsman.ErrUnsealed):
-		return hypervisor.KindInvalidArgument
 	case errors.Is(err, com.ErrNotWindows):
 		return hypervisor.KindUnsupported
 	}

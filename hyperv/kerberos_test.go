@@ -71,6 +71,7 @@ func TestKerberos(t *testing.T) {
 		"password, name@":  func(c *Config) { c.Password, c.User, c.Realm = realmPassword, "administrator@"+krblab.Realm, "" },
 		"password, realm":  func(c *Config) { c.Password, c.Realm = realmPassword, "" }, // the default one
 		"keytab":           func(c *Config) { c.Keytab = tab },
+		"password, domain": func(c *Config) { c.Password, c.User = realmPassword, `ANYVISOR\administrator` },
 		"credential cache": func(c *Config) { c.CredentialCache, c.User = cache, "" },
 		"one lane":         func(c *Config) { c.CredentialCache, c.Connections = cache, 1 },
 	} {
@@ -135,7 +136,7 @@ func TestKerberosURL(t *testing.T) {
 	}
 	for _, name := range []string{"FILE:/nonexistent", "KEYRING:persistent:0"} {
 		t.Setenv("KRB5CCNAME", name)
-		if _, err := hypervisor.Open(ctx, "hyperv://"+base, nil); err == nil || !strings.Contains(err.Error(), "credential cache") {
+		if _, err := hypervisor.Open(ctx, "hyperv://"+base, nil); !errors.Is(err, hypervisor.ErrInvalidArgument) || !strings.Contains(err.Error(), "credential cache") {
 			t.Errorf("KRB5CCNAME=%s: %v", name, err)
 		}
 	}
@@ -162,6 +163,13 @@ func TestKerberosFaults(t *testing.T) {
 		if !errors.Is(err, kind) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "horse") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	for name, edit := range map[string]func(*Config){
+		"no configuration": func(c *Config) { c.KerberosConfig = "/nonexistent" },
+		"no keytab":        func(c *Config) { c.Keytab = "/nonexistent" },
+		"no cache":         func(c *Config) { c.CredentialCache = "/nonexistent" },
+	} {
+		check(name, open(edit, h.HTTPURL()), hypervisor.ErrInvalidArgument, "/nonexistent")
 	}
 	past := startDomain(t, krblab.Config{ClockOffset: -48 * time.Hour}, hvsim.Config{})
 	old, err := past.Login(ctx, "administrator", realmPassword)

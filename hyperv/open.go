@@ -214,11 +214,15 @@ func (c *Config) session(ctx context.Context, host string) (cim.Session, error) 
 		}
 		name, port = h, n
 	}
-	return wsman.New(wsman.Config{
+	ws, err := wsman.New(wsman.Config{
 		Host: name, Port: port, PlainHTTP: c.PlainHTTP, Auth: wsman.Auth(c.Auth), User: c.User, Password: c.Password, TLS: c.TLS,
 		Krb:         wsman.KerberosConfig{ConfigFile: c.KerberosConfig, Realm: c.Realm, Keytab: c.Keytab, CCache: c.CredentialCache},
 		MaxEnvelope: c.MaxEnvelope, Connections: c.Connections, OnCall: countCall,
 	})
+	if err != nil { // nothing is sent so early: the settings are wrong
+		return nil, &hypervisor.Error{Kind: hypervisor.KindInvalidArgument, Unsent: true, Err: err}
+	}
+	return ws, nil
 }
 
 // countCall tells the operation of this context, for its Observer.

@@ -64,7 +64,8 @@ func newTickets(cfg Config) (*tickets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wsman: Kerberos configuration: %w", err)
 	}
-	user, realm, _ := strings.Cut(cfg.User, "@")
+	_, user := splitUser(cfg.User) // a domain's short name is no realm
+	user, realm, _ := strings.Cut(user, "@")
 	if kc.Realm != "" {
 		realm = kc.Realm
 	}
