@@ -65,20 +65,24 @@ var general = map[hypervisor.Capability]hypervisor.Support{
 
 	hypervisor.HostMaintenance:  no(hypervisor.ReasonPlatform, "a host has no maintenance mode; nodes of a cluster are drained with the cluster's tools"),
 	hypervisor.PlacementNative:  no(hypervisor.ReasonPlatform, "Hyper-V has no scheduler"),
-	hypervisor.HighAvailability: no(hypervisor.ReasonNotImplemented, "set the priority of the machine's cluster group with the cluster's tools"),
+	hypervisor.HighAvailability: yes(),
 	hypervisor.ReplicationRead:  yes(),
 	hypervisor.TaskResume:       partial(hypervisor.ReasonPlatform, "jobs of the host, for five minutes after their end, and work that makes a machine; other composed work is known to its own process only"),
 	hypervisor.TaskCancel:       yes(),
 	hypervisor.VolumeManage:     yes(),
 }
 
-// editionFor tells what this host's edition and version decide; the zero
-// Support if nothing.
+// editionFor tells what this host's edition, its version and its cluster
+// decide; the zero Support if nothing.
 func (h *host) editionFor(c hypervisor.Capability) hypervisor.Support {
 	switch c {
 	case hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateBoth, hypervisor.MigrateCross:
 		if h.client() {
 			return no(hypervisor.ReasonEdition, fmt.Sprintf("host %s runs Windows %s; only server editions move machines between hosts", h.id, h.edition()))
+		}
+	case hypervisor.HighAvailability:
+		if h.cluster == "" {
+			return no(hypervisor.ReasonConfig, fmt.Sprintf("host %s belongs to no failover cluster", h.id))
 		}
 	case hypervisor.ReplicationRead:
 		if h.client() {
@@ -237,4 +241,5 @@ var (
 	_ hypervisor.Watcher           = (*driver)(nil)
 	_ hypervisor.GuestAgent        = (*driver)(nil)
 	_ hypervisor.ReplicationReader = (*driver)(nil)
+	_ hypervisor.Protector         = (*driver)(nil)
 )

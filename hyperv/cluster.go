@@ -61,11 +61,24 @@ func clusterGroup(ctx context.Context, m *machine) (cim.Ref, error) {
 		}
 	}
 	// Where private properties are not shown, the resource has the name that
-	// the cluster's tools give it.
+	// the cluster's tools give it. Names are not unique: the role of another
+	// machine must not be taken for this one's.
 	for _, r := range rows {
-		if r.Get("PrivateProperties").IsNull() && r.Str("Name") == "Virtual Machine "+m.name() {
-			return group(r), nil
+		if !r.Get("PrivateProperties").IsNull() || r.Str("Name") != "Virtual Machine "+m.name() || !strings.EqualFold(r.Str("OwnerNode"), m.h.name) {
+			continue
 		}
+		return group(r), m.onlyOfItsName(ctx)
 	}
 	return cim.Ref{}, nil
+}
+
+// onlyOfItsName refuses a machine that the cluster, which goes by names, could
+// take for another of the same host.
+func (m *machine) onlyOfItsName(ctx context.Context) error {
+	same, err := cim.Collect(m.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualSystemSettingData", []string{"InstanceID"},
+		"VirtualSystemType = "+cim.Quote(typeRealized), "ElementName = "+cim.Quote(m.name()))))
+	if err == nil && len(same) > 1 {
+		err = hypervisor.Errorf(hypervisor.KindAmbiguous, m.id.Ref(), "the cluster knows machines by name, and host %s has %d of the name %q: rename one", m.h.id, len(same), m.name())
+	}
+	return err
 }

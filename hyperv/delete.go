@@ -24,6 +24,10 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	if err := m.idle(); err != nil {
 		return nil, err
 	}
+	role, err := m.role(ctx)
+	if err != nil {
+		return nil, err
+	}
 	images, err := m.allImages(ctx)
 	if err != nil {
 		return nil, err
@@ -52,6 +56,11 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		}
 		o.commit()
 		o.phase("removing", -1)
+		if !role.IsZero() { // it would stay, and fail for ever
+			if err := removeRole(o.ctx, o.s, role); err != nil {
+				return hypervisor.Ref{}, err
+			}
+		}
 		if err := m.destroy(o.ctx); err != nil {
 			switch now, rerr := d.read(o.ctx, m.h, m.s, m.id); {
 			case rerr != nil:

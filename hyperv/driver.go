@@ -43,6 +43,7 @@ type host struct {
 	caption string
 	vhdPath string // default directory for disk images
 	vmPath  string // default directory for machines
+	cluster string // the failover cluster that the host belongs to; "" for none
 }
 
 func connect(ctx context.Context, cfg Config) (*driver, error) {
@@ -113,6 +114,13 @@ func (h *host) learn(ctx context.Context, s cim.Session) error {
 		[]string{"CSName", "Caption", "Version", "OperatingSystemSKU"})), "the operating system")
 	if err != nil {
 		return err
+	}
+	cluster, err := cim.First(s.Query(ctx, cim.MSCluster, cim.Select("MSCluster_Cluster", []string{"Name"})), "the cluster")
+	if err != nil && !refused(err) { // refused: no cluster, or none that this user may see
+		return err
+	}
+	if err == nil {
+		h.cluster = cluster.Str("Name")
 	}
 	h.name, h.caption, h.version, h.sku = os.Str("CSName"), strings.TrimSpace(os.Str("Caption")), os.Str("Version"), uint32(os.Uint("OperatingSystemSKU"))
 	return nil

@@ -28,6 +28,11 @@ func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 	case len(userSnapshots(m.snaps)) > 0:
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine has snapshots, which a template can't keep: delete them first")
 	}
+	if role, err := m.role(ctx); err != nil {
+		return nil, err
+	} else if !role.IsZero() {
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is a role of cluster %s, which starts it: take it out of the cluster first", m.h.cluster)
+	}
 	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
 		o.phase("writing the definition", -1)
 		seed, err := o.exportDefinition(m, nil)

@@ -2,9 +2,11 @@ package hvsim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wbem"
 )
 
 // cluster is a failover cluster over all hosts: the classes of root\MSCluster that tell about virtual machines
@@ -12,9 +14,15 @@ import (
 type cluster struct {
 	sim    *Sim
 	cfg    ClusterConfig
-	groups map[string]string // machine GUID to group ID
-	order  []string
+	roles  []*role
 	exempt *machine // the cluster itself is moving it
+}
+
+// role is a clustered machine: a group with two resources.
+type role struct {
+	id, machine string
+	name        string // of the machine when it was last seen
+	priority    uint32
 }
 
 // Group types and states [O: os_win/constants and clusterutils].
@@ -22,18 +30,26 @@ const (
 	groupTypeVM    = 111
 	groupOnline    = 0
 	groupOffline   = 1
+	groupFailed    = 2
 	nodeUp         = 0
 	resTypeVM      = "Virtual Machine"
 	resTypeVMConf  = "Virtual Machine Configuration"
 	resourceOnline = 2
 	resourceOff    = 3
+	resourceFailed = 4
+)
+
+// Priorities of groups [D: "Priority" of "Group Common Properties"]: 0 does not start by itself, 1000 low, 2000 medium, 3000 high.
+const (
+	priorityMedium = 2000
+	priorityHigh   = 3000
 )
 
 func newCluster(s *Sim, c ClusterConfig) *cluster {
 	if c.Name == "" {
 		c.Name = "CLUSTER"
 	}
-	k := &cluster{sim: s, cfg: c, groups: map[string]string{}}
+	k := &cluster{sim: s, cfg: c}
 	for _, h := range s.hosts {
 		h.clus = newSpace(nsCluster, h.cfg.Name)
 		v := h.clus
@@ -54,20 +70,21 @@ func newCluster(s *Sim, c ClusterConfig) *cluster {
 	return k
 }
 
-func (c *cluster) has(m *machine) bool { return c != nil && c.exempt != m && c.groups[m.id] != "" }
+func (c *cluster) has(m *machine) bool { return c != nil && c.exempt != m && c.role(m.id) != nil }
 
-func (c *cluster) add(m *machine) {
-	if c == nil || c.groups[m.id] != "" {
-		return
+// role finds the role of a machine.
+func (c *cluster) role(machine string) *role {
+	for _, r := range c.roles {
+		if r.machine == machine {
+			return r
+		}
 	}
-	c.groups[m.id] = strings.ToLower(c.sim.newID())
-	c.order = append(c.order, m.id)
+	return nil
 }
 
-// forget takes a machine out of the cluster.
-func (c *cluster) forget(m *machine) {
-	if c != nil {
-		delete(c.groups, m.id)
+func (c *cluster) add(m *machine) {
+	if c.role(m.id) == nil {
+		c.roles = append(c.roles, &role{id: strings.ToLower(c.sim.newID()), machine: m.id, name: m.name(), priority: priorityMedium})
 	}
 }
 
@@ -83,32 +100,43 @@ func (s *Sim) Cluster(id string) error {
 	return nil
 }
 
-// show makes the groups or resources of the clustered machines.
+// Roles gives the names of the cluster's roles, in the order in which they were made.
+func (s *Sim) Roles() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	if s.cluster != nil {
+		for _, r := range s.cluster.roles {
+			out = append(out, r.name)
+		}
+	}
+	return out
+}
+
+// show makes the groups or resources of the roles. One whose machine was deleted stays and fails (believed).
 func (c *cluster) show(h *Host, class string) []*cimx.Instance {
 	var out []*cimx.Instance
-	for _, id := range c.order {
-		m := c.sim.machineByID(id)
-		g := c.groups[id]
-		if m == nil || g == "" {
-			continue
+	for _, r := range c.roles {
+		m := c.sim.machineByID(r.machine)
+		owner, group, vm, conf := h.cfg.Name, groupFailed, resourceFailed, resourceFailed
+		if m != nil {
+			r.name, owner = m.name(), m.h.cfg.Name
+			group, vm, conf = groupOffline, resourceOff, resourceOnline
+			if m.state() != stOff && m.state() != stSaved {
+				group, vm = groupOnline, resourceOnline
+			}
 		}
-		on := m.state() != stOff && m.state() != stSaved
 		if class == "MSCluster_ResourceGroup" {
-			state := groupOffline
-			if on {
-				state = groupOnline
-			}
-			i := h.clus.new(class).Set("Name", m.name()).Set("Caption", m.name()).Set("Id", g).Set("GroupType", groupTypeVM).Set("OwnerNode", m.h.cfg.Name).Set("State", state).Set("IsCore", false)
-			out = append(out, i)
+			out = append(out, h.clus.new(class).Set("Name", r.name).Set("Caption", r.name).Set("Id", r.id).Set("GroupType", groupTypeVM).Set("OwnerNode", owner).Set("State", group).
+				Set("IsCore", false).Set("Priority", r.priority))
 			continue
 		}
-		for _, r := range []struct{ name, kind string }{{"Virtual Machine " + m.name(), resTypeVM}, {"Virtual Machine Configuration " + m.name(), resTypeVMConf}} {
-			state := resourceOnline
-			if !on && r.kind == resTypeVM {
-				state = resourceOff
-			}
-			i := h.clus.new(class).Set("Name", r.name).Set("Caption", r.name).Set("Type", r.kind).Set("OwnerGroup", m.name()).Set("OwnerNode", m.h.cfg.Name).Set("State", state)
-			setIf(i, "Id", g+":"+r.kind)
+		for _, x := range []struct {
+			name, kind string
+			state      int
+		}{{"Virtual Machine " + r.name, resTypeVM, vm}, {"Virtual Machine Configuration " + r.name, resTypeVMConf, conf}} {
+			i := h.clus.new(class).Set("Name", x.name).Set("Caption", x.name).Set("Type", x.kind).Set("OwnerGroup", r.name).Set("OwnerNode", owner).Set("State", x.state)
+			setIf(i, "Id", r.id+":"+x.kind)
 			out = append(out, i)
 		}
 	}
@@ -140,7 +168,64 @@ func (h *Host) clusterLinks(i *cimx.Instance) []link {
 
 func init() {
 	move := func(c *call) uint32 { return clusterMove(c) }
-	handle("MSCluster_ResourceGroup", map[string]handler{"MoveToNewNode": move, "MoveToNewNodeParams": move})
+	handle("MSCluster_ResourceGroup", map[string]handler{"MoveToNewNode": move, "MoveToNewNodeParams": move, "DestroyGroup": destroyGroup})
+	handle("MSCluster_Cluster", map[string]handler{"AddVirtualMachine": addVirtualMachine})
+}
+
+// group is the role that a call or a Put is for.
+func (c *cluster) group(i *cimx.Instance) *role {
+	for _, r := range c.roles {
+		if r.id == i.Str("Id") {
+			return r
+		}
+	}
+	return nil
+}
+
+// addVirtualMachine makes a role of a machine, given by its name [O: clusterutils.add_vm_to_cluster]; it must be on the node
+// that is asked (believed).
+func addVirtualMachine(c *call) uint32 {
+	var m *machine
+	for _, x := range c.h.vms {
+		if x.name() == c.str("VirtualMachine") && !x.planned {
+			if m != nil {
+				return errInvalidParameter // believed
+			}
+			m = x
+		}
+	}
+	switch cl := c.h.sim.cluster; {
+	case m == nil:
+		return errFileNotFound
+	case cl.role(m.id) != nil:
+		return errObjectExists
+	default:
+		cl.add(m)
+	}
+	return 0
+}
+
+// destroyGroup takes a role out of the cluster and leaves its machine as it is [O: clusterutils.delete].
+func destroyGroup(c *call) uint32 {
+	cl := c.h.sim.cluster
+	r := cl.group(c.obj)
+	cl.roles = slices.DeleteFunc(cl.roles, func(x *role) bool { return x == r })
+	return 0
+}
+
+// setGroup is Put of a group [O: clusterutils.add_vm_to_cluster]; of its properties the priority is simulated.
+func (c *cluster) setGroup(i *cimx.Instance, props map[string]any, next *cimx.Instance) error {
+	for n := range props {
+		if !strings.EqualFold(n, "Priority") {
+			return wbem.Errorf(wbem.NotSupported, "%s is not simulated", n)
+		}
+	}
+	p := next.Uint("Priority")
+	if p > priorityHigh {
+		return wbem.Errorf(wbem.InvalidParameter, "Priority")
+	}
+	c.group(i).priority = uint32(p)
+	return nil
 }
 
 // clusterMove moves a clustered machine to another node by live migration; its files are on shared volumes
@@ -149,10 +234,8 @@ func init() {
 func clusterMove(c *call) uint32 {
 	cl := c.h.sim.cluster
 	var m *machine
-	for id, g := range cl.groups {
-		if g == c.obj.Str("Id") {
-			m = c.h.sim.machineByID(id)
-		}
+	if r := cl.group(c.obj); r != nil {
+		m = c.h.sim.machineByID(r.machine)
 	}
 	dst := c.h.sim.hostByName(c.str("NodeName"))
 	if m == nil || dst == nil {
@@ -179,6 +262,9 @@ func clusterMove(c *call) uint32 {
 
 // Win32 codes that the cluster returns [D: System Error Codes].
 const (
+	errFileNotFound        = 2
+	errInvalidParameter    = 87
+	errObjectExists        = 5010
 	errInvalidState        = 5023
 	errClusterNodeNotFound = 5042
 )

@@ -153,7 +153,6 @@ func (m *machine) destroy() {
 	if f := m.cfg.sd.Str("ConfigurationDataRoot"); f != "" {
 		h.drop(m.definitionFile())
 	}
-	h.sim.cluster.forget(m)
 }
 
 // definitionFile is where a machine's own definition lives.

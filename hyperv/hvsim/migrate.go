@@ -295,7 +295,6 @@ func (g *migration) move() *fail {
 	}
 	g.arrange(n.cfg)
 	g.applySystem(n.cfg.sd)
-	clustered := m.h.sim.cluster.has(m)
 	m.leave()
 	dst.vms[n.id] = n
 	dst.order = append(dst.order, n)
@@ -306,9 +305,6 @@ func (g *migration) move() *fail {
 	n.setState(state)
 	n.plug()
 	n.saveDefinition()
-	if clustered {
-		m.h.sim.cluster.add(n)
-	}
 	return nil
 }
 

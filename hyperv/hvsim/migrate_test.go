@@ -205,6 +205,22 @@ func TestCluster(t *testing.T) {
 	if _, err := c.queryNS("root/MSCluster", "SELECT * FROM MSCluster_Node"); err != nil {
 		t.Fatal(err)
 	}
+	// Machines become roles by name, once; a role whose machine goes stays and fails.
+	k := ref{"MSCluster_Cluster", [][2]string{{"Name", "CLUSTER"}}}
+	for _, x := range [][2]string{{"role", "5010"}, {"nobody", "2"}} {
+		if o, err := d.callNS("root/MSCluster", k, "AddVirtualMachine", arg{"VirtualMachine", x[0]}); err != nil || o.get("ReturnValue") != x[1] {
+			t.Errorf("AddVirtualMachine(%s): %v %v", x[0], o.Vals, err)
+		}
+	}
+	d.power(sim, id, 3)
+	d.do(sim, d.service("Msvm_VirtualSystemManagementService"), "DestroySystem", arg{"AffectedSystem", system(id)})
+	l, err = c.queryNS("root/MSCluster", "SELECT * FROM MSCluster_ResourceGroup")
+	if err != nil || len(l) != 1 || l[0].get("State") != "2" || l[0].get("Priority") != "2000" || len(sim.Roles()) != 1 {
+		t.Fatalf("%v %v", err, l)
+	}
+	if _, err = c.callNS("root/MSCluster", g, "DestroyGroup", arg{"Options", 1}); err != nil || len(sim.Roles()) != 0 {
+		t.Fatalf("%v %v", err, sim.Roles())
+	}
 	_, err = dial(t, start(t, hvsim.Config{}), 0).queryNS("root/MSCluster", "SELECT * FROM MSCluster_Cluster")
 	wantFault(t, err, "a:DestinationUnreachable", hrNamespace)
 }

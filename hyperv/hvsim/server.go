@@ -134,7 +134,7 @@ func (p provider) Get(namespace string, ref cimx.Ref) (*cimx.Instance, error) {
 }
 
 // Put implements wbem.Server. Hyper-V's classes change through their services; PartitionCount of a partitionable GPU
-// is the exception [D: Msvm_PartitionableGpu].
+// is the exception [D: Msvm_PartitionableGpu]. Groups of a cluster change so [O].
 func (p provider) Put(namespace string, ref cimx.Ref, props map[string]any) error {
 	sp, leave, err := p.enter("Put", namespace, ref.Class)
 	if err != nil {
@@ -154,10 +154,13 @@ func (p provider) Put(namespace string, ref cimx.Ref, props map[string]any) erro
 			return wbem.Errorf(wbem.InvalidProperty, "%s", n)
 		}
 	}
-	if !strings.EqualFold(i.Class.Name, "Msvm_PartitionableGpu") {
-		return wbem.Errorf(wbem.NotSupported, "")
+	switch i.Class.Name {
+	case "Msvm_PartitionableGpu":
+		return p.h.setPartitionCount(i, next)
+	case "MSCluster_ResourceGroup":
+		return p.h.sim.cluster.setGroup(i, props, next)
 	}
-	return p.h.setPartitionCount(i, next)
+	return wbem.Errorf(wbem.NotSupported, "")
 }
 
 // resolve finds an instance or says why not as WMI does.

@@ -1,0 +1,173 @@
+package hyperv
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// clusterPriorities are the values of MSCluster_ResourceGroup.Priority
+// (failover cluster reference, "Group Common Properties"). A group of priority
+// 0 does not start by itself.
+var clusterPriorities = map[hypervisor.RestartPriority]uint32{
+	hypervisor.RestartNever: 0, hypervisor.RestartLow: 1000, hypervisor.RestartMedium: 2000, hypervisor.RestartHigh: 3000,
+}
+
+// HA implements hypervisor.Protector: the failover clusters that the hosts
+// belong to. A cluster protects its roles always, keeps no room for them, and
+// has no default for machines that are no roles.
+func (d *driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
+	var mu sync.Mutex
+	var out []hypervisor.HAInfo
+	err := d.each(ctx, d.hosts, func(_ context.Context, _ int, h *host, _ cim.Session) error {
+		mu.Lock()
+		defer mu.Unlock()
+		i := hypervisor.HAInfo{Pool: hypervisor.PoolID(h.cluster), Name: h.cluster, Enabled: true}
+		if h.cluster != "" && !slices.Contains(out, i) {
+			out = append(out, i)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(out, func(a, b hypervisor.HAInfo) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Availability implements hypervisor.Protector. A machine that is no role of a
+// cluster stays down when its host fails.
+func (d *driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervisor.Availability, error) {
+	m, err := d.clustered(ctx, id)
+	if err != nil {
+		return hypervisor.Availability{}, err
+	}
+	group, err := m.role(ctx)
+	if err != nil {
+		return hypervisor.Availability{}, err
+	}
+	if group.IsZero() {
+		return hypervisor.Availability{Priority: hypervisor.RestartNever}, nil
+	}
+	g, err := m.s.Get(ctx, group)
+	if err != nil {
+		return hypervisor.Availability{}, err
+	}
+	a := hypervisor.Availability{Priority: hypervisor.RestartHigh}
+	switch n := g.Uint("Priority"); {
+	case n == 0:
+		a.Priority = hypervisor.RestartNever
+	case n < 2000:
+		a.Priority = hypervisor.RestartLow
+	case n < 3000:
+		a.Priority = hypervisor.RestartMedium
+	}
+	a.Protected = a.Priority != hypervisor.RestartNever && (m.state == hypervisor.Running || m.state == hypervisor.Paused)
+	return a, nil
+}
+
+// SetRestartPriority implements hypervisor.Protector. A machine that is no
+// role of its host's cluster becomes one.
+func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p hypervisor.RestartPriority) (hypervisor.DriverTask, error) {
+	m, err := d.clustered(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	value, known := clusterPriorities[p]
+	if !known {
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.HighAvailability, hypervisor.ReasonPlatform, "a failover cluster knows no "+string(p)+" priority: use low, medium, high or never")
+	}
+	group, err := m.role(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if group.IsZero() {
+		if err := m.startable(); err != nil {
+			return nil, err
+		}
+		if err := m.fitForCluster(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+		if group.IsZero() {
+			if p == hypervisor.RestartNever {
+				return hypervisor.Ref{}, nil // no role is never restarted
+			}
+			if group, err = o.addRole(m); err != nil {
+				return hypervisor.Ref{}, err
+			}
+		}
+		return hypervisor.Ref{}, o.s.Put(o.ctx, group, cim.Typed("Priority", value))
+	})
+}
+
+// clustered finds a machine on a host that belongs to a cluster.
+func (d *driver) clustered(ctx context.Context, id hypervisor.VMID) (*machine, error) {
+	m, err := d.machine(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if e := m.h.editionFor(hypervisor.HighAvailability); e.Level == hypervisor.No {
+		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.HighAvailability, e.Reason, e.Detail)
+	}
+	return m, nil
+}
+
+// fitForCluster refuses a machine that the cluster could not start elsewhere,
+// or not tell from another.
+func (m *machine) fitForCluster(ctx context.Context) error {
+	if err := m.onlyOfItsName(ctx); err != nil {
+		return err
+	}
+	images, err := m.images(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for _, p := range images {
+		if !shared(p) {
+			return hypervisor.Errorf(hypervisor.KindIncompatible, m.id.Ref(), "disk %s is on the host's own storage, where no other node reaches it: move it to a cluster shared volume or a share", p)
+		}
+	}
+	return nil
+}
+
+// addRole makes the machine a role of the cluster.
+func (o *op) addRole(m *machine) (cim.Ref, error) {
+	o.phase("adding to the cluster", -1)
+	ref := cim.Ref{Namespace: cim.MSCluster, Class: "MSCluster_Cluster", Keys: []cim.Key{{Name: "Name", Value: m.h.cluster}}}
+	if _, err := cim.Call(o.ctx, o.s, ref, "AddVirtualMachine", cim.Arg{Name: "VirtualMachine", Value: m.name()}); err != nil {
+		return cim.Ref{}, err
+	}
+	o.onFailure(m.id.Ref(), func(ctx context.Context) error {
+		group, err := m.role(ctx)
+		if err != nil || group.IsZero() {
+			return err
+		}
+		return removeRole(ctx, o.s, group)
+	})
+	group, err := m.role(o.ctx)
+	if err == nil && group.IsZero() {
+		err = hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the cluster took the machine and shows no role of it")
+	}
+	return group, err
+}
+
+// role finds the machine's role in the cluster; zero if there is none.
+func (m *machine) role(ctx context.Context) (cim.Ref, error) {
+	if m.h.cluster == "" || m.planned {
+		return cim.Ref{}, nil
+	}
+	return clusterGroup(ctx, m)
+}
+
+// removeRole takes a role out of the cluster and leaves its machine as it is.
+func removeRole(ctx context.Context, s cim.Session, group cim.Ref) error {
+	const roleOnly = uint32(1) // as OpenStack's os-win calls it
+	_, err := cim.Call(ctx, s, group, "DestroyGroup", cim.Arg{Name: "Options", Value: roleOnly})
+	return err
+}
