@@ -67,8 +67,10 @@ var texts = []struct {
 	{"cannot acquire state change lock", hypervisor.KindBusy},
 	{"has active block job", hypervisor.KindBusy},
 	{"asynchronous jobs running", hypervisor.KindBusy},
+	{"still being allocated", hypervisor.KindBusy}, // a volume whose copy goes on
 	{"already in use", hypervisor.KindBusy},
 	{"is in use by", hypervisor.KindBusy},
+	{": device in use", hypervisor.KindBusy}, // a mediated device
 	{"Failed to get \"write\" lock", hypervisor.KindBusy},
 	{"Failed to get shared \"write\" lock", hypervisor.KindBusy},
 	{"already exists", hypervisor.KindExists},
@@ -92,11 +94,29 @@ var texts = []struct {
 	{"requested vcpus is greater than max allowable", hypervisor.KindInvalidArgument},
 }
 
+// Texts of libvirt, GnuTLS, ssh and libssh that say that one end does not trust
+// the other. Their codes are those of a broken connection, and trying again
+// does not help.
+var untrusted = []string{
+	"Certificate failed validation",
+	"owner does not match the hostname",
+	"Failed to verify peer's certificate",
+	"verification (of our certificate or IP address) failed",
+	"Host key verification failed",
+	"HOST KEY VERIFICATION FAILED",
+	"Permission denied (",
+}
+
 // Kind puts a libvirt error into a class.
 func Kind(err error) hypervisor.Kind {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
 		return hypervisor.KindUnknown
+	}
+	for _, t := range untrusted {
+		if strings.Contains(e.Message, t) {
+			return hypervisor.KindUnauthenticated
+		}
 	}
 	if Lost(err) {
 		return hypervisor.KindUnavailable
