@@ -14,7 +14,7 @@ import (
 // TestInternalSnapshots works with snapshots that virsh made inside the image.
 func TestInternalSnapshots(t *testing.T) {
 	l := theLab(t)
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	c, err := Open(ctx, config(l.Hosts...))
 	if err != nil {

@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
 )
 
@@ -41,7 +44,9 @@ func clientToKill(work string) error {
 		}
 		id = t.ID()
 	case "migrate":
-		t := vm.Migrate(ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(os.Getenv("ANYVISOR_TEST_TO")), BandwidthBytes: 8 * hypervisor.MiB})
+		// Slow enough to be found under way: QEMU sends no more than this in a
+		// second, and the guest has used tens of times as much memory.
+		t := vm.Migrate(ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(os.Getenv("ANYVISOR_TEST_TO")), BandwidthBytes: hypervisor.MiB})
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -60,15 +65,16 @@ func clientToKill(work string) error {
 	return nil
 }
 
-// startAndKill starts a client and kills it when it has begun.
-func startAndKill(t *testing.T, l *kvmlab.Lab, work string, vm hypervisor.VMID, to string, after time.Duration) hypervisor.TaskID {
+// startClient starts a client that begins work and prints the task. The
+// function that it returns kills it.
+func startClient(t *testing.T, l *kvmlab.Lab, uris []string, work string, vm hypervisor.VMID, to hypervisor.HostID) (hypervisor.TaskID, func()) {
 	t.Helper()
 	var hosts []string
-	for _, h := range l.Hosts {
-		hosts = append(hosts, h.URI, h.TCPURI, h.Address)
+	for i, h := range l.Hosts {
+		hosts = append(hosts, uris[i], h.TCPURI, h.Address)
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "ANYVISOR_TEST_CLIENT="+work, "ANYVISOR_TEST_HOSTS="+strings.Join(hosts, " "), "ANYVISOR_TEST_VM="+string(vm), "ANYVISOR_TEST_TO="+to)
+	cmd.Env = append(os.Environ(), "ANYVISOR_TEST_CLIENT="+work, "ANYVISOR_TEST_HOSTS="+strings.Join(hosts, " "), "ANYVISOR_TEST_VM="+string(vm), "ANYVISOR_TEST_TO="+string(to))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -82,70 +88,138 @@ func startAndKill(t *testing.T, l *kvmlab.Lab, work string, vm hypervisor.VMID, 
 	if err != nil {
 		t.Fatalf("the client did not begin: %v %s", err, text.String())
 	}
-	time.Sleep(after)
-	if err := cmd.Process.Kill(); err != nil {
+	return hypervisor.TaskID(strings.TrimSpace(line)), func() {
+		t.Helper()
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // killed
+	}
+}
+
+// killedClone kills a client's clone of a machine when it has sent a request
+// of the given kind and begun, in a phase that is seen at the host.
+func killedClone(t *testing.T, ctx context.Context, l *kvmlab.Lab, vm hypervisor.VMID, procedure uint32, begun func(clone string) error) hypervisor.TaskID {
+	t.Helper()
+	var uris []string
+	sent := make(chan struct{}, len(l.Hosts))
+	for _, h := range l.Hosts {
+		p := newProxy(t, h)
+		uris = append(uris, p.uri())
+		passed := p.holdAfter(procedure)
+		p.wg.Go(func() {
+			select {
+			case <-passed:
+				sent <- struct{}{}
+			case <-ctx.Done():
+			case <-p.done:
+			}
+		})
+	}
+	id, kill := startClient(t, l, uris, "clone", vm, "")
+	select {
+	case <-sent:
+	case <-ctx.Done():
+		t.Fatalf("the client does not send request %d", procedure)
+	}
+	clone := strings.Split(string(id), ":")[2]
+	if err := lab.WaitFor(ctx, 50*time.Millisecond, func(context.Context) error { return begun(clone) }); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // killed
-	return hypervisor.TaskID(strings.TrimSpace(line))
+	kill()
+	return id
+}
+
+// copyBegun says that a clone's image is there.
+func copyBegun(l *kvmlab.Lab) func(clone string) error {
+	return func(clone string) error {
+		files, err := imageFiles(l)
+		if err == nil && !slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(filepath.Base(f), clone+".") }) {
+			err = errors.New("the clone has no image")
+		}
+		return err
+	}
+}
+
+// cleanedUp waits for the task of a killed client's clone and demands that it
+// was given up and left nothing.
+func cleanedUp(t *testing.T, ctx context.Context, l *kvmlab.Lab, c *hypervisor.Client, id hypervisor.TaskID, before []string) {
+	t.Helper()
+	task, err := c.Task(ctx, id)
+	if err != nil {
+		t.Fatalf("Task(%s) of a client that was killed: %v", id, err)
+	}
+	_, err = task.Wait(ctx)
+	var e *hypervisor.Error
+	if !errors.Is(err, hypervisor.ErrCanceled) || !errors.As(err, &e) {
+		t.Fatalf("the killed client's clone: %v, want ErrCanceled", err)
+	}
+	if len(e.Leftover) > 0 {
+		t.Errorf("the finder left %v", e.Leftover)
+	}
+	after, err := imageFiles(l)
+	if err != nil || len(after) != len(before) {
+		t.Errorf("images before: %q, after the clean-up: %q (%v)", before, after, err)
+	}
 }
 
 // TestClientKilled kills clients in the middle of work; another finds it.
 func TestClientKilled(t *testing.T) {
 	l := theLab(t)
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer stop()
 	c, err := Open(ctx, config(l.Hosts...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	s := spec(l, poolUUID(t, l.Hosts[0], "shared"))("killed")
-	s.Disks[0].SizeBytes = 2 * hypervisor.GiB
-	vm, err := c.CreateVM(ctx, s).Wait(ctx)
+	vm, err := c.CreateVM(ctx, spec(l, poolUUID(t, l.Hosts[0], "shared"))("killed")).Wait(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := vm.Info(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Content, so that a copy takes a while.
 	image, err := firstDisk(ctx, l, vm.ID())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := run(ctx, "qemu-io", "-f", "qcow2", "-c", "write -P 170 0 700M", image); err != nil {
+	before, err := imageFiles(l)
+	if err != nil {
 		t.Fatal(err)
 	}
 
 	t.Run("clone", func(t *testing.T) {
-		before, err := imageFiles(l)
+		// Its copy goes on until the finder waits for it.
+		i, err := vm.Info(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := startAndKill(t, l, "clone", vm.ID(), "", 100*time.Millisecond)
+		h := l.Hosts[slices.IndexFunc(l.Hosts, func(h *kvmlab.Host) bool { return h.UUID == string(i.Host) })]
+		release, err := h.HoldCopies(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := killedClone(t, ctx, l, vm.ID(), procVolumeCreateFrom, func(clone string) error {
+			out, err := h.Virsh(ctx, "vol-list", "shared")
+			if err == nil && !strings.Contains(out, clone+".") {
+				err = fmt.Errorf("no volume of the clone in %s", out)
+			}
+			return err
+		})
 		task, err := c.Task(ctx, id)
 		if err != nil {
-			t.Fatalf("Task(%s) of a client that was killed: %v", id, err)
-		}
-		ref, err := task.Wait(ctx)
-		var e *hypervisor.Error
-		switch {
-		case err == nil:
-			t.Fatalf("the clone of a killed client finished as %s: kill it earlier", ref)
-		case !errors.Is(err, hypervisor.ErrCanceled) || !errors.As(err, &e):
-			t.Fatalf("the killed client's clone: %v, want ErrCanceled", err)
-		case len(e.Leftover) > 0:
-			t.Errorf("the finder left %v", e.Leftover)
-		}
-		after, err := imageFiles(l)
-		if err != nil {
 			t.Fatal(err)
 		}
-		if len(after) != len(before) {
-			t.Errorf("images before: %q, after the clean-up: %q", before, after)
+		for s, err := range task.Progress(ctx) {
+			if err != nil || s.Done {
+				t.Fatalf("the finder did not wait for the copy: %+v %v", s, err)
+			}
+			if strings.HasPrefix(s.Phase, "waiting for a copy") {
+				break
+			}
 		}
+		if err := release(); err != nil {
+			t.Fatal(err)
+		}
+		cleanedUp(t, ctx, l, c, id, before)
 		// The same call again, by its token, does it.
 		again, err := vm.Clone(ctx, "killed-clone", &hypervisor.CloneOptions{Token: "killed-clone"}).Wait(ctx)
 		if err != nil {
@@ -155,80 +229,91 @@ func TestClientKilled(t *testing.T) {
 			t.Error(err)
 		}
 	})
-
-	t.Run("migrate", func(t *testing.T) {
-		if _, err := vm.Start(ctx).Wait(ctx); err != nil {
-			t.Fatal(err)
-		}
-		n, err := uptime(ctx, l, vm.ID())
-		if err != nil {
-			t.Fatal(err)
-		}
-		to := l.Hosts[0].UUID
-		if string(info.Host) == to {
-			to = l.Hosts[1].UUID
-		}
-		id := startAndKill(t, l, "migrate", vm.ID(), to, 0)
-		task, err := c.Task(ctx, id)
-		if err != nil {
-			t.Fatalf("Task(%s) of a client that was killed: %v", id, err)
-		}
-		moving := false
-		for s, err := range task.Progress(ctx) {
+	if _, err := vm.Start(ctx).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("migrate", func(t *testing.T) { killedMigration(t, ctx, l, c, vm) })
+	for _, p := range []struct {
+		phase     string
+		procedure uint32
+		begun     func(string) error
+	}{
+		{"overlay made", procSnapshotCreate, func(string) error {
+			now, err := firstDisk(ctx, l, vm.ID())
+			if err == nil && now == image {
+				err = errors.New("the source has no overlay")
+			}
+			return err
+		}},
+		{"copy under way", procVolumeCreateFrom, copyBegun(l)},
+		{"overlay merged back", procBlockCommit, func(string) error {
+			out, err := virshOn(ctx, l, vm.ID(), "blockjob", "vda")
+			if err == nil && !strings.Contains(out, "Active Block Commit") {
+				err = fmt.Errorf("no commit under way: %s", out)
+			}
+			return err
+		}},
+	} {
+		t.Run("clone of a running machine, "+p.phase, func(t *testing.T) {
+			n, err := uptime(ctx, l, vm.ID())
 			if err != nil {
 				t.Fatal(err)
 			}
-			moving = moving || s.BytesTotal > 0 && !s.Done
-		}
-		if !moving {
-			t.Error("the migration had ended before it was found: lower its bandwidth")
-		}
-		if _, err := task.Wait(ctx); err != nil {
-			t.Fatalf("the migration of a killed client: %v", err)
-		}
-		if i, err := vm.Info(ctx); err != nil || string(i.Host) != to || i.State != hypervisor.Running {
-			t.Errorf("after the migration the machine is %s on %s (%v), want %s", i.State, i.Host, err, to)
-		}
-		if m, err := uptime(ctx, l, vm.ID()); err != nil || m < n {
-			t.Errorf("the guest's counter is %d (%v), it was %d", m, err, n)
-		}
-	})
-	for _, after := range []time.Duration{50 * time.Millisecond, 800 * time.Millisecond} {
-		t.Run("clone of a running machine after "+after.String(), func(t *testing.T) { killedHotClone(t, ctx, l, c, vm, after) })
+			cleanedUp(t, ctx, l, c, killedClone(t, ctx, l, vm.ID(), p.procedure, p.begun), before)
+			if now, err := firstDisk(ctx, l, vm.ID()); err != nil || now != image {
+				t.Errorf("the source is on %s (%v), it was on %s", now, err, image)
+			}
+			if m, err := uptime(ctx, l, vm.ID()); err != nil || m < n {
+				t.Errorf("the guest's counter is %d (%v), it was %d", m, err, n)
+			}
+		})
 	}
 	if _, err := vm.Delete(ctx, hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}).Wait(ctx); err != nil {
 		t.Error(err)
 	}
 }
 
-// killedHotClone kills a client while the source has overlays for the copy.
-func killedHotClone(t *testing.T, ctx context.Context, l *kvmlab.Lab, c *hypervisor.Client, vm *hypervisor.VM, killAfter time.Duration) {
-	before, err := imageFiles(l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at, err := firstDisk(ctx, l, vm.ID())
-	if err != nil {
-		t.Fatal(err)
-	}
+// killedMigration kills a client in the middle of a migration and demands that
+// another finds it and sees it to its end.
+func killedMigration(t *testing.T, ctx context.Context, l *kvmlab.Lab, c *hypervisor.Client, vm *hypervisor.VM) {
 	n, err := uptime(ctx, l, vm.ID())
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := c.Task(ctx, startAndKill(t, l, "clone", vm.ID(), "", killAfter))
+	info, err := vm.Info(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := task.Wait(ctx); !errors.Is(err, hypervisor.ErrCanceled) {
-		t.Fatalf("the killed client's clone of a running machine: %v, want ErrCanceled", err)
+	from, to := l.Hosts[0], l.Hosts[1]
+	if from.UUID != string(info.Host) {
+		from, to = to, from
 	}
-	after, err := imageFiles(l)
+	id, kill := startClient(t, l, []string{l.Hosts[0].URI, l.Hosts[1].URI}, "migrate", vm.ID(), hypervisor.HostID(to.UUID))
+	kill()
+	task, err := c.Task(ctx, id)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Task(%s) of a client that was killed: %v", id, err)
 	}
-	now, err := firstDisk(ctx, l, vm.ID())
-	if err != nil || now != at || len(after) != len(before) {
-		t.Errorf("the source is on %s (%v), it was on %s; images before %q, now %q", now, err, at, before, after)
+	moving := false
+	for s, err := range task.Progress(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !moving && s.BytesTotal > 0 && !s.Done {
+			moving = true
+			if _, err := from.Virsh(ctx, "migrate-setspeed", string(vm.ID()), "10000"); err != nil { // seen: it may end now
+				t.Fatal(err)
+			}
+		}
+	}
+	if !moving {
+		t.Error("the migration was not found under way")
+	}
+	if _, err := task.Wait(ctx); err != nil {
+		t.Fatalf("the migration of a killed client: %v", err)
+	}
+	if i, err := vm.Info(ctx); err != nil || string(i.Host) != to.UUID || i.State != hypervisor.Running {
+		t.Errorf("after the migration the machine is %s on %s (%v), want %s", i.State, i.Host, err, to.UUID)
 	}
 	if m, err := uptime(ctx, l, vm.ID()); err != nil || m < n {
 		t.Errorf("the guest's counter is %d (%v), it was %d", m, err, n)

@@ -280,7 +280,7 @@ func backend(t testing.TB, l *kvmlab.Lab, hosts ...*kvmlab.Host) *hypervisortest
 	}
 	return &hypervisortest.Backend{
 		Client: c, Reopen: open, Spec: spec(l, poolUUID(t, l.Hosts[0], "shared")),
-		AbsentVM: "0c0ffee0-0000-4000-8000-000000000000",
+		AbsentVM: "0c0ffee0-0000-4000-8000-000000000000", EventWait: 2 * time.Minute,
 		Booted: func(ctx context.Context, id hypervisor.VMID) error {
 			_, err := uptime(ctx, l, id)
 			return err

@@ -41,7 +41,7 @@ func TestLostConnection(t *testing.T) {
 	}()
 	wait := func(k hypervisor.EventType) {
 		t.Helper()
-		timeout := time.After(30 * time.Second)
+		timeout := time.After(2 * time.Minute)
 		for {
 			select {
 			case e := <-events:
@@ -97,7 +97,7 @@ func TestLostConnection(t *testing.T) {
 // TestDaemonRestart restarts and stops libvirtd under running work.
 func TestDaemonRestart(t *testing.T) {
 	l := theLab(t)
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	h := l.Hosts[0]
 	c, err := Open(ctx, config(l.Hosts...))

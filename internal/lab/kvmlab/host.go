@@ -26,7 +26,7 @@ type Host struct {
 	UUID    string // as in its capabilities
 	URI     string // qemu+unix, for this machine
 	Socket  string // path of the socket in URI
-	TCPURI  string // qemu+tcp, for this machine and the other host; the desturi of peer-to-peer migration
+	TCPURI  string // qemu+tcp, for this machine and the other host; the desturi of peer-to-peer migration. Its libvirtd has TLS too, see ClientPKI
 	Address string // IP address in TCPURI, for a migrate URI tcp://ADDRESS
 	Dir     string // folder of its pool "default"
 
@@ -145,7 +145,7 @@ func (h *Host) StartDaemon(ctx context.Context) error {
 	if err := h.order(ctx, "start"); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	err := lab.WaitFor(ctx, 20*time.Millisecond, func(ctx context.Context) error {
 		_, err := h.Virsh(ctx, "list")
@@ -161,6 +161,21 @@ func (h *Host) StartDaemon(ctx context.Context) error {
 func (h *Host) DaemonLog() string {
 	b, _ := os.ReadFile(filepath.Join(h.root, "libvirtd.out"))
 	return string(b[max(0, len(b)-4096):])
+}
+
+// HoldCopies lets copies of images on this host wait, from now until release is called.
+func (h *Host) HoldCopies(ctx context.Context) (release func() error, err error) {
+	script, real, hold := filepath.Join(h.root, "qemu-img"), filepath.Join(h.root, "qemu-img.real"), filepath.Join(h.root, "hold-copies")
+	if _, err := os.Stat(real); err != nil { // the first time
+		text := "#!/bin/sh\n[ \"$1\" = convert ] && while [ -e " + hold + " ]; do sleep 0.1; done\nexec " + real + " \"$@\"\n"
+		if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+			return nil, err
+		}
+		if _, err := h.Run(ctx, "sh", "-ec", "p=$(command -v qemu-img); cp $p "+real+"; mount --bind "+script+" $p"); err != nil {
+			return nil, err
+		}
+	}
+	return func() error { return os.Remove(hold) }, os.WriteFile(hold, nil, 0o600)
 }
 
 func (h *Host) order(ctx context.Context, order string) error {

@@ -40,7 +40,7 @@ func TestTwoHosts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts real hosts and guests, which takes longer than -short allows")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	began := time.Now()
 	l, err := kvmlab.Start(ctx, kvmlab.Config{Hosts: 2})
@@ -144,7 +144,7 @@ func TestTwoHosts(t *testing.T) {
 
 func waitState(t *testing.T, ctx context.Context, h *kvmlab.Host, want string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	_, err := h.Virsh(ctx, "event", "vm", "lifecycle", "--timeout", "1")
 	for ; ctx.Err() == nil; _, err = h.Virsh(ctx, "event", "vm", "lifecycle", "--timeout", "1") {

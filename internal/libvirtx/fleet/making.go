@@ -157,6 +157,10 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 				beat, since = m.Beat, time.Now()
 			case time.Since(since) > deadAfter:
 				left, err := f.sweep(context.WithoutCancel(ctx), id)
+				if libvirtx.KindOf(err) == hypervisor.KindBusy {
+					report(hypervisor.TaskState{Fraction: -1, Phase: phaseCopyGoesOn})
+					continue
+				}
 				if err == nil {
 					err = hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the process that made the machine is gone: what it left was removed")
 				}
@@ -170,8 +174,13 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 	return Adopted{DriverTask: t}, nil
 }
 
+// phaseCopyGoesOn is the phase of a task whose maker is dead while its host
+// still copies an image for it.
+const phaseCopyGoesOn = "waiting for a copy that nobody wants to end"
+
 // sweep removes what a dead maker left: images that nothing stands on, the
-// overlays that it gave to the clone's source, and the reservation.
+// overlays that it gave to the clone's source, and the reservation. A host that
+// still copies one is KindBusy: the copy can't be stopped.
 func (f *Fleet) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Ref, error) {
 	h, err := f.Locate(ctx, id)
 	if err != nil {
@@ -192,7 +201,10 @@ func (f *Fleet) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Ref
 		}
 		for p, v := range b.Images.ByPath {
 			if libvirtx.OwnedBy(p, string(id)) && len(b.Images.Above[p]) == 0 {
-				if err := libvirtx.DeleteVolume(c, v.Pool, v.Name); err != nil {
+				switch err := libvirtx.DeleteVolume(c, v.Pool, v.Name); {
+				case libvirtx.Kind(err) == hypervisor.KindBusy:
+					return struct{}{}, err
+				case err != nil:
 					left = append(left, v.Ref())
 				}
 			}
