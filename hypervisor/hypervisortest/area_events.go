@@ -30,10 +30,12 @@ func events(e *env) {
 		}
 		done <- last
 	}()
-	time.Sleep(100 * time.Millisecond) // until the watch stands
-	vm := e.create("vm")
+	var vm *hypervisor.VM
+	made := map[hypervisor.VMID]*hypervisor.VM{}
 	token := ""
-	expect := func(what string, f func(hypervisor.Event) bool) {
+	// hear returns the next event of a machine made here that f takes, or false
+	// when there is none in time.
+	hear := func(wait time.Duration, f func(hypervisor.Event) bool) (hypervisor.VMID, bool) {
 		e.Helper()
 		t := time.After(wait)
 		for {
@@ -45,18 +47,37 @@ func events(e *env) {
 				if native && resume && ev.Token == "" {
 					e.Errorf("event without a token: %+v", ev)
 				}
-				if ev.Object.ID == string(vm.ID()) && f(ev) {
+				id := hypervisor.VMID(ev.Object.ID)
+				if made[id] != nil && (vm == nil || id == vm.ID()) && f(ev) {
 					token = ev.Token
-					return
+					return id, true
 				}
 			case <-t:
-				e.Fatalf("no event within %v: %s", wait, what)
+				return "", false
 			case err := <-done:
 				e.Fatalf("Watch ended: %v", err)
 			}
 		}
 	}
-	expect("created", func(v hypervisor.Event) bool { return v.Type == hypervisor.VMCreated })
+	expect := func(what string, f func(hypervisor.Event) bool) {
+		e.Helper()
+		if _, ok := hear(wait, f); !ok {
+			e.Fatalf("no event within %v: %s", wait, what)
+		}
+	}
+	// Nothing tells when a watch stands. A machine made before that is told of
+	// by no event, so another follows, a little later each time.
+	for try, waited := 2*time.Second, time.Duration(0); vm == nil; try *= 2 {
+		if waited > wait {
+			e.Fatalf("no event within %v: %d machines created", waited, len(made))
+		}
+		m := e.create("vm")
+		made[m.ID()] = m
+		if id, ok := hear(try, func(v hypervisor.Event) bool { return v.Type == hypervisor.VMCreated }); ok {
+			vm = made[id]
+		}
+		waited += try
+	}
 	e.start(vm)
 	expect("running", func(v hypervisor.Event) bool {
 		return v.Type == hypervisor.VMState && v.State == hypervisor.Running
