@@ -48,7 +48,7 @@ type VGPUProfile struct {
 	ID        string `json:"id"` // as DeviceRequest.Profile takes it
 	Name      string `json:"name"`
 	Bytes     int64  `json:"bytes,omitempty"` // of frame buffer
-	Max       int    `json:"max"`             // on an empty device
+	Max       int    `json:"max"`             // on an empty device; 0 where it isn't told
 	Available int    `json:"available"`       // now
 }
 

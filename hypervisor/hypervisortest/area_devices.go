@@ -2,6 +2,7 @@ package hypervisortest
 
 import (
 	"slices"
+	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
@@ -70,11 +71,16 @@ func devices(e *env) {
 		t := vm.AttachDevice(e.ctx, req)
 		a, err := t.Wait(e.ctx)
 		e.ok(err, "AttachDevice(%+v)", req)
+		seen := e.ProfileDevice
+		if req.Profile == "" {
+			seen = a.Vendor + ":" + a.Product
+		}
 		i := e.info(vm)
 		if len(i.Devices) != 1 || i.Devices[0].ID != a.ID {
 			e.Errorf("after AttachDevice the machine has %+v, want %+v", i.Devices, a)
 		}
 		e.start(vm)
+		e.guestSees(vm, seen, true, "Start")
 		i = e.info(vm)
 		if len(i.Devices) == 1 && i.Devices[0].Device != "" {
 			d := find(i.Devices[0].Device)
@@ -114,8 +120,10 @@ func devices(e *env) {
 		if hot && k == hypervisor.DevicePCI {
 			_, err = vm.DetachDevice(e.ctx, a.ID).Wait(e.ctx)
 			e.ok(err, "DetachDevice of a running machine")
+			e.guestSees(vm, seen, false, "DetachDevice of a running machine")
 			_, err = vm.AttachDevice(e.ctx, req).Wait(e.ctx)
 			e.ok(err, "AttachDevice to a running machine")
+			e.guestSees(vm, seen, true, "AttachDevice to a running machine")
 			e.proved(hypervisor.DeviceHotplug)
 			if i = e.info(vm); len(i.Devices) != 1 {
 				e.Fatalf("after hot plug the machine has %+v", i.Devices)
@@ -168,4 +176,23 @@ func devices(e *env) {
 		_, err := e.c.PrepareDevice(e.ctx, "no-such-device", hypervisor.DevicePreparation{VFs: new(int)}).Wait(e.ctx)
 		e.kind(err, hypervisor.ErrNotFound, "PrepareDevice of an absent ID")
 	}
+}
+
+// guestSees demands that a running machine's guest has a device, or has it no
+// more. It is given time: guests look at their slots when they come to it.
+func (e *env) guestSees(vm *hypervisor.VM, device string, want bool, after string) {
+	e.Helper()
+	if e.GuestDevices == nil || device == "" {
+		return
+	}
+	var all []string
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		var err error
+		all, err = e.GuestDevices(e.ctx, vm.ID())
+		e.ok(err, "the guest's devices")
+		if slices.Contains(all, device) == want {
+			return
+		}
+	}
+	e.Errorf("after %s the guest has the devices %v; %s among them should be %v", after, all, device, want)
 }

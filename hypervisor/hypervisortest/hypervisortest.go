@@ -114,6 +114,11 @@ type Backend struct {
 	// Device asks for a device that AttachDevice can take from this backend,
 	// VF and Profile likewise; the zero value where there is none.
 	Device, VF, Profile hypervisor.DeviceRequest
+	// GuestDevices lists the PCI devices that a running machine's guest sees,
+	// as "vendor:product" in four hex digits each.
+	GuestDevices func(ctx context.Context, id hypervisor.VMID) ([]string, error)
+	// ProfileDevice is what a guest sees of Profile, as "vendor:product".
+	ProfileDevice string
 	// Replicate has the platform say this about a machine's replication.
 	Replicate func(ctx context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error
 }
