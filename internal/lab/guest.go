@@ -43,7 +43,7 @@ func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
 			return err
 		}
 		defer os.RemoveAll(agent)
-		if err := unpack(ctx, "qemu-guest-agent", agent); err != nil {
+		if err := Unpack(ctx, "qemu-guest-agent", agent); err != nil {
 			return err
 		}
 		i := Initrd{

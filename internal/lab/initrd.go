@@ -60,6 +60,13 @@ func (i Initrd) AddModules(k *Kernel, names ...string) error {
 	return nil
 }
 
+// AddModuleFile puts a module that is not the kernel's own behind those of AddModules.
+func (i Initrd) AddModuleFile(file string) error {
+	to := "lib/modules/" + filepath.Base(file)
+	i["lib/modules/order"] = InitrdFile{Content: append(i["lib/modules/order"].Content, "/"+to+"\n"...)}
+	return i.AddFile(to, file)
+}
+
 var libraryPath = regexp.MustCompile(`/lib[^ ]*`)
 
 // AddProgram adds a dynamically linked program of this machine, with its libraries.

@@ -42,7 +42,7 @@ func buildKernel(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := unpack(ctx, pkg, dir); err != nil {
+	if err := Unpack(ctx, pkg, dir); err != nil {
 		return err
 	}
 	images, _ := filepath.Glob(filepath.Join(dir, "boot/vmlinuz-*"))

@@ -36,8 +36,8 @@ func Install(ctx context.Context, packages ...string) error {
 	return nil
 }
 
-// unpack downloads one Debian package and unpacks its files into dir, without installing it.
-func unpack(ctx context.Context, pkg, dir string) error {
+// Unpack downloads one Debian package and unpacks its files into dir, without installing it.
+func Unpack(ctx context.Context, pkg, dir string) error {
 	unlock, err := lockApt()
 	if err != nil {
 		return err

@@ -1,13 +1,18 @@
 #!/bin/busybox sh
 # First process of a guest inside the nested host. Twice emulated, every process that it starts
-# costs seconds, so it uses nothing but the shell.
+# costs seconds, so it uses nothing but the shell. It lists its PCI devices, and again whenever
+# one has come or gone.
 /bin/busybox mount -t sysfs sys /sys
-for d in /sys/bus/pci/devices/*; do
-	read -r vendor <"$d/vendor"
-	read -r device <"$d/device"
-	read -r class <"$d/class"
-	echo "PCI ${d##*/} $vendor:$device class=$class"
+shown=
+while :; do
+	now=
+	for d in /sys/bus/pci/devices/*; do
+		read -r vendor <"$d/vendor" && read -r device <"$d/device" && read -r class <"$d/class" &&
+			now="$now
+PCI ${d##*/} $vendor:$device class=$class"
+	done 2>/dev/null
+	[ "$now" = "$shown" ] || echo "LIST$now
+READY"
+	shown=$now
+	read -r -t 1 _
 done
-echo READY
-while read -r _; do :; done
-while :; do /bin/busybox sleep 3600; done

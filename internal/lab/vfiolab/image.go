@@ -29,8 +29,12 @@ var Packages = []string{
 }
 
 var hostModules = []string{
-	"virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net", "bochs", "nvme", "vfio_pci", "vfio_iommu_type1", "bridge", "tun",
+	"virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net", "bochs", "nvme", "vfio_pci", "vfio_iommu_type1", "bridge", "tun", "mdev",
 }
+
+// What the nested host runs and this machine must not: a udevd, which tells libvirtd of devices
+// that come and go, and the program with which libvirt makes mediated devices.
+var hostPackages = []string{"udev", "mdevctl"}
 
 const (
 	inittab = `::sysinit:/bin/bash /share/host-init.sh
@@ -57,6 +61,21 @@ cgroup_controllers = [ ]
 
 type image struct {
 	kernel, host, guest string
+	programs            string // folder with the files of hostPackages
+}
+
+// The kernel's sample of a display device that is shared out as mediated devices has a parent of
+// its own that is no PCI device, which libvirt does not list. Here the parent is the VGA card.
+const (
+	sampleParent = "mdev_register_parent(&mdpy_parent, &mdpy_dev,"
+	cardParent   = "mdev_register_parent(&mdpy_parent, &pci_get_device(0x1002, 0x5046, NULL)->dev,"
+)
+
+func sampleOnCard(source string) (string, error) {
+	if strings.Count(source, sampleParent) != 1 {
+		return "", errors.New("mdpy.c of this kernel registers its parent in another way")
+	}
+	return strings.Replace(source, sampleParent, cardParent, 1), nil
 }
 
 func fetchImage(ctx context.Context) (*image, error) {
@@ -67,19 +86,28 @@ func fetchImage(ctx context.Context) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := strings.Join(append(hostModules, "1", kernel.Version, string(hostInitrd), string(guestInit), inittab), "\x00")
-	dir, err := lab.Cached(ctx, "vfio", key, func(_ context.Context, dir string) error {
+	mdpy, err := kernel.BuildModule(ctx, []string{"samples/vfio-mdev/mdpy.c", "samples/vfio-mdev/mdpy-defs.h"}, cardParent, sampleOnCard)
+	if err != nil {
+		return nil, err
+	}
+	key := strings.Join(append(hostModules, "2", kernel.Version, string(hostInitrd), string(guestInit), inittab), "\x00")
+	dir, err := lab.Cached(ctx, "vfio", key, func(ctx context.Context, dir string) error {
+		for _, p := range hostPackages {
+			if err := lab.Unpack(ctx, p, filepath.Join(dir, "programs")); err != nil {
+				return err
+			}
+		}
 		host := lab.Initrd{"init": {Content: hostInitrd}, "lab/inittab": {Content: []byte(inittab)}}
 		guest := lab.Initrd{"init": {Content: guestInit}, "sys/.keep": {}}
 		return errors.Join(
-			host.AddBusybox(), host.AddModules(kernel, hostModules...), host.WriteFile(filepath.Join(dir, "host.cpio.gz")),
+			host.AddBusybox(), host.AddModules(kernel, hostModules...), host.AddModuleFile(mdpy), host.WriteFile(filepath.Join(dir, "host.cpio.gz")),
 			guest.AddBusybox(), guest.WriteFile(filepath.Join(dir, "guest.cpio")),
 		)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &image{kernel: kernel.ELF, host: filepath.Join(dir, "host.cpio.gz"), guest: filepath.Join(dir, "guest.cpio")}, nil
+	return &image{kernel: kernel.ELF, host: filepath.Join(dir, "host.cpio.gz"), guest: filepath.Join(dir, "guest.cpio"), programs: filepath.Join(dir, "programs")}, nil
 }
 
 // machineArgs describes the nested host. caching-mode is what lets VFIO work below the emulated
@@ -97,12 +125,14 @@ func machineArgs(img *image, share string, port int) []string {
 		"-device", "pcie-root-port,id=rp2,chassis=2,slot=2,addr=11", "-device", "nvme-subsys,id=sub0,nqn=sub0",
 		"-device", "nvme,bus=rp2,serial=lab0,subsys=sub0,max_ioqpairs=16,msix_qsize=17,sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=8",
 		"-device", "pcie-root-port,id=rp3,chassis=3,slot=3,addr=12", "-device", "ati-vga,bus=rp3,romfile=",
+		"-device", "pxb-pcie,id=free,bus=pcie.0,bus_nr=64,bypass_iommu=on", "-device", "pcie-root-port,id=rp4,bus=free,chassis=4,slot=4,addr=0",
+		"-device", "bochs-display,bus=rp4,romfile=",
 	}
 }
 
-func writeConfig(dir string) error {
+func writeConfig(img *image, dir string) error {
 	for name, text := range map[string]string{
-		"host-init.sh": hostInit, "commands.sh": commands, "libvirtd.conf": libvirtdConf, "qemu.conf": qemuConf,
+		"programs": img.programs, "host-init.sh": hostInit, "commands.sh": commands, "libvirtd.conf": libvirtdConf, "qemu.conf": qemuConf,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return err

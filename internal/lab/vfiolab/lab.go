@@ -19,7 +19,14 @@ import (
 const (
 	Display = "0000:01:00.0" // bochs-display, 1234:1111, class 0x038000 (display controller)
 	NVMe    = "0000:02:00.0" // 1b36:0010, class 0x010802, can have 4 SR-IOV virtual functions
-	VGA     = "0000:03:00.0" // ati-vga, 1002:5046, class 0x030000 (VGA compatible)
+	VGA     = "0000:03:00.0" // ati-vga, 1002:5046, class 0x030000 (VGA compatible), offers Profile
+
+	// Uncovered is a second bochs-display, which the IOMMU does not cover.
+	Uncovered = "0000:41:00.0"
+
+	// Profile is the ID of a mediated device type of the VGA card: its name is mdpy-vga, and in a guest it is 1b36:000f, class
+	// 0x038000. Its driver is the kernel's sample mdpy.
+	Profile = "pci-vga"
 
 	// Shared is a SATA controller of the chipset: its group holds two more devices, so it
 	// can't be passed through alone.
@@ -58,7 +65,7 @@ func Start(ctx context.Context) (*Lab, error) {
 }
 
 func (l *Lab) start(ctx context.Context, img *image) error {
-	if err := writeConfig(l.Dir); err != nil {
+	if err := writeConfig(img, l.Dir); err != nil {
 		return err
 	}
 	port, err := qemu.FreePort()
@@ -145,18 +152,34 @@ func (l *Lab) WriteXML(text string) string { return lab.WriteTemp(l.Dir, text) }
 // Serial is the path, as the nested host sees it, for the serial port of a guest.
 func (l *Lab) Serial(name string) string { return "/share/" + name + ".serial" }
 
-// WaitSerial waits until what the guest wrote to Serial(name) contains want, and returns it all.
-func (l *Lab) WaitSerial(ctx context.Context, name, want string) (text []byte, err error) {
+// WaitDevices waits for a guest's first list of its PCI devices and returns its last one, as
+// "1234:1111".
+func (l *Lab) WaitDevices(ctx context.Context, name string) (ids []string, err error) {
 	err = l.machine.Wait(ctx, "waiting for guest "+name, func(context.Context) error {
-		if text, err = os.ReadFile(filepath.Join(l.Dir, name+".serial")); err != nil {
+		text, err := os.ReadFile(filepath.Join(l.Dir, name+".serial"))
+		if err != nil {
 			return err
 		}
-		if !bytes.Contains(text, []byte(want)) {
-			return fmt.Errorf("no %q in %q", want, text[max(0, len(text)-300):])
-		}
-		return nil
+		ids, err = lastList(string(text))
+		return err
 	})
-	return text, err
+	return ids, err
+}
+
+// lastList reads the last list that guest-init.sh wrote since the guest's start.
+func lastList(text string) ([]string, error) {
+	end := strings.LastIndex(text, "READY")
+	begin := strings.LastIndex(text[:max(end, 0)], "LIST")
+	if end < 0 || begin < 0 || strings.Contains(text[end:], "LIST") {
+		return nil, fmt.Errorf("no complete list in %q", text[max(0, len(text)-300):])
+	}
+	var ids []string
+	for line := range strings.Lines(text[begin:end]) {
+		if f := strings.Fields(line); len(f) == 4 && f[0] == "PCI" {
+			ids = append(ids, strings.ReplaceAll(f[2], "0x", ""))
+		}
+	}
+	return ids, nil
 }
 
 // GuestXML describes a guest that has the devices at these addresses and lists its PCI devices on
