@@ -80,10 +80,10 @@ func (d *driver) onHostFacts(k hypervisor.Capability, f *libvirtx.Facts) hypervi
 			return no(hypervisor.ReasonHostIOMMUOff, "host %s has no VFIO: load the kernel modules vfio-pci and vfio_iommu_type1", f.Name)
 		case k == hypervisor.DeviceVF && f.SRIOV != hypervisor.Present:
 			return no(hypervisor.ReasonNoDevice, "no device of host %s has SR-IOV", f.Name)
+		case k == hypervisor.DeviceVGPU && libvirtx.Older(f.Libvirt, mdevSince):
+			return no(hypervisor.ReasonAPIVersion, "host %s has libvirt %s, which defines no mediated devices: update it to %s", f.Name, f.Libvirt, mdevSince)
 		case k == hypervisor.DeviceVGPU && !f.MDev:
 			return no(hypervisor.ReasonNoDevice, "no device of host %s offers mediated devices (vGPU): install the vendor's host driver", f.Name)
-		case k == hypervisor.DeviceVGPU:
-			return hypervisor.Support{Level: hypervisor.Unproven, Reason: hypervisor.ReasonNoDevice, Detail: "written after libvirt's documentation and never run on a real vGPU"}
 		}
 	}
 	return yes

@@ -21,19 +21,36 @@ import (
 // passthrough reports whether a machine has a host's device.
 func passthrough(x *libvirtxml.Domain) bool { return len(attached("", x)) > 0 }
 
-// attached lists the host devices in a definition. An attachment's ID is the
-// device's address on the host, or its mediated device's UUID.
+// pciPrefix begins the ID of a PCI device's attachment; its address on the host
+// follows.
+const pciPrefix = "pci:"
+
+// attachmentOf is the ID of a host device in a definition; empty if it is one
+// of another kind, such as a USB device.
+func attachmentOf(k *libvirtxml.DomainHostdev) hypervisor.AttachmentID {
+	if a := pciSource(k); a != "" {
+		return hypervisor.AttachmentID(pciPrefix + a)
+	}
+	if uuid := libvirtx.MDevOf(k); uuid != "" {
+		return hypervisor.AttachmentID(mdevPrefix + uuid)
+	}
+	return ""
+}
+
+// attached lists the host devices in a definition.
 func attached(host hypervisor.HostID, x *libvirtxml.Domain) []hypervisor.AttachedDevice {
 	var out []hypervisor.AttachedDevice
 	for i := range x.Devices.Hostdevs {
 		k := &x.Devices.Hostdevs[i]
-		switch {
-		case pciSource(k) != "":
-			a := pciSource(k)
-			out = append(out, hypervisor.AttachedDevice{ID: hypervisor.AttachmentID("pci:" + a), Device: libvirtx.DeviceID(host, a), Address: a})
-		case k.SubsysMDev != nil && k.SubsysMDev.Source != nil && k.SubsysMDev.Source.Address != nil:
-			out = append(out, hypervisor.AttachedDevice{ID: hypervisor.AttachmentID("mdev:" + k.SubsysMDev.Source.Address.UUID)})
+		id := attachmentOf(k)
+		if id == "" {
+			continue
 		}
+		v := hypervisor.AttachedDevice{ID: id, Address: pciSource(k)}
+		if v.Address != "" {
+			v.Device = libvirtx.DeviceID(host, v.Address)
+		}
+		out = append(out, v)
 	}
 	return out
 }
@@ -114,10 +131,7 @@ func (d *driver) devices(ctx context.Context, h *fleet.Host) ([]hypervisor.Devic
 		for _, a := range p.Peers {
 			i.GroupPeers = append(i.GroupPeers, libvirtx.DeviceID(h.ID(), a))
 		}
-		for _, t := range p.Types {
-			i.Kind = hypervisor.VGPUDevice
-			i.Profiles = append(i.Profiles, hypervisor.VGPUProfile{ID: t.ID, Name: t.Name, Max: int(t.AvailableInstances), Available: int(t.AvailableInstances)})
-		}
+		shareFacts(&i, p, got.users)
 		if p.Physical != "" {
 			i.Kind, i.Parent = hypervisor.VirtualFunction, libvirtx.DeviceID(h.ID(), p.Physical)
 		}
@@ -145,6 +159,8 @@ func (d *driver) obstacle(f *libvirtx.Facts, p libvirtx.PCIDevice, by map[string
 		return hypervisor.ReasonHostUsesDevice, "the host uses it as " + p.HostUses
 	case p.VFs > 0:
 		return hypervisor.ReasonHostUsesDevice, fmt.Sprintf("the device has %d virtual functions: assign those, or set VFs to 0", p.VFs)
+	case len(p.Shares) > 0:
+		return hypervisor.ReasonHostUsesDevice, fmt.Sprintf("the device is split into %d vGPUs: assign another by its profile, or detach those", len(p.Shares))
 	}
 	for _, a := range p.Peers {
 		peer := by[a]
@@ -163,7 +179,8 @@ func (d *driver) obstacle(f *libvirtx.Facts, p libvirtx.PCIDevice, by map[string
 	return "", ""
 }
 
-// deviceUsers reads which machines have which PCI devices, by address.
+// deviceUsers reads which machines have which devices, by PCI address or by a
+// mediated device's UUID.
 func deviceUsers(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 	all, err := c.ListAllDomains(0)
 	if err != nil {
@@ -184,7 +201,8 @@ func deviceUsers(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 			r.Kind = hypervisor.KindOfTemplate
 		}
 		for j := range x.Devices.Hostdevs {
-			if a := pciSource(&x.Devices.Hostdevs[j]); a != "" {
+			k := &x.Devices.Hostdevs[j]
+			if a := pciSource(k) + libvirtx.MDevOf(k); a != "" {
 				out[a] = append(out[a], r)
 			}
 		}
@@ -247,7 +265,9 @@ func (d *driver) choose(ctx context.Context, h *fleet.Host, id hypervisor.VMID, 
 			return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.KindNotFound, r.ID.Ref(), "no such device")
 		}
 		switch v := all[i]; {
-		case v.Assignable || r.Profile != "":
+		case r.Profile != "":
+			return v, all, offers(v, r.Profile)
+		case v.Assignable:
 			return v, all, nil
 		case v.Reason == hypervisor.ReasonDeviceInUse:
 			return v, all, fleet.BusyWith(r.ID.Ref(), v.UsedBy, "the device is in use by")
@@ -267,11 +287,7 @@ func (d *driver) choose(ctx context.Context, h *fleet.Host, id hypervisor.VMID, 
 			continue
 		}
 		matched++
-		free := v.Assignable
-		for _, p := range v.Profiles {
-			free = free || p.ID == r.Profile && p.Available > 0
-		}
-		if free {
+		if r.Profile != "" && offers(v, r.Profile) == nil || r.Profile == "" && v.Assignable {
 			return v, all, nil
 		}
 	}

@@ -4,8 +4,9 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,9 +19,8 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// largeBAR is from where on the firmware's usual 64-bit window may be too
-// small: q35 has 32 GiB of it.
-const largeBAR = 16 * hypervisor.GiB
+// noteLocked says what a device that reaches into the guest's memory entails.
+const noteLocked = "all of the machine's memory is locked on the host while it runs"
 
 // vfsLimit is how long udev and libvirt may take to show virtual functions.
 const vfsLimit = time.Minute
@@ -54,10 +54,12 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 	return d.Run(ctx, "attach-device", id, fleet.ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
 		sure := context.WithoutCancel(ctx)
 		if r.Profile != "" {
-			uuid, err := d.attachShare(sure, h, id, v, r.Profile)
-			return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: "mdev:" + uuid}, Err: err}
+			return d.attachShare(sure, h, id, v, r.Profile)
 		}
-		out := hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: "pci:" + v.Address}, Notes: []string{"all of the machine's memory is locked on the host while it runs"}}
+		out := hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: pciPrefix + v.Address}, Notes: []string{noteLocked}}
+		if v.Detail != "" {
+			out.Notes = append(out.Notes, v.Detail)
+		}
 		_, err := fleet.OnHost(sure, h, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			s, err := fleet.Changeable(dom, id)
 			if err != nil {
@@ -67,27 +69,26 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 			if err != nil {
 				return struct{}{}, err
 			}
-			if note := window(x, v.BARBytes); note != "" && s == hypervisor.Off {
+			cards := whole(v, all)
+			if note := window(x, barsOf(x, cards, all)); note != "" && s != hypervisor.Off {
+				return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s and its 64-bit PCI window was made before it was to hold a device of %d GiB: power it off first", s, v.BARBytes>>30)
+			} else if note != "" {
 				if err := libvirtx.Define(c, x); err != nil {
 					return struct{}{}, err
 				}
 				out.Notes = append(out.Notes, note)
 			}
-			for n, dev := range whole(v, all) {
-				k, err := hostdev(dev.Address)
-				if err != nil {
-					return struct{}{}, err
+			done, err := attachAll(dom, id, cards)
+			if err != nil {
+				for _, k := range done {
+					if derr := detachOne(dom, id, k); derr != nil {
+						out.Leftover, err = append(out.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: pciPrefix + pciSource(k)}), errors.Join(err, derr)
+					}
 				}
-				doc, err := k.Marshal()
-				if err != nil {
-					return struct{}{}, err
-				}
-				if err := fleet.Attach(dom, id, doc); err != nil {
-					return struct{}{}, err
-				}
-				if n > 0 {
-					out.Notes = append(out.Notes, fmt.Sprintf("device %s of the same card and IOMMU group goes along", dev.Address))
-				}
+				return struct{}{}, err
+			}
+			for _, dev := range cards[1:] {
+				out.Notes = append(out.Notes, fmt.Sprintf("device %s of the same card and IOMMU group goes along", dev.Address))
 			}
 			return struct{}{}, nil
 		})
@@ -96,55 +97,44 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 	})
 }
 
-// window enlarges the 64-bit PCI window for devices with large memory regions,
-// to the next power of two above twice their size.
-func window(x *libvirtxml.Domain, bars int64) string {
-	if bars < largeBAR {
-		return ""
+// attachAll attaches devices one after the other and returns the elements of
+// those that it did, also when it fails.
+func attachAll(dom *libvirt.Domain, id hypervisor.VMID, devices []hypervisor.DeviceInfo) (done []*libvirtxml.DomainHostdev, err error) {
+	for _, dev := range devices {
+		k, err := hostdev(dev.Address)
+		if err != nil {
+			return done, err
+		}
+		doc, err := k.Marshal()
+		if err != nil {
+			return done, err
+		}
+		if err := fleet.Attach(dom, id, doc); err != nil {
+			return done, err
+		}
+		done = append(done, k)
 	}
-	size := int64(1) << bits.Len64(uint64(2*bars-1))
-	for i := range x.Devices.Controllers {
-		k := &x.Devices.Controllers[i]
-		if k.Type != "pci" || k.Model != "pcie-root" && k.Model != "pci-root" {
-			continue
-		}
-		if k.PCI == nil {
-			k.PCI = &libvirtxml.DomainControllerPCI{}
-		}
-		if k.PCI.Hole64 != nil && libvirtx.ToKiB(uint64(k.PCI.Hole64.Size), k.PCI.Hole64.Unit)<<10 >= size {
-			return ""
-		}
-		k.PCI.Hole64 = &libvirtxml.DomainControllerPCIHole64{Size: uint64(size >> 10), Unit: "KiB"}
-		return fmt.Sprintf("the machine's 64-bit PCI window was set to %d GiB for the device's %d GiB of memory regions", size>>30, bars>>30)
-	}
-	return ""
+	return done, nil
 }
 
-// attachShare makes a mediated device of a type and gives it to the machine.
-func (d *driver) attachShare(ctx context.Context, h *fleet.Host, id hypervisor.VMID, v hypervisor.DeviceInfo, profile string) (string, error) {
-	_, parent, _ := strings.Cut(string(v.ID), "/")
-	return fleet.OnHost(ctx, h, id, 5, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
-		uuid := libvirtx.NewUUID()
-		doc, err := (&libvirtxml.NodeDevice{Parent: parent, Capability: libvirtxml.NodeDeviceCapability{
-			MDev: &libvirtxml.NodeDeviceMDevCapability{Type: &libvirtxml.NodeDeviceMDevCapabilityType{ID: profile}, UUID: uuid}}}).Marshal()
-		if err != nil {
-			return "", err
+// detachOne detaches a device and waits until the guest has let go of it.
+func detachOne(dom *libvirt.Domain, id hypervisor.VMID, k *libvirtxml.DomainHostdev) error {
+	doc, err := k.Marshal()
+	if err != nil {
+		return err
+	}
+	this := attachmentOf(k)
+	return fleet.Detach(dom, id, doc, func(x *libvirtxml.Domain) bool { return has(x, this) })
+}
+
+// has reports whether a definition has an attachment.
+func has(x *libvirtxml.Domain, want hypervisor.AttachmentID) bool {
+	for i := range x.Devices.Hostdevs {
+		if attachmentOf(&x.Devices.Hostdevs[i]) == want {
+			return true
 		}
-		dev, err := c.DeviceCreateXML(doc, 0)
-		if err != nil {
-			return "", err
-		}
-		defer dev.Free()
-		k := &libvirtxml.DomainHostdev{SubsysMDev: &libvirtxml.DomainHostdevSubsysMDev{Model: "vfio-pci",
-			Source: &libvirtxml.DomainHostdevSubsysMDevSource{Address: &libvirtxml.DomainAddressMDev{UUID: uuid}}}}
-		if doc, err = k.Marshal(); err == nil {
-			err = fleet.Attach(dom, id, doc)
-		}
-		if err != nil {
-			_ = dev.Destroy() // what this call made
-		}
-		return uuid, err
-	})
+	}
+	return false
 }
 
 // DetachDevice implements hypervisor.DeviceAssigner.
@@ -155,43 +145,32 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 			if err != nil {
 				return struct{}{}, err
 			}
-			has := func(x *libvirtxml.Domain, want hypervisor.AttachmentID) bool {
-				for _, v := range attached("", x) {
-					if v.ID == want {
-						return true
-					}
-				}
-				return false
-			}
 			if !has(x, a) {
 				return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(a)}, "the machine has no such device")
 			}
-			card := libvirtx.Slot(strings.TrimPrefix(string(a), "pci:"))
+			together := []hypervisor.AttachmentID{a}
+			if address, ok := strings.CutPrefix(string(a), pciPrefix); ok {
+				// Functions of one card and group come and go together. One that is
+				// gone from the host goes alone.
+				if p, err := libvirtx.FindPCI(c, address); err == nil {
+					for _, peer := range p.Peers {
+						if libvirtx.Slot(peer) == libvirtx.Slot(address) {
+							together = append(together, hypervisor.AttachmentID(pciPrefix+peer))
+						}
+					}
+				}
+			}
 			for i := range x.Devices.Hostdevs {
 				k := &x.Devices.Hostdevs[i]
-				one := &libvirtxml.Domain{Devices: &libvirtxml.DomainDeviceList{Hostdevs: []libvirtxml.DomainHostdev{*k}}}
-				this := attached("", one)
-				if len(this) == 0 || this[0].ID != a && (this[0].Address == "" || libvirtx.Slot(this[0].Address) != card) {
-					continue // functions of one card go together
+				if !slices.Contains(together, attachmentOf(k)) {
+					continue
 				}
-				doc, err := k.Marshal()
-				if err != nil {
-					return struct{}{}, err
-				}
-				if err := fleet.Detach(dom, id, doc, func(x *libvirtxml.Domain) bool { return has(x, this[0].ID) }); err != nil {
+				if err := detachOne(dom, id, k); err != nil {
 					return struct{}{}, err
 				}
 			}
-			if uuid, ok := strings.CutPrefix(string(a), "mdev:"); ok {
-				dev, err := c.LookupDeviceByName("mdev_" + strings.ReplaceAll(uuid, "-", "_"))
-				if libvirtx.NotFound(err) {
-					return struct{}{}, nil
-				}
-				if err != nil {
-					return struct{}{}, err
-				}
-				defer dev.Free()
-				return struct{}{}, dev.Destroy()
+			if uuid, ok := strings.CutPrefix(string(a), mdevPrefix); ok {
+				return struct{}{}, libvirtx.RemoveMDev(c, uuid)
 			}
 			return struct{}{}, nil
 		})
@@ -211,14 +190,20 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 		return nil, err
 	}
 	var dev hypervisor.DeviceInfo
+	var users []hypervisor.Ref // of its virtual functions
 	for _, v := range all {
 		if v.ID == id {
 			dev = v
+		}
+		if v.Parent == id {
+			users = append(users, v.UsedBy...)
 		}
 	}
 	switch {
 	case dev.ID == "":
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such device")
+	case p.VFs != nil && *p.VFs != dev.VFs && len(users) > 0:
+		return nil, fleet.BusyWith(id.Ref(), users, "a virtual function of the device is in use by")
 	case len(dev.UsedBy) > 0:
 		return nil, fleet.BusyWith(id.Ref(), dev.UsedBy, "the device is in use by")
 	}

@@ -41,6 +41,13 @@
 // its base. Internal snapshots that others made are listed, reverted to and
 // deleted through libvirt as long as nothing stands on their image.
 //
+// A device is given to a machine through VFIO, with the other functions of its
+// card that share its IOMMU group. A vGPU is a mediated device that is made for
+// the machine and removed with it; that needs libvirt 7.8 and, on the host, its
+// maker's driver and mdevctl. libvirt can't set the number of virtual functions:
+// the driver writes it to the host's sysfs, which for hosts other than this one
+// needs [Config].Sysfs.
+//
 // Native types for [hypervisor.As]: *libvirt.Connect for a Client of one host
 // and for a Host, *libvirt.Domain for a VM (Free it).
 package kvm

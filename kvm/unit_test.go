@@ -3,6 +3,9 @@
 package kvm
 
 import (
+	"context"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +13,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 func TestWindow(t *testing.T) {
@@ -30,6 +34,34 @@ func TestWindow(t *testing.T) {
 	doc, err := x.Marshal()
 	if err != nil || !strings.Contains(doc, "<pcihole64 unit=\"KiB\">536870912</pcihole64>") {
 		t.Errorf("the definition lacks the window: %s (%v)", doc, err)
+	}
+}
+
+func TestWindowOfUEFI(t *testing.T) {
+	x := &libvirtxml.Domain{OS: &libvirtxml.DomainOS{Firmware: "efi"}, Devices: &libvirtxml.DomainDeviceList{Controllers: []libvirtxml.DomainController{{Type: "pci", Model: "pcie-root"}}}}
+	for _, c := range []struct {
+		bars int64
+		want string // of OVMF, in MiB
+		note bool
+	}{{24 * hypervisor.GiB, "65536", true}, {24 * hypervisor.GiB, "65536", false}, {128 * hypervisor.GiB, "262144", true}, {40 * hypervisor.GiB, "262144", false}} {
+		note := window(x, c.bars)
+		if a := x.QEMUCommandline.Args; (note != "") != c.note || len(a) != 2 || a[0].Value != "-fw_cfg" || a[1].Value != ovmfWindow+c.want {
+			t.Errorf("window for %d GiB: %q, %+v; want %s MiB", c.bars>>30, note, a, c.want)
+		}
+	}
+	doc, err := x.Marshal()
+	if err != nil || !strings.Contains(doc, "X-PciMmio64Mb,string=262144") || !strings.Contains(doc, "http://libvirt.org/schemas/domain/qemu/1.0") {
+		t.Errorf("the definition lacks OVMF's window: %s (%v)", doc, err)
+	}
+	// Two cards of 24 GiB need more than one.
+	all := []hypervisor.DeviceInfo{{Address: "0000:01:00.0", BARBytes: 24 * hypervisor.GiB}, {Address: "0000:02:00.0", BARBytes: 24 * hypervisor.GiB}, {Address: "0000:03:00.0", BARBytes: hypervisor.GiB}}
+	k, err := hostdev("0000:02:00.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Devices.Hostdevs = append(x.Devices.Hostdevs, *k)
+	if n := barsOf(x, all[:1], all); n != 48*hypervisor.GiB {
+		t.Errorf("the regions of a card that comes to another are %d GiB, want 48", n>>30)
 	}
 }
 
@@ -97,6 +129,59 @@ func TestSetCPUs(t *testing.T) {
 		setCPUs(x, int(c.want), int(c.limit))
 		if x.VCPU.Current != c.gotNow || x.VCPU.Value != c.gotMax {
 			t.Errorf("setCPUs(%d of %d to %d of %d) = %d of %d, want %d of %d", c.now, c.max, c.want, c.limit, x.VCPU.Current, x.VCPU.Value, c.gotNow, c.gotMax)
+		}
+	}
+}
+
+// files is a host's files.
+type files map[string]string
+
+func (f files) ReadFile(_ context.Context, path string) ([]byte, error) {
+	if text, ok := f[path]; ok {
+		return []byte(text), nil
+	}
+	return nil, os.ErrNotExist
+}
+
+func (f files) WriteFile(_ context.Context, path string, data []byte) error {
+	f[path] = string(data)
+	return nil
+}
+
+func TestReset(t *testing.T) {
+	const a = "/sys/bus/pci/devices/0000:01:00.0/"
+	for what, c := range map[string]struct {
+		files files
+		warns bool
+	}{
+		"a kernel that doesn't tell":    {files{}, false},
+		"a device that can be reset":    {files{a + "reset_method": "flr bus\n"}, false},
+		"a device that can't":           {files{a + "reset_method": "\n"}, true},
+		"one that can't, with its BARs": {files{a + "reset_method": "", a + "resource": "0x1000 0x1fff 0x200\n"}, true},
+	} {
+		h := &fleet.Host{}
+		d := &driver{files: map[*fleet.Host]Sysfs{h: c.files}}
+		i := hypervisor.DeviceInfo{Address: "0000:01:00.0", Kind: hypervisor.PCIFunction, Assignable: true}
+		d.sysfsFacts(t.Context(), h, &i)
+		if (i.Detail != "") != c.warns || !i.Assignable || i.Reason != "" {
+			t.Errorf("%s: %+v, want a warning: %v", what, i, c.warns)
+		}
+	}
+}
+
+func TestShareFacts(t *testing.T) {
+	p := libvirtx.PCIDevice{Types: []libvirtxml.NodeDeviceMDevType{{ID: "t1", Name: "half", AvailableInstances: 1}, {ID: "t2", Name: "whole"}},
+		Shares: []libvirtx.MDev{{UUID: "a", Type: "t1"}, {UUID: "b", Type: "t1"}}}
+	vm := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: "vm"}
+	i := hypervisor.DeviceInfo{ID: "d"}
+	shareFacts(&i, p, map[string][]hypervisor.Ref{"a": {vm}, "b": {vm}})
+	want := []hypervisor.VGPUProfile{{ID: "t1", Name: "half", Max: 3, Available: 1}, {ID: "t2", Name: "whole"}}
+	if i.Kind != hypervisor.VGPUDevice || !slices.Equal(i.Profiles, want) || len(i.UsedBy) != 1 {
+		t.Errorf("a device with two of three shares in one machine is %+v, want profiles %+v", i, want)
+	}
+	for profile, kind := range map[string]hypervisor.Kind{"t1": 0, "half": 0, "t2": hypervisor.KindExhausted, "t3": hypervisor.KindNotFound} {
+		if err := offers(i, profile); hypervisor.KindOf(err) != kind {
+			t.Errorf("offers(%s): %v, want kind %s", profile, err, kind)
 		}
 	}
 }

@@ -191,7 +191,7 @@ func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, f 
 	}
 	for i := range v.Devices {
 		a := &v.Devices[i]
-		if dev, err := libvirtx.FindPCI(c, a.Address); err == nil { // gone from the host: the address has to do
+		if dev, err := libvirtx.FindPCI(c, a.Address); err == nil && a.Profile == "" { // gone from the host: the address has to do
 			a.Vendor, a.Product = dev.Vendor, dev.Product
 		}
 	}
@@ -243,7 +243,7 @@ func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.S
 	v.Placement.Host = in.host
 	if x.OS != nil {
 		v.Firmware = hypervisor.BIOS
-		if x.OS.Firmware == "efi" || x.OS.Loader != nil && x.OS.Loader.Type == "pflash" {
+		if isUEFI(x) {
 			v.Firmware = hypervisor.UEFI
 		}
 		if x.OS.Type != nil {
@@ -275,6 +275,9 @@ func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.S
 		}
 	}
 	v.Devices = attached(in.host, x)
+	if err := nameShares(v.Devices, in.host, func() (map[string]libvirtx.MDev, error) { return libvirtx.MDevs(c) }); err != nil {
+		return err
+	}
 	if !in.snapshots[s.UUID] {
 		return nil
 	}

@@ -29,6 +29,7 @@ type PCIDevice struct {
 	Physical                string   // address of a virtual function's device
 	MaxVFs, VFs             int
 	Types                   []libvirtxml.NodeDeviceMDevType
+	Shares                  []MDev // that it is split into now
 	Bridge                  bool
 	// HostUses says what the host does with it: an interface that is up, a
 	// block device.
@@ -77,6 +78,11 @@ func PCIDevices(c *libvirt.Connect) ([]PCIDevice, error) {
 		out = append(out, pciDevice(&x))
 	}
 	for _, x := range docs {
+		if m, ok := mdev(&x); ok {
+			if i, ok := at[x.Parent]; ok {
+				out[i].Shares = append(out[i].Shares, m)
+			}
+		}
 		use := ""
 		switch c := x.Capability; {
 		case c.Net != nil && c.Net.Link != nil && c.Net.Link.State == "up":

@@ -79,6 +79,7 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 					return struct{}{}, err
 				}
 			}
+			shares, sharesErr := libvirtx.RemoveMDevs(c, x)
 			for p := range memory {
 				if images == nil {
 					images = Paths{}
@@ -86,7 +87,8 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 				images[p] = true
 			}
 			left, err = b.Remove(c, images)
-			return struct{}{}, err
+			left = append(left, shares...)
+			return struct{}{}, errors.Join(err, sharesErr)
 		})
 		if err == nil {
 			err = f.forgetElsewhere(sure, h, id)
