@@ -107,6 +107,9 @@ func parseURL(u *url.URL) (Config, error) {
 		}
 		return cfg, nil
 	}
+	if transport == "ssh" && !q.Has("no_tty") {
+		q.Set("no_tty", "1") // nobody is there to be asked for a password or whether a host's key is right
+	}
 	base.RawQuery = q.Encode()
 	var ok bool
 	if cfg.Hosts, ok = libvirtx.HostURIs(base); !ok {

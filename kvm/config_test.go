@@ -14,7 +14,7 @@ func TestParseURL(t *testing.T) {
 		"kvm:///system":      {"qemu:///system"},
 		"kvm:///session":     {"qemu:///session"},
 		"kvm://h1,h2/system": {"qemu://h1/system", "qemu://h2/system"},
-		"kvm+ssh://root@h1,h2:2222/system?keyfile=/k":          {"qemu+ssh://root@h1:2222/system?keyfile=%2Fk", "qemu+ssh://root@h2:2222/system?keyfile=%2Fk"},
+		"kvm+ssh://root@h1,h2:2222/system?keyfile=/k":          {"qemu+ssh://root@h1:2222/system?keyfile=%2Fk&no_tty=1", "qemu+ssh://root@h2:2222/system?keyfile=%2Fk&no_tty=1"},
 		"kvm+tcp://[::1]/system":                               {"qemu+tcp://[::1]/system"},
 		"kvm+unix:///system?socket=/a&socket=/b&domain=qemu":   {"qemu+unix:///system?socket=%2Fa", "qemu+unix:///system?socket=%2Fb"},
 		"kvm+test:///default":                                  {"test:///default"},

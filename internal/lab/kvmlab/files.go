@@ -2,6 +2,7 @@ package kvmlab
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,8 +15,15 @@ import (
 // touch things that both hosts share: other users, file ownership, security labels, virtlogd,
 // cgroups.
 func (h *Host) writeFiles() error {
+	pki := filepath.Join(h.root, "pki")
+	if err := h.lab.authority.issue(pki, "server", h.Name, x509.ExtKeyUsageServerAuth, h.Address); err != nil {
+		return err
+	}
 	libvirtd := fmt.Sprintf(`host_uuid = %q
-listen_tls = 0
+listen_tls = 1
+ca_file = %q
+cert_file = %q
+key_file = %q
 listen_tcp = 1
 listen_addr = "0.0.0.0"
 auth_tcp = "none"
@@ -25,7 +33,7 @@ unix_sock_group = "root"
 max_clients = 500
 max_workers = 40
 max_client_requests = 40
-`, h.UUID)
+`, h.UUID, pki+"/cacert.pem", pki+"/servercert.pem", pki+"/serverkey.pem")
 	const qemu = `user = "root"
 group = "root"
 dynamic_ownership = 0
@@ -39,6 +47,7 @@ migration_address = "0.0.0.0"
 	if err != nil {
 		return err
 	}
+	passwd = strings.Replace(passwd, ":/root:", ":"+h.home()+":", 1)
 	group, err := withAccount("/etc/group", "libvirt-qemu:x:64055:\nkvm:x:64056:\n")
 	if err != nil {
 		return err
@@ -56,6 +65,7 @@ migration_address = "0.0.0.0"
 		"hosts":                     hosts,
 		"var/log/libvirt/.keep":     "",
 		"pool/.keep":                "",
+		"home/.keep":                "",
 	} {
 		file := filepath.Join(h.root, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

@@ -13,7 +13,7 @@ import (
 // Packages are the Debian packages that the lab and programs using libvirt through cgo need.
 var Packages = []string{
 	"libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "libvirt-dev", "pkg-config", "gcc", "libc6-dev",
-	"qemu-system-x86", "qemu-utils", "busybox-static", "iproute2", "e2fsprogs", "kmod", "xz-utils",
+	"qemu-system-x86", "qemu-utils", "busybox-static", "iproute2", "e2fsprogs", "kmod", "xz-utils", "openssh-client", "dropbear-bin",
 }
 
 // Config says what to start. The zero value is one host.
@@ -30,8 +30,9 @@ type Lab struct {
 	Shared  string // folder that all hosts see under this path; pool "shared"
 	Dir     string // the lab's own folder
 
-	wire    *wire
-	release func()
+	wire      *wire
+	authority *authority
+	release   func()
 }
 
 // Start installs what is missing and starts the hosts. The first run on a machine downloads
@@ -73,6 +74,9 @@ func (l *Lab) start(ctx context.Context, hosts int) (err error) {
 		}
 	}
 	if l.wire, err = newWire(ctx, l.Dir); err != nil {
+		return err
+	}
+	if l.authority, err = newAuthority(); err != nil {
 		return err
 	}
 	for i := range hosts {
