@@ -26,25 +26,23 @@ func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) 
 		return hypervisor.TaskState{Err: err}
 	}
 	params, flags := m.params()
-	made, old, err := m.prepareDisks(ctx, &params)
+	all, err := m.prepareDisks(ctx, &params)
 	if err == nil {
 		err = m.send(ctx, params, flags, report)
 	}
-	if err != nil {
-		var left []hypervisor.Ref
-		for _, v := range made {
-			_, derr := libvirtx.Do(sure, m.dst.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
-				return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
-			})
-			if derr != nil {
-				left = append(left, v.Ref())
-			}
+	if errors.Is(err, errNoOutcome) {
+		s := hypervisor.TaskState{Err: err}
+		for _, k := range all {
+			s.Leftover = append(s.Leftover, k.from.Ref(), k.to.Ref())
 		}
-		return hypervisor.TaskState{Err: err, Leftover: left}
+		return s
+	}
+	if err != nil {
+		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.dst, all)}
 	}
 	r := measured(sure, m.dst, m.id)
 	s := hypervisor.TaskState{Migration: r}
-	r.Kept, s.Err = m.dropSource(sure, old)
+	r.Kept, s.Err = m.dropSource(sure, fromPaths(all))
 	return s
 }
 
@@ -83,29 +81,28 @@ func (m *move) params() (libvirt.DomainMigrateParameters, libvirt.DomainMigrateF
 }
 
 // prepareDisks makes images for a migration that copies disks and sets the
-// parameters for it. old are the images that are copied.
-func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParameters) (made []libvirtx.Volume, old fleet.Paths, err error) {
+// parameters for it.
+func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParameters) (all []copied, err error) {
 	if m.pool.UUID == "" {
-		return nil, nil, nil
+		return nil, nil
 	}
-	old = fleet.Paths{}
 	moved := map[string]libvirtx.Volume{}
 	for _, k := range libvirtx.Writable(m.live) {
 		if err := ctx.Err(); err != nil {
-			return made, old, err
+			return all, err
 		}
 		path := libvirtx.DiskPath(k)
 		from, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, path) })
 		if err != nil {
-			return made, old, err
+			return all, err
 		}
 		v, err := libvirtx.Do(context.WithoutCancel(ctx), m.dst.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
 			return libvirtx.CreateVolume(c, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 		})
 		if err != nil {
-			return made, old, err
+			return all, err
 		}
-		made, moved[path], old[path] = append(made, v), v, true
+		all, moved[path] = append(all, copied{k.Target.Dev, from, v}), v
 		p.MigrateDisks = append(p.MigrateDisks, k.Target.Dev)
 	}
 	p.MigrateDisksSet = true
@@ -118,24 +115,24 @@ func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParamet
 		return x.Marshal()
 	})
 	if err != nil {
-		return made, old, err
+		return all, err
 	}
 	p.DestXMLSet, p.DestXML = true, doc
 	next, err := clone(m.next)
 	if err != nil {
-		return made, old, err
+		return all, err
 	}
 	repoint(next, moved)
 	if next.Metadata != nil {
 		mark := m.mark
 		mark.Images = nil // bases that stay behind
 		if err := libvirtx.MarkDefinition(next, mark); err != nil {
-			return made, old, err
+			return all, err
 		}
 	}
 	p.PersistXML, err = next.Marshal()
 	p.PersistXMLSet = true
-	return made, old, err
+	return all, err
 }
 
 func clone(x *libvirtxml.Domain) (*libvirtxml.Domain, error) {
@@ -192,7 +189,11 @@ func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flag
 		}
 		ended <- err
 	}()
-	return m.watch(limited, ended, report)
+	err := m.watch(limited, ended, report)
+	if libvirtx.Lost(err) {
+		err = m.outcome(limited, err, report)
+	}
+	return err
 }
 
 // watch tells the progress, switches to post-copy, and passes a wish to stop

@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,19 +20,6 @@ import (
 type copied struct {
 	dev      string
 	from, to libvirtx.Volume
-}
-
-// undoCopies removes the images that a failed move made.
-func (m *move) undoCopies(ctx context.Context, h *fleet.Host, all []copied) (left []hypervisor.Ref) {
-	for _, k := range all {
-		_, err := libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
-			return struct{}{}, libvirtx.DeleteVolume(c, k.to.Pool, k.to.Name)
-		})
-		if err != nil {
-			left = append(left, k.to.Ref())
-		}
-	}
-	return left
 }
 
 func fromPaths(all []copied) fleet.Paths {
@@ -85,7 +73,7 @@ func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState
 			}
 			return struct{}{}, nil
 		})
-		return hypervisor.TaskState{Err: err, Leftover: m.undoCopies(sure, m.src, all[pivoted:])}
+		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.src, all)}
 	}
 	r := &hypervisor.MigrateResult{Downtime: 0}
 	for _, k := range all {
@@ -179,7 +167,7 @@ func (m *move) coldStorage(ctx context.Context, report func(hypervisor.TaskState
 		return struct{}{}, libvirtx.Define(c, x)
 	})
 	if err != nil {
-		return hypervisor.TaskState{Err: err, Leftover: m.undoCopies(sure, m.src, all)}
+		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.src, all)}
 	}
 	r := &hypervisor.MigrateResult{Downtime: -1}
 	for _, k := range all {
@@ -213,25 +201,17 @@ func (m *move) coldMove(ctx context.Context, report func(hypervisor.TaskState)) 
 			err = libvirtx.MarkDefinition(x, m.mark)
 		}
 	}
-	if err == nil {
-		_, err = libvirtx.Do(sure, m.dst.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
-	}
 	if err != nil {
-		return hypervisor.TaskState{Err: err, Leftover: m.undoCopies(sure, m.dst, all)}
+		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.dst, all)}
 	}
-	_, err = fleet.OnHost(sure, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
-	})
+	_, err = libvirtx.Do(sure, m.dst.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
 	if err != nil {
-		// Two definitions of one machine must not stay.
-		_, derr := fleet.OnHost(sure, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
-		})
-		left := m.undoCopies(sure, m.dst, all)
-		if derr != nil {
-			left = append(left, m.id.Ref())
-		}
-		return hypervisor.TaskState{Err: err, Leftover: left}
+		return hypervisor.TaskState{Err: err, Leftover: m.retract(sure, all)}
+	}
+	if err := m.leave(sure); errors.Is(err, errNoOutcome) {
+		return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{m.id.Ref()}}
+	} else if err != nil {
+		return hypervisor.TaskState{Err: err, Leftover: m.retract(sure, all)}
 	}
 	r := &hypervisor.MigrateResult{Downtime: -1, Total: time.Since(start)}
 	for _, k := range all {

@@ -1,0 +1,145 @@
+//go:build cgo
+
+package kvm
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
+)
+
+// A call whose connection broke says nothing of its outcome: the hosts go on
+// without this program. What a move made is removed only if it failed for sure
+// and nothing uses it.
+
+// errNoOutcome is in an error when nobody could say how a migration ended.
+var errNoOutcome = errors.New("the outcome is not known")
+
+// outcomeLimit is how long a host may be away before the outcome is given up.
+const outcomeLimit = 2 * time.Minute
+
+// outcome finds out how a migration ended whose call was lost, by the source's
+// job and by where the machine is. It returns nil if the machine has moved.
+func (m *move) outcome(ctx context.Context, lost error, report func(hypervisor.TaskState)) error {
+	sure := context.WithoutCancel(ctx)
+	for end := time.Now().Add(outcomeLimit); time.Now().Before(end); _ = fleet.Pause(sure, fleet.PollEvery) {
+		s, err := m.d.jobState(sure, m.src, m.id)
+		if err == nil && s != nil { // it goes on
+			report(*s)
+			if ctx.Err() != nil {
+				m.abort(sure)
+			}
+			end = time.Now().Add(outcomeLimit)
+			continue
+		}
+		here, err := active(sure, m.src, m.id)
+		if err == nil && here {
+			return lost
+		}
+		there, terr := active(sure, m.dst, m.id)
+		if err == nil && terr == nil {
+			if there {
+				return nil
+			}
+			return lost // it runs nowhere: the guest has ended
+		}
+	}
+	return hypervisor.Errorf(hypervisor.KindUnavailable, m.id.Ref(), "the connection broke during the migration: the machine is on host %s or %s, look there (%w: %w)", m.src.ID(), m.dst.ID(), errNoOutcome, lost)
+}
+
+// active reports whether a host runs a machine.
+func active(ctx context.Context, h *fleet.Host, id hypervisor.VMID) (bool, error) {
+	on, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (bool, error) { return dom.IsActive() })
+	if libvirtx.NotFound(err) {
+		return false, nil
+	}
+	return on, err
+}
+
+// undo removes the images that a failed move made on a host. Those that the
+// machine came to use all the same stay, and the ones that they stand for are
+// what is left.
+func (m *move) undo(ctx context.Context, h *fleet.Host, all []copied) (left []hypervisor.Ref) {
+	used, err := diskPaths(ctx, h, m.id)
+	for _, k := range all {
+		if err == nil && used[k.to.Path] {
+			left = append(left, k.from.Ref())
+			continue
+		}
+		derr := err
+		if derr == nil {
+			_, derr = libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+				return struct{}{}, libvirtx.DeleteVolume(c, k.to.Pool, k.to.Name)
+			})
+		}
+		if derr != nil {
+			left = append(left, k.to.Ref())
+		}
+	}
+	return left
+}
+
+// retract takes a definition back from the destination, and the images.
+func (m *move) retract(ctx context.Context, all []copied) (left []hypervisor.Ref) {
+	_, err := fleet.OnHost(ctx, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
+	})
+	if err != nil && !libvirtx.NotFound(err) {
+		left = append(left, m.id.Ref())
+	}
+	return append(left, m.undo(ctx, m.dst, all)...)
+}
+
+// leave removes the definition from the source. An answer that was lost is
+// looked for: a machine must not end with two definitions, nor with none.
+func (m *move) leave(ctx context.Context) error {
+	_, err := fleet.OnHost(ctx, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
+	})
+	if !libvirtx.Lost(err) {
+		return err
+	}
+	for end := time.Now().Add(outcomeLimit); time.Now().Before(end); _ = fleet.Pause(ctx, fleet.PollEvery) {
+		_, there := fleet.OnHost(ctx, m.src, m.id, 1, func(*fleet.Host, *libvirt.Connect, *libvirt.Domain) (struct{}, error) { return struct{}{}, nil })
+		switch {
+		case libvirtx.NotFound(there):
+			return nil
+		case there == nil:
+			return err
+		}
+	}
+	return hypervisor.Errorf(hypervisor.KindUnavailable, m.id.Ref(), "the connection broke when the machine left host %s: it may be defined there and on host %s (%w: %w)", m.src.ID(), m.dst.ID(), errNoOutcome, err)
+}
+
+// diskPaths are the images that a machine's definitions on a host name, the
+// live one and the next; none if it is not there.
+func diskPaths(ctx context.Context, h *fleet.Host, id hypervisor.VMID) (fleet.Paths, error) {
+	out := fleet.Paths{}
+	_, err := fleet.OnHost(ctx, h, id, 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		live, _, err := libvirtx.Parse(dom, 0)
+		if err != nil {
+			return struct{}{}, err
+		}
+		next, _, err := libvirtx.Inactive(dom)
+		if err != nil {
+			return struct{}{}, err
+		}
+		for _, x := range []*libvirtxml.Domain{live, next} {
+			for i := range x.Devices.Disks {
+				out[libvirtx.DiskPath(&x.Devices.Disks[i])] = true
+			}
+		}
+		return struct{}{}, nil
+	})
+	if libvirtx.NotFound(err) {
+		return out, nil
+	}
+	return out, err
+}
