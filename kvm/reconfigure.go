@@ -195,6 +195,23 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 		}
 		later.MaxCPUs, later.MaxMemory, later.DynamicMemory = ch.MaxCPUs, ch.MaxMemory, ch.DynamicMemory
 	}
+	if ch.MemoryBytes > 0 && mark.MinKiB > 0 && ch.MemoryBytes>>10 < int64(mark.MinKiB) {
+		return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
+	}
+	// What waits is tried on a copy first, and written when the rest is done:
+	// that changes the definition too.
+	wait := func() (*libvirtxml.Domain, error) {
+		x, m, err := libvirtx.Inactive(dom)
+		if err == nil {
+			err = apply(x, &m, later, id.Ref())
+		}
+		return x, err
+	}
+	if later != (hypervisor.Changes{}) {
+		if _, err := wait(); err != nil {
+			return err
+		}
+	}
 	const both = libvirt.DOMAIN_AFFECT_LIVE | libvirt.DOMAIN_AFFECT_CONFIG
 	if ch.Description != nil {
 		if err := dom.SetMetadata(libvirt.DOMAIN_METADATA_DESCRIPTION, *ch.Description, "", "", both); err != nil {
@@ -218,9 +235,6 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 			return err
 		}
 	case ch.MemoryBytes > 0:
-		if mark.MinKiB > 0 && ch.MemoryBytes>>10 < int64(mark.MinKiB) {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
-		}
 		if err := dom.SetMemoryFlags(uint64(ch.MemoryBytes>>10), libvirt.DOMAIN_MEM_LIVE|libvirt.DOMAIN_MEM_CONFIG); err != nil {
 			return err
 		}
@@ -228,11 +242,8 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 	if later == (hypervisor.Changes{}) {
 		return nil
 	}
-	x, m, err := libvirtx.Inactive(dom)
+	x, err := wait()
 	if err != nil {
-		return err
-	}
-	if err := apply(x, &m, later, id.Ref()); err != nil {
 		return err
 	}
 	return libvirtx.Define(c, x)
