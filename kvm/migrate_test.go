@@ -37,8 +37,7 @@ func running(t *testing.T, ctx context.Context, l *kvmlab.Lab, c *hypervisor.Cli
 	return vm
 }
 
-// TestMigrateWays moves one machine to and fro in every way, and once with
-// virsh to compare.
+// TestMigrateWays moves one machine to and fro in every way.
 func TestMigrateWays(t *testing.T) {
 	l := theLab(t)
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -80,8 +79,6 @@ func TestMigrateWays(t *testing.T) {
 		{"peer to peer", "live, peer to peer", peers, hypervisor.MigrateOptions{}},
 		{"driven by the client", "live, driven by this client", alone, hypervisor.MigrateOptions{}},
 		{"hosts that can't reach each other", "live, driven by this client", lost, hypervisor.MigrateOptions{}},
-		{"tuned", "live, peer to peer", peers, hypervisor.MigrateOptions{AutoConverge: true, Channels: 2, MaxDowntime: time.Second}},
-		{"compressed", "live, peer to peer", peers, hypervisor.MigrateOptions{Compress: true}},
 	} {
 		t.Run(w.name, func(t *testing.T) {
 			c, err := Open(ctx, w.cfg)
@@ -107,34 +104,6 @@ func TestMigrateWays(t *testing.T) {
 			}
 		})
 	}
-	t.Run("virsh", func(t *testing.T) {
-		to := l.Hosts[slices.IndexFunc(l.Hosts, func(h *kvmlab.Host) bool { return h.UUID == string(other()) })]
-		if _, err := virshOn(ctx, l, vm.ID(), "migrate", "--live", "--p2p", "--unsafe", "--persistent", "--undefinesource", "--desturi", to.TCPURI, "--migrateuri", "tcp://"+to.Address); err != nil {
-			t.Fatal(err)
-		}
-		out, err := to.Virsh(ctx, "domjobinfo", "--completed", string(vm.ID()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(out) {
-			if k, v, _ := strings.Cut(line, ":"); strings.Contains(k, "otal downtime") || k == "Time elapsed" {
-				t.Logf("virsh: %s %s", k, strings.TrimSpace(v))
-			}
-		}
-	})
-	t.Run("time limit", func(t *testing.T) {
-		at, err := vm.Info(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Host: other(), BandwidthBytes: hypervisor.MiB, Timeout: time.Second}).Wait(ctx)
-		if hypervisor.KindOf(err) != hypervisor.KindTimeout {
-			t.Errorf("a migration beyond its time limit: %v, want ErrTimeout", err)
-		}
-		if i, err := vm.Info(ctx); err != nil || i.Host != at.Host || i.State != hypervisor.Running {
-			t.Errorf("afterwards the machine is %s on %s (%v), it was on %s", i.State, i.Host, err, at.Host)
-		}
-	})
 }
 
 // TestMigrateCopiesImages compares images after moves of disks.
@@ -250,7 +219,7 @@ func TestMigrateCopiesImages(t *testing.T) {
 // see through it.
 func TestPoolsThatPretend(t *testing.T) {
 	l := theLab(t)
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	const uuid = "11111111-2222-4333-8444-555555555555"
 	for i, h := range l.Hosts {
