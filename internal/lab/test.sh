@@ -8,13 +8,15 @@ trap 'rm -rf "$log"' EXIT
 declare -a report
 failed=0
 
-# rung NAME COMMAND…: runs it, shows its output, and remembers how it ended.
+# rung NAME COMMAND…: runs it, shows its output but for what began and what
+# passed below the top, and remembers how it ended. Tests run with -v, since
+# go test is silent about skips without.
 rung() {
 	local name=$1 begin=$SECONDS out rc
 	shift
 	out=$log/$(printf %s "$name" | tr -c 'A-Za-z0-9' _)
 	echo "=== $name"
-	"$@" 2>&1 | tee "$out"
+	"$@" 2>&1 | tee "$out" | grep --line-buffered -vE '^=== |^ +--- PASS|^PASS$'
 	rc=${PIPESTATUS[0]}
 	local skipped
 	skipped=$(grep -c -- '--- SKIP' "$out")
@@ -67,13 +69,13 @@ command -v gcc >/dev/null || race=
 rung "builds without cgo" builds
 # shellcheck disable=SC2046,SC2086
 if [ -n "$race" ]; then
-	rung "fake and simulators, with the race detector" $GO test -race -shuffle=on -timeout 15m $(printf '%s\n' $pure | grep -vE "$racy")
-	rung "vSphere on its simulators, without it" $GO test -shuffle=on -timeout 15m $(printf '%s\n' $pure | grep -E "$racy")
+	rung "fake and simulators, with the race detector" $GO test -v -race -shuffle=on -timeout 15m $(printf '%s\n' $pure | grep -vE "$racy")
+	rung "vSphere on its simulators, without it" $GO test -v -shuffle=on -timeout 15m $(printf '%s\n' $pure | grep -E "$racy")
 else
 	skip "race detector" "no C compiler"
-	rung "fake and simulators" env CGO_ENABLED=0 $GO test -shuffle=on -timeout 15m $pure
+	rung "fake and simulators" env CGO_ENABLED=0 $GO test -v -shuffle=on -timeout 15m $pure
 fi
-rung "drivers built without cgo say so" env CGO_ENABLED=0 $GO test ./kvm ./xen
+rung "drivers built without cgo say so" env CGO_ENABLED=0 $GO test -v ./kvm ./xen
 
 if [ "$(uname -s)" != Linux ] || [ "$(id -u)" -ne 0 ]; then
 	skip "labs" "they need Linux and root: run 'sudo make test' on Debian 12"
