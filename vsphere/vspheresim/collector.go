@@ -105,11 +105,16 @@ func (f *filter) DestroyPropertyFilter(ctx *simulator.Context, _ *types.DestroyP
 	return &methods.DestroyPropertyFilterBody{Res: new(types.DestroyPropertyFilterResponse)}
 }
 
+// RetrievePropertiesEx looks at the objects while none of them changes. What it returns is a copy.
 func (c *collector) RetrievePropertiesEx(ctx *simulator.Context, req *types.RetrievePropertiesEx) soap.HasFault {
+	c.sim.mu.RLock()
+	defer c.sim.mu.RUnlock()
 	return c.native.RetrievePropertiesEx(ctx, req)
 }
 
 func (c *collector) RetrieveProperties(ctx *simulator.Context, req *types.RetrieveProperties) soap.HasFault {
+	c.sim.mu.RLock()
+	defer c.sim.mu.RUnlock()
 	return c.native.RetrieveProperties(ctx, req)
 }
 
@@ -287,7 +292,7 @@ func (c *collector) collect(ctx *simulator.Context) types.BaseMethodFault {
 }
 
 func (c *collector) retrieve(ctx *simulator.Context, spec types.PropertyFilterSpec) ([]types.ObjectContent, types.BaseMethodFault) {
-	res := c.native.RetrievePropertiesEx(ctx, &types.RetrievePropertiesEx{This: c.Self, SpecSet: []types.PropertyFilterSpec{spec}})
+	res := c.RetrievePropertiesEx(ctx, &types.RetrievePropertiesEx{This: c.Self, SpecSet: []types.PropertyFilterSpec{spec}})
 	if f := res.Fault(); f != nil {
 		fault, _ := f.VimFault().(types.BaseMethodFault)
 		if fault == nil {

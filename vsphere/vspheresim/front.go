@@ -71,6 +71,7 @@ func newFront(s *Sim, next http.Handler) *front {
 var (
 	methodPattern = regexp.MustCompile(`(?s)<(?:[\w.-]+:)?Body[^>]*>\s*<(?:[\w.-]+:)?(\w+)`)
 	thisPattern   = regexp.MustCompile(`<(?:[\w.-]+:)?_this[^>]*>([^<]*)<`)
+	kindPattern   = regexp.MustCompile(`<(?:[\w.-]+:)?_this[^>]*\stype="(\w+)"`)
 )
 
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -127,7 +128,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{header: http.Header{}, code: http.StatusOK}
 		req := r.Clone(context.WithoutCancel(r.Context()))
 		req.Body = io.NopCloser(bytes.NewReader(body))
-		f.next.ServeHTTP(rec, req)
+		f.step(method, body, rec, func() { f.next.ServeHTTP(rec, req) })
 		f.noteLogin(rec)
 		return rec
 	}

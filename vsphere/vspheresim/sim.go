@@ -29,9 +29,9 @@ type Sim struct {
 	server *simulator.Server
 	front  *front
 
-	// mu makes every change of the simulated world one step. Code that holds it may take the lock of
-	// an object, and never the other way round.
-	mu      sync.Mutex
+	// mu makes every change of the simulated world one step, and so every look at it. Code that holds it may take the
+	// lock of an object, and never the other way round.
+	mu      sync.RWMutex
 	busy    map[types.ManagedObjectReference]*jobSet
 	cancels map[types.ManagedObjectReference]context.CancelFunc
 	vms     map[types.ManagedObjectReference]*vmState
