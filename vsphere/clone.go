@@ -162,14 +162,7 @@ func (d *driver) cloneWithBase(ctx context.Context, v hypervisor.VMInfo, r hyper
 			return hypervisor.TaskState{Err: err}
 		}
 		spec.Snapshot = &base
-		var self ref
-		if err = ctx.Err(); err == nil {
-			self, err = begin(context.WithoutCancel(ctx)) // follow cancels what was begun
-		}
-		var info types.TaskInfo
-		if err == nil {
-			info, err = d.follow(ctx, self, func(s hypervisor.TaskState) { s.Notes = notes; report(s) })
-		}
+		info, err := d.step(ctx, func(s hypervisor.TaskState) { s.Notes = notes; report(s) }, begin)
 		if err != nil {
 			out := hypervisor.TaskState{Err: err}
 			if !v.Template {
@@ -207,15 +200,9 @@ func (d *driver) makeBase(ctx context.Context, v hypervisor.VMInfo) (base ref, n
 		}()
 		notes = append(notes, "the template was a machine for a moment: vSphere makes no snapshots of templates")
 	}
-	if err = ctx.Err(); err != nil {
-		return ref{}, nil, err
-	}
-	// A call that was cut off, or a task that nobody watches, would leave the snapshot behind and the machine busy.
-	self, err := d.snapshot(context.WithoutCancel(ctx), v.ID, hypervisor.SnapshotRequest{Name: baseName, Description: "Made by anyvisor; removed with the last linked clone."})
-	if err != nil {
-		return ref{}, nil, err
-	}
-	info, err := d.follow(ctx, self, func(hypervisor.TaskState) {})
+	info, err := d.step(ctx, nil, func(ctx context.Context) (ref, error) {
+		return d.snapshot(ctx, v.ID, hypervisor.SnapshotRequest{Name: baseName, Description: "Made by anyvisor; removed with the last linked clone."})
+	})
 	if err != nil {
 		return ref{}, nil, err
 	}

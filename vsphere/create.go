@@ -95,11 +95,7 @@ func (d *driver) create(ctx context.Context, on hypervisor.Ref, s hypervisor.VMS
 		return d.job(self), nil
 	}
 	return d.group.Go(ctx, newID("create"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		self, err := begin(ctx)
-		if err != nil {
-			return hypervisor.TaskState{Err: err}
-		}
-		info, err := d.follow(ctx, self, report)
+		info, err := d.step(ctx, report, begin)
 		if err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
@@ -114,7 +110,8 @@ func (d *driver) create(ctx context.Context, on hypervisor.Ref, s hypervisor.VMS
 		}
 		if s.Start {
 			report(hypervisor.TaskState{Fraction: -1, Phase: "starting"})
-			if err := d.powerOn(ctx, id); err != nil {
+			start := func(ctx context.Context) (ref, error) { return d.startPowerOn(ctx, id) }
+			if _, err := d.step(ctx, report, start); err != nil { // it is complete, and off
 				return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{made}}
 			}
 		}
@@ -227,18 +224,13 @@ func (d *driver) addCopy(ctx context.Context, id hypervisor.VMID, disk hyperviso
 		return err
 	}
 	to := strings.TrimSuffix(dir, "/") + "/" + newFileName(path.Base(dir), disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice))
-	res, err := methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager,
-		SourceName: from, SourceDatacenter: dc, DestName: to, DestDatacenter: dc})
-	if err != nil {
-		return err
-	}
-	if _, err = d.follow(ctx, res.Returnval, report); err != nil {
+	if _, err = d.step(ctx, report, func(ctx context.Context) (ref, error) { return d.startCopy(ctx, from, to, dc) }); err != nil {
 		return err
 	}
 	b := newBuilder(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice)
 	disk.Image = ""
 	if err = d.attachFile(b, disk, to); err == nil {
-		if err = d.reconfigure(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: b.changes}); err == nil && disk.SizeBytes > 0 {
+		if err = d.change(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: b.changes}); err == nil && disk.SizeBytes > 0 {
 			err = d.growNew(ctx, id, to, disk.SizeBytes)
 		}
 	}
@@ -248,6 +240,22 @@ func (d *driver) addCopy(ctx context.Context, id hypervisor.VMID, disk hyperviso
 			_, _ = d.await(late, r.Returnval)
 		}
 	}
+	return err
+}
+
+// startCopy starts the copy of an image.
+func (d *driver) startCopy(ctx context.Context, from, to string, dc *ref) (ref, error) {
+	res, err := methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager,
+		SourceName: from, SourceDatacenter: dc, DestName: to, DestDatacenter: dc})
+	if err != nil {
+		return ref{}, err
+	}
+	return res.Returnval, nil
+}
+
+// change is a reconfiguration within work that this package composes.
+func (d *driver) change(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineConfigSpec) error {
+	_, err := d.step(ctx, nil, func(ctx context.Context) (ref, error) { return d.startReconfigure(ctx, id, spec) })
 	return err
 }
 

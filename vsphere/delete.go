@@ -69,11 +69,7 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 			}
 		}
 		report(hypervisor.TaskState{Fraction: -1, Phase: "deleting"})
-		self, err := d.destroy(ctx, id)
-		if err == nil {
-			_, err = d.await(ctx, self)
-		}
-		if err != nil {
+		if _, err := d.step(ctx, report, func(ctx context.Context) (ref, error) { return d.destroy(ctx, id) }); err != nil {
 			return fail(err)
 		}
 		// The machine is gone: what fails now is no failure of the deletion.
@@ -105,11 +101,14 @@ func (d *driver) destroy(ctx context.Context, id hypervisor.VMID) (ref, error) {
 func (d *driver) detachAll(ctx context.Context, id hypervisor.VMID, v hypervisor.VMInfo, devs []types.BaseVirtualDevice, report func(hypervisor.TaskState)) error {
 	if v.Snapshots > 0 {
 		report(hypervisor.TaskState{Fraction: -1, Phase: "merging"})
-		res, err := methods.RemoveAllSnapshots_Task(ctx, d.rt, &types.RemoveAllSnapshots_Task{This: vmRef(id), Consolidate: types.NewBool(true)})
-		if err != nil {
-			return err
+		merge := func(ctx context.Context) (ref, error) {
+			res, err := methods.RemoveAllSnapshots_Task(ctx, d.rt, &types.RemoveAllSnapshots_Task{This: vmRef(id), Consolidate: types.NewBool(true)})
+			if err != nil {
+				return ref{}, err
+			}
+			return res.Returnval, nil
 		}
-		if _, err = d.follow(ctx, res.Returnval, report); err != nil {
+		if _, err := d.step(ctx, report, merge); err != nil {
 			return err
 		}
 		p, err := d.one(ctx, vmRef(id), "config.hardware.device")
@@ -125,5 +124,5 @@ func (d *driver) detachAll(ctx context.Context, id hypervisor.VMID, v hypervisor
 	if len(spec.DeviceChange) == 0 {
 		return nil
 	}
-	return d.reconfigure(ctx, id, spec)
+	return d.change(ctx, id, spec)
 }

@@ -250,11 +250,10 @@ func (d *driver) sweepBase(ctx context.Context, foreign []hypervisor.VolumeID) (
 			if s.name != baseName || !slices.ContainsFunc(s.chains, func(c []link) bool { return len(c) > 0 && slices.Contains(foreign, c[0].id) }) {
 				continue
 			}
-			self, err := d.removeSnapshot(ctx, hypervisor.SnapshotID(s.self.Value), false)
-			if err == nil {
-				_, err = d.await(ctx, self)
+			remove := func(ctx context.Context) (ref, error) {
+				return d.removeSnapshot(ctx, hypervisor.SnapshotID(s.self.Value), false)
 			}
-			if err != nil {
+			if _, err := d.step(ctx, nil, remove); err != nil {
 				return "", err
 			}
 			gone = append(gone, s.self.Value)

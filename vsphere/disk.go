@@ -234,7 +234,7 @@ func (d *driver) growNew(ctx context.Context, id hypervisor.VMID, file string, s
 	}
 	for _, x := range disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice) {
 		if c := chain(x.Backing); len(c) > 0 && c[0].file == file && capacity(x) < size {
-			return d.reconfigure(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{grown(x, size)}})
+			return d.change(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{grown(x, size)}})
 		}
 	}
 	return nil

@@ -157,7 +157,10 @@ func (d *driver) Close() error {
 	}
 	d.closing = true
 	d.mu.Unlock()
+	// Work that this package composes may undo itself, but not for ever.
+	late := time.AfterFunc(5*time.Second, d.cancel)
 	d.group.Close()
+	late.Stop()
 	d.cancel()
 	d.background.Wait()
 	var err error

@@ -55,10 +55,7 @@ func (d *driver) EnterMaintenance(ctx context.Context, h hypervisor.HostID, r hy
 				return hypervisor.TaskState{Err: hypervisor.Errorf(kindOf(err), vm, "can't be moved away: %w", err), Leftover: running[n:]}
 			}
 		}
-		self, err := enter(ctx)
-		if err == nil {
-			_, err = d.follow(ctx, self, report)
-		}
+		_, err := d.step(ctx, report, enter)
 		return hypervisor.TaskState{Result: h.Ref(), Err: err}
 	})
 }
@@ -95,11 +92,7 @@ func (d *driver) moveAway(ctx context.Context, id hypervisor.VMID, from hypervis
 			last = hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
 			continue
 		}
-		res, err := methods.RelocateVM_Task(ctx, d.rt, &types.RelocateVM_Task{This: vmRef(id), Spec: m.spec})
-		if err != nil {
-			return err
-		}
-		_, err = d.follow(ctx, res.Returnval, func(hypervisor.TaskState) {})
+		_, err = d.step(ctx, nil, func(ctx context.Context) (ref, error) { return d.relocate(ctx, id, m.spec) })
 		return err
 	}
 	return last

@@ -316,13 +316,7 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		e.Unsent = true
 		return nil, e
 	}
-	self, err := d.launch(ctx, vmRef(id), "relocate", nil, func() (ref, error) {
-		res, err := methods.RelocateVM_Task(ctx, d.rt, &types.RelocateVM_Task{This: vmRef(id), Spec: m.spec})
-		if err != nil {
-			return ref{}, err
-		}
-		return res.Returnval, nil
-	})
+	self, err := d.relocate(ctx, id, m.spec)
 	if err != nil {
 		return nil, err
 	}
@@ -345,6 +339,16 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		var s hypervisor.TaskState
 		finish(ctx, info, &s)
 		return s
+	})
+}
+
+func (d *driver) relocate(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineRelocateSpec) (ref, error) {
+	return d.launch(ctx, vmRef(id), "relocate", nil, func() (ref, error) {
+		res, err := methods.RelocateVM_Task(ctx, d.rt, &types.RelocateVM_Task{This: vmRef(id), Spec: spec})
+		if err != nil {
+			return ref{}, err
+		}
+		return res.Returnval, nil
 	})
 }
 

@@ -131,20 +131,9 @@ func (d *driver) startPowerOff(ctx context.Context, id hypervisor.VMID) (ref, er
 	})
 }
 
-func (d *driver) powerOn(ctx context.Context, id hypervisor.VMID) error {
-	self, err := d.startPowerOn(ctx, id)
-	if err == nil {
-		_, err = d.await(ctx, self)
-	}
-	return err
-}
-
 // powerOff is success for a machine that went off meanwhile.
 func (d *driver) powerOff(ctx context.Context, id hypervisor.VMID) error {
-	self, err := d.startPowerOff(ctx, id)
-	if err == nil {
-		_, err = d.await(ctx, self)
-	}
+	_, err := d.step(ctx, nil, func(ctx context.Context) (ref, error) { return d.startPowerOff(ctx, id) })
 	if f, ok := faultOf(err).(*types.InvalidPowerState); ok && f.ExistingState == types.VirtualMachinePowerStatePoweredOff {
 		return nil
 	}

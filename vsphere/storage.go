@@ -167,13 +167,7 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 	if err != nil {
 		return nil, err
 	}
-	start := func(ctx context.Context) (ref, error) {
-		res, err := methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: m, SourceName: from, SourceDatacenter: dc, DestName: to, DestDatacenter: dc})
-		if err != nil {
-			return ref{}, err
-		}
-		return res.Returnval, nil
-	}
+	start := func(ctx context.Context) (ref, error) { return d.startCopy(ctx, from, to, dc) }
 	if s.SizeBytes == 0 {
 		self, err := start(ctx)
 		if err != nil {
@@ -182,18 +176,17 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 		return d.resultJob(self, made), nil
 	}
 	return d.group.Go(ctx, newID("volume"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		self, err := start(ctx)
-		if err == nil {
-			_, err = d.follow(ctx, self, report)
-		}
-		if err != nil {
+		if _, err := d.step(ctx, report, start); err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
-		res, err := methods.ExtendVirtualDisk_Task(ctx, d.rt, &types.ExtendVirtualDisk_Task{This: m, Name: to, Datacenter: dc, NewCapacityKb: s.SizeBytes / hypervisor.KiB})
-		if err == nil {
-			_, err = d.follow(ctx, res.Returnval, report)
+		extend := func(ctx context.Context) (ref, error) {
+			res, err := methods.ExtendVirtualDisk_Task(ctx, d.rt, &types.ExtendVirtualDisk_Task{This: m, Name: to, Datacenter: dc, NewCapacityKb: s.SizeBytes / hypervisor.KiB})
+			if err != nil {
+				return ref{}, err
+			}
+			return res.Returnval, nil
 		}
-		if err != nil { // the copy is complete: it stays, and is named
+		if _, err := d.step(ctx, report, extend); err != nil { // the copy is complete: it stays, and is named
 			return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{made}}
 		}
 		return hypervisor.TaskState{Result: made}

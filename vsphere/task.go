@@ -255,6 +255,24 @@ func (d *driver) follow(ctx context.Context, self ref, report func(hypervisor.Ta
 	}
 }
 
+// step is one task of the server within work that this package composes. A
+// call whose answer is cut off would lose the task, so ctx counts before and
+// after it: then the task is cancelled, where that can be, and its true end is
+// the step's.
+func (d *driver) step(ctx context.Context, report func(hypervisor.TaskState), start func(context.Context) (ref, error)) (types.TaskInfo, error) {
+	if err := ctx.Err(); err != nil {
+		return types.TaskInfo{}, err
+	}
+	self, err := start(context.WithoutCancel(ctx))
+	if err != nil {
+		return types.TaskInfo{}, err
+	}
+	if report == nil {
+		report = func(hypervisor.TaskState) {}
+	}
+	return d.follow(ctx, self, report)
+}
+
 // newCollector makes a property collector with one filter.
 func (d *driver) newCollector(ctx context.Context, spec types.PropertyFilterSpec) (ref, error) {
 	res, err := methods.CreatePropertyCollector(ctx, d.rt, &types.CreatePropertyCollector{This: d.collector()})
