@@ -109,9 +109,8 @@ var fixed = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.WatchEvents:   yes, hypervisor.WatchResume: no(hypervisor.ReasonPlatform, noWatchResume),
 	hypervisor.GuestFacts: yes, hypervisor.GuestExec: partly(hypervisor.ReasonPlatform, noOutput),
 	hypervisor.GuestClock: no(hypervisor.ReasonPlatform, noGuestClock), hypervisor.GuestFreeze: no(hypervisor.ReasonPlatform, noGuestFreeze),
-	hypervisor.HighAvailability: no(hypervisor.ReasonNotImplemented, "set it in the cluster's configuration by another client"),
-	hypervisor.ReplicationRead:  no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: ask that"),
-	hypervisor.HostMaintenance:  yes, hypervisor.TaskResume: yes, hypervisor.TaskCancel: yes, hypervisor.VolumeManage: yes,
+	hypervisor.ReplicationRead: no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: ask that"),
+	hypervisor.HostMaintenance: yes, hypervisor.TaskResume: yes, hypervisor.TaskCancel: yes, hypervisor.VolumeManage: yes,
 }
 
 // Supports answers from the product, its licences, the hosts and, for a
@@ -193,6 +192,8 @@ func (d *driver) supports(ctx context.Context, c hypervisor.Capability) (hypervi
 		return s, err
 	case hypervisor.DevicePCI, hypervisor.DeviceVF, hypervisor.DeviceVGPU, hypervisor.DevicePrepare:
 		return d.deviceSupport(ctx, c, edition)
+	case hypervisor.HighAvailability:
+		return d.haSupport(ctx)
 	case hypervisor.PlacementNative:
 		if !vc {
 			return no(hypervisor.ReasonPlatform, needsVC), nil
@@ -262,6 +263,12 @@ func (d *driver) vmSupports(ctx context.Context, c hypervisor.Capability, id hyp
 	device := passthroughLabel(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice)
 	template := get[bool](p, "summary.config.template")
 	switch c {
+	case hypervisor.HighAvailability:
+		if _, _, _, err := d.protection(ctx, id); kindOf(err) == hypervisor.KindUnsupported {
+			return no(hypervisor.ReasonConfig, noClusterHA), nil
+		} else if err != nil {
+			return s, err
+		}
 	case hypervisor.PowerShutdown, hypervisor.SnapshotQuiesce, hypervisor.GuestFacts, hypervisor.GuestExec:
 		if template {
 			return no(hypervisor.ReasonIsTemplate, "a template does not run"), nil

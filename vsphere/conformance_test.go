@@ -125,6 +125,7 @@ func startSim(t *testing.T, c vspheresim.Config) *vspheresim.Sim {
 func TestConformanceVCenter(t *testing.T) {
 	sim := startSim(t, simConfig(vspheresim.VCenter))
 	other := startSim(t, simConfig(vspheresim.VCenter))
+	setHA(t, sim, haOn(1))
 	hypervisortest.Run(t, hypervisortest.Harness{
 		Driver: "vsphere", Rung: hypervisortest.Simulator, Label: "vCenter",
 		New: func(t hypervisortest.T) *hypervisortest.Backend { return simBackend(t, sim, other) },

@@ -65,6 +65,7 @@ var _ interface {
 	hypervisor.Watcher
 	hypervisor.GuestAgent
 	hypervisor.Placer
+	hypervisor.Protector
 } = (*driver)(nil)
 
 func newDriver(vc *vim25.Client, login func(context.Context) error) *driver {

@@ -34,6 +34,9 @@ func (s *Sim) admit(vm *simulator.VirtualMachine, c *types.VirtualMachineConfigI
 	if want := int64(reservation(c.CpuAllocation)); cpu+want > total {
 		return &types.InsufficientCpuResourcesFault{Unreserved: total - cpu, Requested: want}
 	}
+	if f := s.admitFailover(vm, c, h); f != nil {
+		return f
+	}
 	if f := s.admitSwap(vm, c); f != nil {
 		return f
 	}

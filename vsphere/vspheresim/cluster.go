@@ -33,7 +33,8 @@ func (s *Sim) drs(c *simulator.ClusterComputeResource) (types.DrsBehavior, bool)
 	return b, true
 }
 
-// ReconfigureComputeResourceTask refuses to switch DRS on without the licence for it, and otherwise leaves it to govmomi's simulator.
+// ReconfigureComputeResourceTask refuses to switch DRS or HA on without the licence for it, keeps the settings of HA, and otherwise leaves it
+// to govmomi's simulator.
 func (f *clusterFront) ReconfigureComputeResourceTask(ctx *simulator.Context, req *types.ReconfigureComputeResource_Task) soap.HasFault {
 	s := f.sim
 	return &methods.ReconfigureComputeResource_TaskBody{Res: &types.ReconfigureComputeResource_TaskResponse{Returnval: s.start(ctx, job{
@@ -49,14 +50,27 @@ func (f *clusterFront) ReconfigureComputeResourceTask(ctx *simulator.Context, re
 			if spec.DrsConfig != nil && isTrue(spec.DrsConfig.Enabled) && !s.licensed(FeatureDRS) {
 				return restricted()
 			}
+			if fault := s.checkHA(s.cluster(req.This), spec); fault != nil {
+				return fault
+			}
 			return checkClusterSpec(spec)
 		},
 		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-			c := s.cluster(req.This)
+			c, spec := s.cluster(req.This), req.Spec.(*types.ClusterConfigSpecEx)
 			before := clone(c.ClusterComputeResource)
-			body := c.ReconfigureComputeResourceTask(ctx, req)
+			rest := *spec
+			rest.DasVmConfigSpec = nil // it falls over overrides without settings
+			body := c.ReconfigureComputeResourceTask(ctx, &types.ReconfigureComputeResource_Task{This: req.This, Spec: &rest, Modify: req.Modify})
 			res, fault := s.native(ctx, body, func() ref { return body.(*methods.ReconfigureComputeResource_TaskBody).Res.Returnval })
-			s.lock(ctx, c, func() { s.announce(ctx, c, before) })
+			s.lock(ctx, c, func() {
+				if cfg, _ := s.das(c); fault == nil && cfg != nil {
+					s.applyHA(cfg, spec)
+				}
+				s.announce(ctx, c, before)
+			})
+			if fault == nil && (spec.DasConfig != nil || len(spec.DasVmConfigSpec) > 0) {
+				s.showHA(ctx, c)
+			}
 			return res, fault
 		},
 	})}}

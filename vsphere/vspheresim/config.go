@@ -21,6 +21,8 @@ const (
 	Standard = "standard"
 	// EssentialsPlus has HA and vMotion only.
 	EssentialsPlus = "essentials-plus"
+	// Essentials has neither.
+	Essentials = "essentials"
 	// Evaluation is the 60-day mode, with every feature.
 	Evaluation = "evaluation"
 )

@@ -30,6 +30,7 @@ func (s *Sim) derive(m *mo.VirtualMachine) {
 	sc.Annotation, sc.HwVersion, sc.ManagedBy = c.Annotation, c.Version, c.ManagedBy
 	sc.CpuReservation, sc.MemoryReservation = reservation(c.CpuAllocation), reservation(c.MemoryAllocation)
 	sc.NumEthernetCards, sc.NumVirtualDisks = 0, 0
+	m.Runtime.DasVmProtection = s.protection(m)
 	m.Summary.Runtime = m.Runtime
 	m.Summary.OverallStatus = types.ManagedEntityStatusGreen
 	if m.Guest != nil {

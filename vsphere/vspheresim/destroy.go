@@ -66,6 +66,7 @@ func (s *Sim) remove(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	for _, snap := range s.snapshotsOf(vm) {
 		reg.Remove(ctx, snap.Self)
 	}
+	s.forgetHA(ctx, vm)
 	if h := s.host(*vm.Runtime.Host); h != nil {
 		s.setList(ctx, h, "vm", without(h.Vm, vm.Self))
 	}

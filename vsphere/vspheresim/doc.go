@@ -74,7 +74,8 @@
 // InsufficientGraphicsResourcesFault (kinds: believed). One GPU holds vGPUs of one type (NVIDIA documentation, equal-size mode).
 //
 // Clusters: RefreshRecommendation, RecommendHostsForVm, ApplyRecommendation and PlaceVm; how DRS weighs hosts is not documented, this one goes by the memory of
-// running machines. Licences: the edition decides over DRS, SR-IOV, vGPU and storage vMotion, with RestrictedVersion (believed) or InvalidState.
+// running machines. HA keeps its settings and overrides, says which machines it protects, and refuses a power-on without room for the failures that
+// it is to tolerate (InsufficientFailoverResourcesFault); no host fails. Licences: the edition decides over HA, DRS, SR-IOV, vGPU and storage vMotion, with RestrictedVersion (believed) or InvalidState.
 //
 // Guests: the managers of guest operations answer for a guest that [Guest] describes; InvalidGuestLogin, GuestOperationsUnavailable.
 //

@@ -9,7 +9,7 @@ import (
 
 // The keys of licence features, as a licence lists them under "feature" in its properties. API reference:
 // LicenseManagerLicenseInfo.properties holds "feature" entries of type KeyValue. That the keys are spelled
-// like this is believed for "sriov" and "vgpu"; "vmotion", "das", "drs", "svmotion", "dvs" are those of
+// like this is believed for "sriov" and "vgpu"; "vsmp", "vmotion", "das", "drs", "svmotion", "dvs" are those of
 // LicenseFeatureInfo.
 const (
 	FeatureVMotion        = "vmotion"
@@ -21,13 +21,14 @@ const (
 	FeatureHotAdd         = "hotplug"
 	FeatureSRIOV          = "sriov"
 	FeatureVGPU           = "vgpu"
+	FeatureSMP            = "vsmp"
 )
 
 var featureNames = map[string]string{
 	FeatureVMotion: "vSphere vMotion", FeatureHA: "vSphere HA", FeatureDRS: "vSphere DRS",
 	FeatureStorageVMotion: "vSphere Storage vMotion", FeatureDVS: "vSphere Distributed Switch",
 	FeatureFT: "vSphere FT", FeatureHotAdd: "Hot-Pluggable virtual HW",
-	FeatureSRIOV: "Single Root I/O Virtualization (SR-IOV) Support", FeatureVGPU: "NVIDIA vGPU Support",
+	FeatureSMP: "Virtual SMP", FeatureSRIOV: "Single Root I/O Virtualization (SR-IOV) Support", FeatureVGPU: "NVIDIA vGPU Support",
 }
 
 var editionFeatures = map[string][]string{
@@ -35,12 +36,14 @@ var editionFeatures = map[string][]string{
 	Evaluation:     {FeatureVMotion, FeatureHA, FeatureDRS, FeatureStorageVMotion, FeatureDVS, FeatureFT, FeatureHotAdd, FeatureSRIOV, FeatureVGPU},
 	Standard:       {FeatureVMotion, FeatureHA, FeatureStorageVMotion, FeatureFT, FeatureHotAdd},
 	EssentialsPlus: {FeatureVMotion, FeatureHA, FeatureHotAdd},
+	Essentials:     {FeatureSMP},
 }
 
 var editionLicences = map[string]types.LicenseManagerLicenseInfo{
 	EnterprisePlus: {LicenseKey: "0J000-00000-00000-00000-00001", EditionKey: "esx.enterprisePlus.cpuPackage", Name: "VMware vSphere 8 Enterprise Plus", CostUnit: "cpuPackage"},
 	Standard:       {LicenseKey: "0J000-00000-00000-00000-00002", EditionKey: "esx.standard.cpuPackage", Name: "VMware vSphere 8 Standard", CostUnit: "cpuPackage"},
 	EssentialsPlus: {LicenseKey: "0J000-00000-00000-00000-00003", EditionKey: "esx.essentialsPlus.cpuPackage", Name: "VMware vSphere 8 Essentials Plus", CostUnit: "cpuPackage"},
+	Essentials:     {LicenseKey: "0J000-00000-00000-00000-00004", EditionKey: "esx.essentials.cpuPackage", Name: "VMware vSphere 8 Essentials", CostUnit: "cpuPackage"},
 	Evaluation:     {LicenseKey: "00000-00000-00000-00000-00000", EditionKey: "eval", Name: "Evaluation Mode"},
 }
 
