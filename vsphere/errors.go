@@ -72,7 +72,7 @@ func kindOfFault(f types.BaseMethodFault) hypervisor.Kind {
 		return hypervisor.KindNotFound
 	case *types.DuplicateName, *types.AlreadyExists, *types.FileAlreadyExists, *types.VmAlreadyExistsInDatacenter:
 		return hypervisor.KindExists
-	case *types.NotAuthenticated, *types.InvalidLogin, *types.PasswordExpired:
+	case *types.NotAuthenticated, *types.InvalidLogin, *types.NoClientCertificate, *types.PasswordExpired:
 		return hypervisor.KindUnauthenticated
 	case *types.RestrictedVersion, *types.RestrictedByAdministrator:
 		return hypervisor.KindLicense

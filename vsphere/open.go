@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi"
-	vimsession "github.com/vmware/govmomi/session"
-	"github.com/vmware/govmomi/sts"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
@@ -223,38 +221,4 @@ func connect(ctx context.Context, c Config) (hypervisor.Driver, error) {
 		d.keepAlive(c.KeepAlive)
 	}
 	return d, nil
-}
-
-// forgetCookies makes the next call one without a session.
-func forgetCookies(vc *vim25.Client) {
-	u := vc.URL()
-	old := vc.Jar.Cookies(u)
-	for _, c := range old {
-		c.MaxAge, c.Path = -1, "/"
-	}
-	vc.Jar.SetCookies(u, old)
-}
-
-// login sends the login calls on the bare transport, below the renewing one.
-func login(ctx context.Context, vc *vim25.Client, c Config) error {
-	bare := *vc
-	bare.RoundTripper = vc.Client
-	m := vimsession.NewManager(&bare)
-	switch {
-	case c.ExtensionKey != "":
-		return m.LoginExtensionByCertificate(ctx, c.ExtensionKey)
-	case c.Token != "" || c.Certificate != nil:
-		signer := &sts.Signer{Certificate: c.Certificate, Token: c.Token}
-		if c.Token == "" {
-			tc, err := sts.NewClient(ctx, &bare)
-			if err != nil {
-				return err
-			}
-			if signer, err = tc.Issue(ctx, sts.TokenRequest{Certificate: c.Certificate, Lifetime: time.Hour, Renewable: true}); err != nil {
-				return err
-			}
-		}
-		return m.LoginByToken(bare.WithHeader(ctx, soap.Header{Security: signer}))
-	}
-	return m.Login(ctx, url.UserPassword(c.Username, c.Password))
 }

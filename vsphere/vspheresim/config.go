@@ -1,6 +1,9 @@
 package vspheresim
 
-import "time"
+import (
+	"crypto/x509"
+	"time"
+)
 
 // Model says which product the simulator plays.
 type Model int
@@ -88,6 +91,8 @@ type Config struct {
 	TLS bool
 	// User and Password are the only login accepted; "user" and "pass" if empty.
 	User, Password string
+	// Certificates are the extensions and solution users that may log in with a certificate, by extension key or user name.
+	Certificates map[string]*x509.Certificate
 	// SessionTTL ends a session that made no call for that long; zero means never.
 	SessionTTL time.Duration
 

@@ -26,7 +26,9 @@
 // References: a call that names something that does not exist fails with ManagedObjectNotFound (RuntimeFault). Nothing that a
 // client sends ends the process.
 //
-// Sessions: properties cannot be read without one (NotAuthenticated). Sessions end when idle for Config.SessionTTL.
+// Sessions: properties cannot be read without one (NotAuthenticated). Sessions end when idle for Config.SessionTTL. The token service issues tokens for the
+// user's password and for known certificates, and LoginByToken and LoginExtensionByCertificate take those alone (InvalidLogin); what a holder-of-key token
+// comes with must be signed. [Sim.Tunnel] is where extensions log in.
 //
 // Property collector (PropertyCollector.WaitForUpdatesEx): sessions do not take each other's updates away; every change is told;
 // InvalidCollectorVersion for a version that is not the last; the last answer is repeated to a client that lost it; a call whose client

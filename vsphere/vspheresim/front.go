@@ -79,10 +79,17 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !f.sleep(r.Context(), f.roundTripTime()) {
 			panic(http.ErrAbortHandler)
 		}
-		if r.URL.Path == guestFiles {
+		switch {
+		case r.URL.Path == guestFiles:
 			content, err := io.ReadAll(r.Body)
 			if err == nil {
 				f.sim.serveGuestFile(w, r, content)
+			}
+			return
+		case strings.HasPrefix(r.URL.Path, "/sts/"):
+			content, err := io.ReadAll(r.Body)
+			if err == nil {
+				f.sim.serveSTS(w, r, content)
 			}
 			return
 		}
@@ -126,6 +133,10 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	serve := func() *recorder {
 		rec := &recorder{header: http.Header{}, code: http.StatusOK}
+		if !f.sim.admitLogin(method, r, body) {
+			f.sim.refuseLogin(rec)
+			return rec
+		}
 		req := r.Clone(context.WithoutCancel(r.Context()))
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		f.step(method, body, rec, func() { f.next.ServeHTTP(rec, req) })

@@ -38,6 +38,7 @@ type Sim struct {
 	hosts   map[types.ManagedObjectReference]*hostState
 	loose   map[string]looseDisk // disks that no machine has, by file
 	blocks  map[string]string    // what was written to disk files, by file
+	issued  map[string]samlToken // by assertion
 	tokens  map[string]guestFile // transfers of files of guests
 	parked  map[string]*parkedVM // machines that were unregistered, by the path of their vmx file
 	fronts  map[string]methodSet
@@ -88,6 +89,7 @@ func Start(cfg Config) (*Sim, error) {
 		hosts:      map[types.ManagedObjectReference]*hostState{},
 		loose:      map[string]looseDisk{},
 		blocks:     map[string]string{},
+		issued:     map[string]samlToken{},
 		tokens:     map[string]guestFile{},
 		parked:     map[string]*parkedVM{},
 		taskDelays: map[string]time.Duration{},
