@@ -20,7 +20,7 @@ const (
 	noGuestClock     = "vSphere tells a guest's clock only to who logs in to the guest, and this call carries no login: use Exec"
 	noGuestFreeze    = "vSphere freezes a guest only while it takes a quiesced snapshot"
 	noWatchResume    = "versions of the property collector belong to one session: Watch begins with a Resync instead"
-	noOutput         = "vSphere returns a program's exit code, not its output"
+	noOutput         = "a program of a Windows guest returns its exit code, not its output"
 	toolsMissing     = "VMware Tools do not run in the guest: install open-vm-tools or VMware Tools"
 	noHotDevice      = "vSphere attaches and detaches passed-through devices while the machine is off"
 	passthroughHolds = "a passed-through device holds state that vSphere can't save or move: detach it first, or use a vGPU profile"
@@ -107,7 +107,7 @@ var fixed = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.MigratePostCopy: no(hypervisor.ReasonPlatform, noPostCopy), hypervisor.MigrateTuning: no(hypervisor.ReasonPlatform, noTuning),
 	hypervisor.DeviceHotplug: no(hypervisor.ReasonPlatform, noHotDevice),
 	hypervisor.WatchEvents:   yes, hypervisor.WatchResume: no(hypervisor.ReasonPlatform, noWatchResume),
-	hypervisor.GuestFacts: yes, hypervisor.GuestExec: partly(hypervisor.ReasonPlatform, noOutput),
+	hypervisor.GuestFacts: yes, hypervisor.GuestExec: yes,
 	hypervisor.GuestClock: no(hypervisor.ReasonPlatform, noGuestClock), hypervisor.GuestFreeze: no(hypervisor.ReasonPlatform, noGuestFreeze),
 	hypervisor.ReplicationRead: no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: ask that"),
 	hypervisor.HostMaintenance: yes, hypervisor.TaskResume: yes, hypervisor.TaskCancel: yes, hypervisor.VolumeManage: yes,
@@ -254,7 +254,7 @@ func (d *driver) deviceSupport(ctx context.Context, c hypervisor.Capability, edi
 
 func (d *driver) vmSupports(ctx context.Context, c hypervisor.Capability, id hypervisor.VMID, s hypervisor.Support) (hypervisor.Support, error) {
 	p, err := d.one(ctx, vmRef(id), "runtime.powerState", "summary.config.template", "guest.toolsRunningStatus", "config.hardware.device",
-		"config.cpuHotAddEnabled", "config.memoryHotAddEnabled", "snapshot")
+		"config.cpuHotAddEnabled", "config.memoryHotAddEnabled", "snapshot", "guest.guestFamily", "config.guestId")
 	if err != nil {
 		return s, err
 	}
@@ -275,6 +275,9 @@ func (d *driver) vmSupports(ctx context.Context, c hypervisor.Capability, id hyp
 		}
 		if !tools && state == hypervisor.Running {
 			return no(hypervisor.ReasonToolsMissing, toolsMissing), nil
+		}
+		if c == hypervisor.GuestExec && isWindows(p) {
+			return partly(hypervisor.ReasonPlatform, noOutput), nil
 		}
 	case hypervisor.PowerReset, hypervisor.PowerSuspend:
 		if template {

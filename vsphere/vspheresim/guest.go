@@ -2,6 +2,8 @@ package vspheresim
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -250,4 +252,16 @@ func (s *Sim) furnishGuestOperations() {
 	auth.Self = ref{Type: "GuestAuthManager", Value: "guestOperationsAuthManager"}
 	reg.Put(auth)
 	m.AuthManager = &auth.Self
+}
+
+// GuestFiles are the files of the guest of a machine, by path, sorted.
+func (s *Sim) GuestFiles(name string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, vm := range s.allVMs() {
+		if vm.Name == name {
+			return slices.Sorted(maps.Keys(s.stateOf(vm.Self).guest.Files))
+		}
+	}
+	return nil
 }

@@ -249,11 +249,16 @@ func (f *guestFileFront) InitiateFileTransferToGuest(_ *simulator.Context, req *
 
 const guestFiles = "/vspheresim/guestFile"
 
-// guestURL is where a file of a guest is read and written; a host of "*" stands for the server that the client talks to.
+// guestURL is where a file of a guest is read and written. API reference, FileTransferInformation.url: a host of "*" stands for the server
+// that the client talks to, an ESXi host; a vCenter names the host that runs the machine, which this simulator is by another name.
 func (s *Sim) guestURL(vm ref, file string) string {
 	token := newContentID()
 	s.tokens[token] = guestFile{vm: vm, path: file}
-	u := url.URL{Scheme: s.server.URL.Scheme, Host: "*", Path: guestFiles, RawQuery: url.Values{"token": {token}}.Encode()}
+	host := "*"
+	if s.cfg.Model == VCenter {
+		host = "localhost:" + s.server.URL.Port()
+	}
+	u := url.URL{Scheme: s.server.URL.Scheme, Host: host, Path: guestFiles, RawQuery: url.Values{"token": {token}}.Encode()}
 	return u.String()
 }
 

@@ -111,6 +111,9 @@ func Start(cfg Config) (*Sim, error) {
 	s.server = m.Service.NewServer()
 	s.front = newFront(s, s.server.Config.Handler)
 	s.server.Config.Handler = s.front
+	for _, h := range s.allHosts() {
+		s.mutate(s.newContext(), h, func() { h.Summary.Config.SslThumbprint = s.Thumbprint() })
+	}
 	running.Store(s.server.URL.Host, s)
 	return s, nil
 }

@@ -1,0 +1,113 @@
+package vsphere
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
+)
+
+// TestExec: what a program prints comes back, over https from the host too, and its files in the guest are removed.
+func TestExec(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		model vspheresim.Model
+		tls   bool
+	}{{"vCenter", vspheresim.VCenter, false}, {"vCenter, TLS", vspheresim.VCenter, true}, {"ESXi", vspheresim.ESXi, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			sim := startSim(t, vspheresim.Config{Model: c.model, TLS: c.tls, VMs: 1, Tools: true})
+			url := simURL(sim.URL())
+			if c.tls {
+				url = "vsphere://user:pass@" + sim.URL().Host + "/?thumbprint=" + sim.Thumbprint()
+			}
+			cl, err := hypervisor.Open(t.Context(), url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = cl.Close() }()
+			vm := firstVM(t, cl, "")
+			v, err := vm.Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ran string
+			g := vspheresim.Guest{Tools: true, User: "root", Password: "s3cret", Files: map[string]string{"/etc/motd": "hi"},
+				Run: func(path, args string) vspheresim.Result {
+					ran = path + " " + args
+					return vspheresim.Result{ExitCode: 3, Stdout: "out\n", Stderr: "err\n"}
+				}}
+			if err := sim.SetGuest(v.Name, g); err != nil {
+				t.Fatal(err)
+			}
+			req := hypervisor.ExecRequest{Path: "/bin/echo", Args: []string{"it's", "a b"}, User: "root", Password: "s3cret"}
+			res, err := vm.Exec(t.Context(), req)
+			if err != nil || res.ExitCode != 3 || string(res.Stdout) != "out\n" || string(res.Stderr) != "err\n" {
+				t.Errorf("Exec returned %+v (%v)", res, err)
+			}
+			if !strings.HasPrefix(ran, "/bin/sh -c ") || !strings.Contains(ran, "/bin/echo") {
+				t.Errorf("the guest ran %s", ran)
+			}
+			if l := sim.GuestFiles(v.Name); len(l) != 1 {
+				t.Errorf("the guest's files are %v, want /etc/motd alone", l)
+			}
+			req.Password = "wrong"
+			_, err = vm.Exec(t.Context(), req)
+			if !errors.Is(err, hypervisor.ErrPermission) || strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("Exec with a wrong password: %v", err)
+			}
+			// What fails after the program ran leaves no files either.
+			req.Password = "s3cret"
+			for _, m := range []string{"StartProgramInGuest", "ListProcessesInGuest", "InitiateFileTransferFromGuest"} {
+				sim.Fault(m, new(types.GuestPermissionDenied))
+				if _, err := vm.Exec(t.Context(), req); !errors.Is(err, hypervisor.ErrPermission) {
+					t.Errorf("Exec without the right to %s: %v (kind %s)", m, err, hypervisor.KindOf(err))
+				}
+				if l := sim.GuestFiles(v.Name); len(l) != 1 {
+					t.Errorf("after %s failed the guest's files are %v", m, l)
+				}
+			}
+			// A limit that passes stops the program, in the background.
+			sim.Delay("ListProcessesInGuest", time.Hour)
+			req.Timeout = 50 * time.Millisecond
+			sim.ResetCalls()
+			if _, err := vm.Exec(t.Context(), req); !errors.Is(err, hypervisor.ErrTimeout) {
+				t.Errorf("Exec that outlasts its limit: %v", err)
+			}
+			sim.ClearFaults()
+			begun(t, sim, "TerminateProcessInGuest")
+			for end := time.Now().Add(hang); len(sim.GuestFiles(v.Name)) != 1; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("the guest's files are %v", sim.GuestFiles(v.Name))
+				}
+			}
+		})
+	}
+}
+
+// TestExecWindows: no output, and that is said.
+func TestExecWindows(t *testing.T) {
+	sim, c := once(t, vspheresim.Config{Tools: true})
+	s := spec("windows")
+	s.GuestOS, s.Start = "windows", true
+	vm, err := c.CreateVM(t.Context(), s).Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := vm.Supports(t.Context(), hypervisor.GuestExec); err != nil || s.Level != hypervisor.Partial || s.Reason != hypervisor.ReasonPlatform {
+		t.Errorf("Supports: %+v (%v)", s, err)
+	}
+	if err := sim.SetGuest("windows", vspheresim.Guest{Tools: true, Run: func(path, args string) vspheresim.Result {
+		return vspheresim.Result{ExitCode: 4, Stdout: path + " " + args}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	res, err := vm.Exec(t.Context(), hypervisor.ExecRequest{Path: `C:\Windows\System32\whoami.exe`, User: "u", Password: "p"})
+	if err != nil || res.ExitCode != 4 || len(res.Stdout)+len(res.Stderr) != 0 {
+		t.Errorf("Exec returned %+v (%v)", res, err)
+	}
+}
