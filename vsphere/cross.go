@@ -114,7 +114,13 @@ func (d *driver) thumbprint(ctx context.Context) (string, error) {
 // findInstance finds a machine by its instance UUID, which a move to another
 // vCenter keeps.
 func (d *driver) findInstance(ctx context.Context, uuid string) (hypervisor.VMID, error) {
-	res, err := methods.FindByUuid(ctx, d.rt, &types.FindByUuid{This: *d.vc.ServiceContent.SearchIndex, Uuid: uuid, VmSearch: true, InstanceUuid: types.NewBool(true)})
+	find := func() (*types.FindByUuidResponse, error) {
+		return methods.FindByUuid(ctx, d.rt, &types.FindByUuid{This: *d.vc.ServiceContent.SearchIndex, Uuid: uuid, VmSearch: true, InstanceUuid: types.NewBool(true)})
+	}
+	res, err := find()
+	if kindOf(err) == hypervisor.KindUnavailable { // it only reads, and the move is done
+		res, err = find()
+	}
 	if err != nil {
 		return "", err
 	}

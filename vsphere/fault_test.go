@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -20,21 +21,17 @@ type trial struct {
 	name  string
 	reads bool // only reads: a broken connection is no failure
 	f     func(ctx context.Context, c *hypervisor.Client, vm *hypervisor.VM) error
+	setup func(ctx context.Context, c *hypervisor.Client, vm *hypervisor.VM) error // before anything breaks
+	calls []string                                                                 // those that are broken; nil for all
 }
 
 func trials() []trial {
-	none := func(f func(context.Context, *hypervisor.VM) *hypervisor.Task[hypervisor.None]) func(context.Context, *hypervisor.Client, *hypervisor.VM) error {
-		return func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
-			_, err := f(ctx, vm).Wait(ctx)
-			return err
-		}
-	}
 	return []trial{
-		{"list", true, func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
+		{name: "list", reads: true, f: func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
 			_, err := hypervisor.Collect(c.VMs(ctx, nil))
 			return err
 		}},
-		{"pages", true, func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
+		{name: "pages", reads: true, f: func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
 			all, err := hypervisor.Collect(c.VMs(ctx, &hypervisor.ListOptions{PageSize: 2}))
 			seen := map[hypervisor.VMID]bool{}
 			for _, v := range all {
@@ -48,53 +45,53 @@ func trials() []trial {
 			}
 			return err
 		}},
-		{"info", true, func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
+		{name: "info", reads: true, f: func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
 			_, err := vm.Info(ctx)
 			return err
 		}},
-		{"find", true, func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
+		{name: "find", reads: true, f: func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
 			_, err := c.FindVM(ctx, "DC0_C0_RP0_VM0")
 			return err
 		}},
-		{"hosts", true, func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
+		{name: "hosts", reads: true, f: func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
 			_, err := hypervisor.Collect(c.Hosts(ctx))
 			return err
 		}},
-		{"devices", true, func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
+		{name: "devices", reads: true, f: func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
 			_, err := hypervisor.Collect(c.Devices(ctx, nil))
 			return err
 		}},
-		{"volumes", true, func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
+		{name: "volumes", reads: true, f: func(ctx context.Context, c *hypervisor.Client, _ *hypervisor.VM) error {
 			_, err := hypervisor.Collect(c.Volumes(ctx, ""))
 			return err
 		}},
-		{"start", false, none(func(ctx context.Context, vm *hypervisor.VM) *hypervisor.Task[hypervisor.None] { return vm.Start(ctx) })},
-		{"rename", false, none(func(ctx context.Context, vm *hypervisor.VM) *hypervisor.Task[hypervisor.None] {
+		{name: "start", f: oneTask(func(ctx context.Context, vm *hypervisor.VM) *hypervisor.Task[hypervisor.None] { return vm.Start(ctx) })},
+		{name: "rename", f: oneTask(func(ctx context.Context, vm *hypervisor.VM) *hypervisor.Task[hypervisor.None] {
 			return vm.Rename(ctx, "renamed "+string(vm.ID()))
 		})},
-		{"snapshot", false, func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
+		{name: "snapshot", f: func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
 			_, err := vm.CreateSnapshot(ctx, "s", nil).Wait(ctx)
 			return err
 		}},
-		{"create", false, func(ctx context.Context, c *hypervisor.Client, vm *hypervisor.VM) error {
+		{name: "create", f: func(ctx context.Context, c *hypervisor.Client, vm *hypervisor.VM) error {
 			s := spec("created " + string(vm.ID()))
 			s.Start = true
 			_, err := c.CreateVM(ctx, s).Wait(ctx)
 			return err
 		}},
-		{"clone", false, func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
+		{name: "clone", f: func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
 			_, err := vm.Clone(ctx, "clone "+string(vm.ID()), nil).Wait(ctx)
 			return err
 		}},
-		{"linked", false, func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
+		{name: "linked", f: func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
 			_, err := vm.Clone(ctx, "linked "+string(vm.ID()), &hypervisor.CloneOptions{Mode: hypervisor.Linked, Token: "tok-" + string(vm.ID())}).Wait(ctx)
 			return err
 		}},
-		{"template", false, func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
+		{name: "template", f: func(ctx context.Context, _ *hypervisor.Client, vm *hypervisor.VM) error {
 			_, err := vm.MarkTemplate(ctx).Wait(ctx)
 			return err
 		}},
-		{"migrate", false, func(ctx context.Context, c *hypervisor.Client, vm *hypervisor.VM) error {
+		{name: "migrate", f: func(ctx context.Context, c *hypervisor.Client, vm *hypervisor.VM) error {
 			i, err := vm.Info(ctx)
 			if err != nil {
 				return err
@@ -110,7 +107,7 @@ func trials() []trial {
 			}
 			return errors.New("no other host")
 		}},
-		{"delete", false, none(func(ctx context.Context, vm *hypervisor.VM) *hypervisor.Task[hypervisor.None] {
+		{name: "delete", f: oneTask(func(ctx context.Context, vm *hypervisor.VM) *hypervisor.Task[hypervisor.None] {
 			return vm.Delete(ctx, hypervisor.KeepDisks, nil)
 		})},
 	}
@@ -153,19 +150,35 @@ func TestFaults(t *testing.T) {
 		{"cut after", func(m string) { sim.Cut(m, vspheresim.CutAfter) }, hypervisor.KindUnavailable, false},
 	}
 	keep := machines(t, c)
-	for _, op := range trials() {
+	broken := map[string]bool{}
+	for _, op := range append(trials(), rareTrials(sim)...) {
+		prepare := func(t *testing.T, vm *hypervisor.VM) {
+			t.Helper()
+			if op.setup == nil {
+				return
+			}
+			if err := op.setup(t.Context(), c, vm); err != nil {
+				t.Fatal(err)
+			}
+		}
 		// What it calls when nothing is wrong.
 		vm := fresh(t)
+		prepare(t, vm)
 		sim.ResetCalls()
 		if err := op.f(t.Context(), c, vm); err != nil {
 			t.Fatalf("%s without faults: %v", op.name, err)
 		}
-		var methods []string
-		for m := range sim.Calls() {
-			methods = append(methods, m)
+		called := slices.Sorted(maps.Keys(sim.Calls()))
+		for _, m := range op.calls {
+			if !slices.Contains(called, m) {
+				t.Fatalf("%s does not call %s: %v", op.name, m, called)
+			}
 		}
-		slices.Sort(methods)
-		for _, m := range methods {
+		if op.calls != nil {
+			called = op.calls
+		}
+		for _, m := range called {
+			broken[m] = true
 			for _, w := range ways {
 				if (w.kind == hypervisor.KindBusy || w.kind == hypervisor.KindPermission) && slices.Contains(waits, m) {
 					continue // nothing to be busy or forbidden
@@ -176,6 +189,7 @@ func TestFaults(t *testing.T) {
 						before = sweep(t, c, keep)
 						vm = fresh(t)
 						before[vm.ID()] = true
+						prepare(t, vm)
 					}
 					ctx, stop := context.WithTimeout(t.Context(), hang)
 					defer stop()
@@ -197,6 +211,11 @@ func TestFaults(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+	for m := range sent(t) {
+		if _, except := unbroken[m]; broken[m] == except {
+			t.Errorf("%s: broken %v, excepted %v", m, broken[m], except)
 		}
 	}
 }
