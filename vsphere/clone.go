@@ -75,14 +75,22 @@ func (d *driver) clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 	if r.Mode == hypervisor.Linked {
 		spec.Location.DiskMoveType = string(types.VirtualMachineRelocateDiskMoveOptionsCreateNewChildDiskBacking)
 		if r.From == "" {
-			return d.cloneWithBase(ctx, v, r, &spec, begin)
+			return d.cloneWithBase(ctx, v, r, &spec, call, begin)
 		}
 	}
+	return d.cloneJob(ctx, r, call, begin)
+}
+
+// cloneJob is one task of the server. A clone whose start is refused is made
+// all the same.
+func (d *driver) cloneJob(ctx context.Context, r hypervisor.CloneRequest, call string, begin func(context.Context) (ref, error)) (hypervisor.DriverTask, error) {
 	self, err := begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return d.job(self), nil
+	j := d.job(self)
+	j.failed = func(ctx context.Context, s *hypervisor.TaskState) { s.Leftover = d.leftBy(ctx, call, r.Name) }
+	return j, nil
 }
 
 // cloneTarget fills in where the clone goes. A template has no pool, so one is
@@ -145,15 +153,11 @@ func cloneConfig(r hypervisor.CloneRequest, devs []types.BaseVirtualDevice, call
 // cloneWithBase makes the base snapshot, or takes the one that a template has
 // already: a template can't have changed since.
 func (d *driver) cloneWithBase(ctx context.Context, v hypervisor.VMInfo, r hypervisor.CloneRequest, spec *types.VirtualMachineCloneSpec,
-	begin func(context.Context) (ref, error)) (hypervisor.DriverTask, error) {
+	call string, begin func(context.Context) (ref, error)) (hypervisor.DriverTask, error) {
 	if v.Template && v.CurrentSnapshot != "" {
 		s := snapRef(v.CurrentSnapshot)
 		spec.Snapshot = &s
-		self, err := begin(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return d.job(self), nil
+		return d.cloneJob(ctx, r, call, begin)
 	}
 	return d.group.Go(ctx, newID("clone"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		report(hypervisor.TaskState{Fraction: -1, Phase: "making the base snapshot"})
@@ -164,9 +168,12 @@ func (d *driver) cloneWithBase(ctx context.Context, v hypervisor.VMInfo, r hyper
 		spec.Snapshot = &base
 		info, err := d.step(ctx, func(s hypervisor.TaskState) { s.Notes = notes; report(s) }, begin)
 		if err != nil {
-			out := hypervisor.TaskState{Err: err}
+			late := context.WithoutCancel(ctx)
+			out := hypervisor.TaskState{Err: err, Leftover: d.leftBy(late, call, r.Name)}
+			if len(out.Leftover) > 0 { // the clone stands on its base
+				return out
+			}
 			if !v.Template {
-				late := context.WithoutCancel(ctx)
 				rm, rerr := d.removeSnapshot(late, hypervisor.SnapshotID(base.Value), false)
 				if rerr == nil {
 					_, rerr = d.await(late, rm)

@@ -80,6 +80,20 @@ func (d *driver) made(call string) func(context.Context, types.TaskInfo) bool {
 	}
 }
 
+// leftBy names the machines that a failed call made and left.
+func (d *driver) leftBy(ctx context.Context, call, name string) []hypervisor.Ref {
+	path := `config.extraConfig["` + callKey + `"]`
+	refs, err := d.matching(ctx, path, func(v any) bool { return optionValue(v) == call })
+	if err != nil { // nobody knows: name what there may be
+		return []hypervisor.Ref{{Kind: hypervisor.KindOfVM, Name: name}}
+	}
+	var out []hypervisor.Ref
+	for _, r := range refs {
+		out = append(out, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: r.Value, Name: name})
+	}
+	return out
+}
+
 // startReconfigure starts a reconfiguration.
 func (d *driver) startReconfigure(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineConfigSpec) (ref, error) {
 	return d.launch(ctx, vmRef(id), "reconfigure", nil, func() (ref, error) {

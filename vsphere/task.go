@@ -20,6 +20,8 @@ type job struct {
 	notes []string
 	// finish completes the final state of a success; nil for the server's word.
 	finish func(context.Context, types.TaskInfo, *hypervisor.TaskState)
+	// failed completes the final state of a failure.
+	failed func(context.Context, *hypervisor.TaskState)
 
 	mu      sync.Mutex
 	pc      ref
@@ -174,6 +176,12 @@ func (j *job) state(ctx context.Context, t types.TaskInfo) (hypervisor.TaskState
 	case types.TaskInfoStateError:
 		s.Done = true
 		s.Err = taskError(t)
+		if j.failed != nil {
+			j.failed(ctx, &s)
+			if ctx.Err() != nil {
+				return hypervisor.TaskState{}, ctx.Err()
+			}
+		}
 	}
 	if s.Done {
 		j.drop()

@@ -170,6 +170,10 @@ func (s *Sim) doClone(ctx *simulator.Context, p *clonePlan, req *types.CloneVM_T
 	case spec.Template:
 		s.markTemplate(ctx, n)
 	case spec.PowerOn:
+		// Believed: a clone whose power-on is refused stays, and the task fails (github.com/rancher/rancher, issue 25425).
+		if fault := s.front.takeTaskFault("PowerOnVM_Task"); fault != nil {
+			return nil, fault
+		}
 		s.powerOn(ctx, n)
 	}
 	s.event(ctx, n, func(e types.VmEvent) types.BaseEvent {

@@ -38,7 +38,8 @@ func (s *Sim) Fault(method string, fault types.BaseMethodFault) {
 	s.front.faults[method] = append(s.front.faults[method], fault)
 }
 
-// FaultTask makes the next task of a method fail with a fault of the task, before it has any effect.
+// FaultTask makes the next task of a method fail with a fault of the task, before it has any effect. A fault of PowerOnVM_Task meets the
+// power-on in a clone too, which is made by then.
 func (s *Sim) FaultTask(method string, fault types.BaseMethodFault) {
 	s.front.mu.Lock()
 	defer s.front.mu.Unlock()
