@@ -44,9 +44,12 @@ func TestCalls(t *testing.T) {
 	}
 	wait := func(k *hypervisor.Task[hypervisor.None]) error { _, err := k.Wait(ctx); return err }
 	var snap *hypervisor.Snapshot
+	var made, runs *hypervisor.VM
+	var disk hypervisor.DiskInfo
 	// Views and folders are read once in a session: have them.
 	must(func() error { _, err := hypervisor.Collect(c.VMs(ctx, nil)); return err }())
-	_, err := c.CreateVM(ctx, spec("warm")).Wait(ctx)
+	must(func() error { _, err := hypervisor.Collect(c.HA(ctx)); return err }())
+	last, err := c.CreateVM(ctx, spec("warm")).Wait(ctx)
 	must(err)
 	must(func() error { _, err := vm.CheckMigrate(ctx, hypervisor.MigrateOptions{Host: other}); return err }())
 
@@ -85,6 +88,39 @@ func TestCalls(t *testing.T) {
 			_, err := vm.CheckMigrate(ctx, hypervisor.MigrateOptions{Host: other})
 			return err
 		}},
+		{"migrate", "CheckRelocate_Task RelocateVM_Task RetrievePropertiesEx 7", func() error { _, err := vm.Migrate(ctx, hypervisor.MigrateOptions{Host: other}).Wait(ctx); return err }},
+		{"create", "CreateVM_Task RetrievePropertiesEx 5", func() error { made, err = c.CreateVM(ctx, spec("made")).Wait(ctx); return err }},
+		{"create and start", "CreateVM_Task PowerOnVM_Task RetrievePropertiesEx 5", func() error {
+			s := spec("made and started")
+			s.Start = true
+			runs, err = c.CreateVM(ctx, s).Wait(ctx)
+			return err
+		}},
+		{"full clone", "CloneVM_Task RetrievePropertiesEx 2", func() error { _, err := made.Clone(ctx, "full", nil).Wait(ctx); return err }},
+		{"linked clone", "CloneVM_Task CreateSnapshot_Task RetrievePropertiesEx 2", func() error {
+			_, err := made.Clone(ctx, "linked", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(ctx)
+			return err
+		}},
+		{"attach disk", "ReconfigVM_Task RetrievePropertiesEx 3", func() error {
+			disk, err = made.AttachDisk(ctx, hypervisor.DiskSpec{SizeBytes: hypervisor.MiB}).Wait(ctx)
+			return err
+		}},
+		{"detach disk", "ReconfigVM_Task RetrievePropertiesEx 4", func() error { return wait(made.DetachDisk(ctx, disk.ID, hypervisor.DeleteDisks)) }},
+		{"attach adapter", "ReconfigVM_Task RetrievePropertiesEx 5", func() error { _, err := made.AttachNIC(ctx, hypervisor.NICSpec{}).Wait(ctx); return err }},
+		{"attach device", "ReconfigVM_Task RetrievePropertiesEx 7", func() error {
+			_, err := made.AttachDevice(ctx, hypervisor.DeviceRequest{Vendor: "10de", Product: "2330"}).Wait(ctx)
+			return err
+		}},
+		{"volumes", "RetrievePropertiesEx 4 SearchDatastoreSubFolders_Task 2", func() error { _, err := hypervisor.Collect(c.Volumes(ctx, "")); return err }},
+		{"HA", "RetrievePropertiesEx", func() error { _, err := hypervisor.Collect(c.HA(ctx)); return err }},
+		{"availability", "RetrievePropertiesEx 3", func() error { _, err := made.Availability(ctx); return err }},
+		{"restart priority", "ReconfigureComputeResource_Task RetrievePropertiesEx 3", func() error { return wait(made.SetRestartPriority(ctx, hypervisor.RestartLow)) }},
+		{"exec", "CreateTemporaryFileInGuest 2 DeleteFileInGuest 2 InitiateFileTransferFromGuest 2 ListProcessesInGuest RetrievePropertiesEx 6 StartProgramInGuest", func() error {
+			_, err := runs.Exec(ctx, hypervisor.ExecRequest{Path: "/bin/true", User: "root", Password: "x"})
+			return err
+		}},
+		{"template", "MarkAsTemplate RetrievePropertiesEx", func() error { _, err := last.MarkTemplate(ctx).Wait(ctx); return err }},
+		{"delete", "Destroy_Task RetrievePropertiesEx 3", func() error { return wait(last.Delete(ctx, hypervisor.DeleteDisks, nil)) }},
 	} {
 		t.Run(op.name, func(t *testing.T) {
 			sim.ResetCalls()
@@ -158,6 +194,20 @@ func TestListingCalls(t *testing.T) {
 		if after := count(t.Context(), o); after != before || after != 1 {
 			t.Errorf("a page of 400 machines takes %d calls, an empty one %d; want 1", after, before)
 		}
+	}
+	// Who wants 20 gets 20, not the whole inventory.
+	sim.ResetCalls()
+	n := 0
+	for _, err := range c.VMs(t.Context(), &hypervisor.ListOptions{Detail: hypervisor.Brief, PageSize: 20}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n++; n == 20 {
+			break
+		}
+	}
+	if k := sim.Calls()["RetrievePropertiesEx"] + sim.Calls()["ContinueRetrievePropertiesEx"]; k != 1 {
+		t.Errorf("the first 20 of 800 machines take %d calls, want 1", k)
 	}
 	// 800 machines are two pages of 500.
 	if n := count(t.Context(), &hypervisor.ListOptions{Detail: hypervisor.Brief}); n != 2 {

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"github.com/vmware/govmomi"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/soap"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
@@ -36,6 +38,7 @@ func TestOpenTLS(t *testing.T) {
 		{"ca file", "?cafile=" + url.QueryEscape(ca), true},
 		{"thumbprint", "?thumbprint=" + sim.Thumbprint(), true},
 		{"lower-case thumbprint", "?thumbprint=" + strings.ToLower(sim.Thumbprint()), true},
+		{"SHA-256 thumbprint", "?thumbprint=" + sha256Thumbprint(t, u.Host), true},
 		{"wrong thumbprint", "?thumbprint=" + wrong, false},
 		{"insecure", "?insecure=true", true},
 	} {
@@ -55,6 +58,16 @@ func TestOpenTLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+func sha256Thumbprint(t *testing.T, host string) string {
+	t.Helper()
+	c, err := tls.Dial("tcp", host, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // only the certificate is read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	return soap.ThumbprintSHA256(c.ConnectionState().PeerCertificates[0])
 }
 
 // TestOpenRefused: each mistake has its class, and no secret shows.
