@@ -123,24 +123,28 @@ const hang = 20 * time.Second
 func TestFaults(t *testing.T) {
 	cfg := simConfig(vspheresim.VCenter)
 	cfg.TaskDelay = 5 * time.Millisecond // so that long polls are among the calls
-	sim, c := once(t, cfg)
-	n := 0
-	fresh := func(t *testing.T) *hypervisor.VM {
-		t.Helper()
-		n++
-		vm, err := c.CreateVM(t.Context(), spec(fmt.Sprintf("subject %d", n))).Wait(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	broken := map[string]bool{}
+	for i := range append(trials(), rareTrials(nil)...) {
+		sim, c := once(t, cfg) // a short inventory is listed fast
+		faults(t, sim, c, append(trials(), rareTrials(sim)...)[i], broken)
+	}
+	for m := range sent(t) {
+		if _, except := unbroken[m]; broken[m] == except {
+			t.Errorf("%s: broken %v, excepted %v", m, broken[m], except)
 		}
-		return vm
 	}
-	type breakage struct {
-		name string
-		do   func(method string)
-		kind hypervisor.Kind // expected if it fails
-		heal bool            // must succeed all the same
-	}
-	ways := []breakage{
+}
+
+// breakage is one way in which a call goes wrong.
+type breakage struct {
+	name string
+	do   func(method string)
+	kind hypervisor.Kind // expected if it fails
+	heal bool            // must succeed all the same
+}
+
+func breakages(sim *vspheresim.Sim) []breakage {
+	return []breakage{
 		{"late", func(m string) { sim.Delay(m, 20*time.Millisecond) }, 0, true},
 		{"session refused", func(m string) { sim.Fault(m, &types.NotAuthenticated{}) }, 0, true},
 		{"busy", func(m string) { sim.Fault(m, &types.TaskInProgress{Task: ref{Type: "Task", Value: "task-1"}}) }, hypervisor.KindBusy, false},
@@ -149,73 +153,72 @@ func TestFaults(t *testing.T) {
 		{"cut inside", func(m string) { sim.Cut(m, vspheresim.CutInside) }, hypervisor.KindUnavailable, false},
 		{"cut after", func(m string) { sim.Cut(m, vspheresim.CutAfter) }, hypervisor.KindUnavailable, false},
 	}
-	keep := machines(t, c)
-	broken := map[string]bool{}
-	for _, op := range append(trials(), rareTrials(sim)...) {
-		prepare := func(t *testing.T, vm *hypervisor.VM) {
-			t.Helper()
-			if op.setup == nil {
-				return
-			}
+}
+
+// faults breaks the calls of one operation, and notes which.
+func faults(t *testing.T, sim *vspheresim.Sim, c *hypervisor.Client, op trial, broken map[string]bool) {
+	n := 0
+	fresh := func(t *testing.T) *hypervisor.VM {
+		t.Helper()
+		n++
+		sim.SetTaskDelay("CreateVM_Task", vspheresim.Immediate)
+		vm, err := c.CreateVM(t.Context(), spec(fmt.Sprintf("subject %d", n))).Wait(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sim.SetTaskDelay("CreateVM_Task", 5*time.Millisecond)
+		if op.setup != nil {
 			if err := op.setup(t.Context(), c, vm); err != nil {
 				t.Fatal(err)
 			}
 		}
-		// What it calls when nothing is wrong.
-		vm := fresh(t)
-		prepare(t, vm)
-		sim.ResetCalls()
-		if err := op.f(t.Context(), c, vm); err != nil {
-			t.Fatalf("%s without faults: %v", op.name, err)
-		}
-		called := slices.Sorted(maps.Keys(sim.Calls()))
-		for _, m := range op.calls {
-			if !slices.Contains(called, m) {
-				t.Fatalf("%s does not call %s: %v", op.name, m, called)
-			}
-		}
-		if op.calls != nil {
-			called = op.calls
-		}
-		for _, m := range called {
-			broken[m] = true
-			for _, w := range ways {
-				if (w.kind == hypervisor.KindBusy || w.kind == hypervisor.KindPermission) && slices.Contains(waits, m) {
-					continue // nothing to be busy or forbidden
-				}
-				t.Run(op.name+"/"+m+"/"+w.name, func(t *testing.T) {
-					vm, before := vm, keep
-					if !op.reads {
-						before = sweep(t, c, keep)
-						vm = fresh(t)
-						before[vm.ID()] = true
-						prepare(t, vm)
-					}
-					ctx, stop := context.WithTimeout(t.Context(), hang)
-					defer stop()
-					w.do(m)
-					err := op.f(ctx, c, vm)
-					sim.ClearFaults()
-					if ctx.Err() != nil {
-						t.Fatalf("hangs: %v", err)
-					}
-					switch {
-					case err == nil:
-					case w.heal, op.reads && w.kind == hypervisor.KindUnavailable:
-						t.Errorf("failed: %v (kind %s)", err, hypervisor.KindOf(err))
-					case hypervisor.KindOf(err) != w.kind && !errors.Is(err, kindError(w.kind)):
-						t.Errorf("%v is of kind %s, want %s", err, hypervisor.KindOf(err), w.kind)
-					}
-					if err != nil && !op.reads {
-						orphans(t, sim, c, before, err)
-					}
-				})
-			}
+		return vm
+	}
+	// What it calls when nothing is wrong.
+	vm := fresh(t)
+	sim.ResetCalls()
+	if err := op.f(t.Context(), c, vm); err != nil {
+		t.Fatalf("%s without faults: %v", op.name, err)
+	}
+	called := slices.Sorted(maps.Keys(sim.Calls()))
+	for _, m := range op.calls {
+		if !slices.Contains(called, m) {
+			t.Fatalf("%s does not call %s: %v", op.name, m, called)
 		}
 	}
-	for m := range sent(t) {
-		if _, except := unbroken[m]; broken[m] == except {
-			t.Errorf("%s: broken %v, excepted %v", m, broken[m], except)
+	if op.calls != nil {
+		called = op.calls
+	}
+	for _, m := range called {
+		broken[m] = true
+		for _, w := range breakages(sim) {
+			if (w.kind == hypervisor.KindBusy || w.kind == hypervisor.KindPermission) && slices.Contains(waits, m) {
+				continue // nothing to be busy or forbidden
+			}
+			t.Run(op.name+"/"+m+"/"+w.name, func(t *testing.T) {
+				vm := vm
+				if !op.reads {
+					vm = fresh(t)
+				}
+				ctx, stop := context.WithTimeout(t.Context(), hang)
+				defer stop()
+				w.do(m)
+				err := op.f(ctx, c, vm)
+				sim.ClearFaults()
+				if ctx.Err() != nil {
+					t.Fatalf("hangs: %v", err)
+				}
+				switch {
+				case err == nil:
+				case w.heal, op.reads && w.kind == hypervisor.KindUnavailable:
+					t.Errorf("failed: %v (kind %s)", err, hypervisor.KindOf(err))
+				case hypervisor.KindOf(err) != w.kind && !errors.Is(err, kindError(w.kind)):
+					t.Errorf("%v is of kind %s, want %s", err, hypervisor.KindOf(err), w.kind)
+				}
+				if err != nil && !op.reads {
+					orphans(t, c, vm.ID(), err)
+				}
+			})
 		}
 	}
 }
@@ -234,34 +237,21 @@ func machines(t *testing.T, c *hypervisor.Client) map[hypervisor.VMID]bool {
 	return out
 }
 
-// sweep removes what trials made, so that listings stay short, and returns what
-// is there then: what is still being made, and what others stand on, goes the next time.
-func sweep(t *testing.T, c *hypervisor.Client, keep map[hypervisor.VMID]bool) map[hypervisor.VMID]bool {
-	t.Helper()
-	left := map[hypervisor.VMID]bool{}
-	for id := range machines(t, c) {
-		if !keep[id] {
-			_, err := c.VM(id).Delete(t.Context(), hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}).Wait(t.Context())
-			if err == nil {
-				continue
-			}
-		}
-		left[id] = true
-	}
-	return left
-}
-
-// orphans demands that every machine which a failed call left is named. A
-// task that is still at work (the error says so) may make one yet.
-func orphans(t *testing.T, _ *vspheresim.Sim, c *hypervisor.Client, before map[hypervisor.VMID]bool, err error) {
+// orphans demands that every machine which a failed call left is named: those
+// that trials make have the name of their subject in theirs. A task that is
+// still at work (the error says so) may make one yet.
+func orphans(t *testing.T, c *hypervisor.Client, subject hypervisor.VMID, err error) {
 	t.Helper()
 	var d *hypervisor.DetachedError
 	if errors.As(err, &d) && d.Task != "" {
 		return // the task names what it makes
 	}
-	for id := range machines(t, c) {
-		if !before[id] && !strings.Contains(err.Error(), string(id)) {
-			t.Errorf("machine %s was left and is not named by %v", id, err)
+	for v, lerr := range c.VMs(t.Context(), &hypervisor.ListOptions{Detail: hypervisor.Brief}) {
+		if lerr != nil {
+			t.Fatal(lerr)
+		}
+		if v.ID != subject && strings.HasSuffix(v.Name, " "+string(subject)) && !strings.Contains(err.Error(), string(v.ID)) {
+			t.Errorf("machine %s (%s) was left and is not named by %v", v.ID, v.Name, err)
 		}
 	}
 }
