@@ -393,7 +393,9 @@ func (s *Sim) native(ctx *simulator.Context, body soap.HasFault, ref func() type
 	m[task.Self] = done
 	s.waiter.waiters <- m
 	var info types.TaskInfo
-	read := func() { s.lock(ctx, task, func() { info = task.Info }) }
+	// In a context of its own: the task works in ctx, and locks of one context do not exclude each other.
+	apart := s.newContext()
+	read := func() { s.lock(apart, task, func() { info = task.Info }) }
 	read()
 	if info.State != types.TaskInfoStateSuccess && info.State != types.TaskInfoStateError {
 		<-done
