@@ -3,9 +3,7 @@ package vspheresim
 import (
 	"regexp"
 	"strings"
-	"time"
 
-	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -33,22 +31,5 @@ func (f *front) step(method string, body []byte, rec *recorder, call func()) {
 	call()
 	if task := taskPattern.FindSubmatch(rec.body.Bytes()); task != nil && strings.HasSuffix(method, "_Task") {
 		s.outlast(types.ManagedObjectReference{Type: "Task", Value: string(task[1])})
-	}
-}
-
-// outlast waits until a task of govmomi's own is over: the step is.
-func (s *Sim) outlast(self types.ManagedObjectReference) {
-	task, ok := s.registry().Get(self).(*simulator.Task)
-	if !ok {
-		return
-	}
-	ctx := s.newContext()
-	for over := false; !over && s.ctx.Err() == nil; {
-		s.lock(ctx, task, func() {
-			over = task.Info.State == types.TaskInfoStateSuccess || task.Info.State == types.TaskInfoStateError
-		})
-		if !over {
-			time.Sleep(time.Millisecond)
-		}
 	}
 }
