@@ -118,3 +118,25 @@ func TestCancelDuringStart(t *testing.T) {
 		leftOff(t, c, "refused", err)
 	})
 }
+
+// TestCloseDuringStart: Close ends composed work at a server that does not answer.
+func TestCloseDuringStart(t *testing.T) {
+	sim, c := once(t, vspheresim.Config{})
+	sim.Delay("PowerOnVM_Task", time.Hour)
+	sim.ResetCalls()
+	task := created(t, c, "closed")
+	begun(t, sim, "PowerOnVM_Task")
+	done := make(chan error, 1)
+	go func() { done <- c.Close() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(hang):
+		t.Fatal("Close waits for the server")
+	}
+	if _, err := task.Wait(t.Context()); !errors.Is(err, hypervisor.ErrClosed) {
+		t.Errorf("ended with %v (kind %s), want closed", err, hypervisor.KindOf(err))
+	}
+}
