@@ -75,6 +75,7 @@ func TestCancelDuringStart(t *testing.T) {
 		sim.SetTaskDelay("PowerOnVM_Task", 200*time.Millisecond)
 		defer sim.SetTaskDelay("PowerOnVM_Task", 0)
 		sim.Fault("CancelTask", new(types.NotSupported))
+		defer sim.ClearFaults()
 		sim.ResetCalls()
 		task := created(t, c, "winner")
 		begun(t, sim, "PowerOnVM_Task")

@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -71,20 +72,31 @@ func TestExec(t *testing.T) {
 					t.Errorf("after %s failed the guest's files are %v", m, l)
 				}
 			}
-			// A limit that passes stops the program, in the background.
+			// Who gives up stops the program, in the background.
 			sim.Delay("ListProcessesInGuest", time.Hour)
-			req.Timeout = 50 * time.Millisecond
 			sim.ResetCalls()
-			if _, err := vm.Exec(t.Context(), req); !errors.Is(err, hypervisor.ErrTimeout) {
-				t.Errorf("Exec that outlasts its limit: %v", err)
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				_, err := vm.Exec(ctx, req)
+				done <- err
+			}()
+			begun(t, sim, "ListProcessesInGuest")
+			stop()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("Exec whose context ended: %v", err)
 			}
-			sim.ClearFaults()
 			begun(t, sim, "TerminateProcessInGuest")
 			for end := time.Now().Add(hang); len(sim.GuestFiles(v.Name)) != 1; time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("the guest's files are %v", sim.GuestFiles(v.Name))
 				}
 			}
+			req.Timeout = 50 * time.Millisecond
+			if _, err := vm.Exec(t.Context(), req); !errors.Is(err, hypervisor.ErrTimeout) {
+				t.Errorf("Exec that outlasts its limit: %v", err)
+			}
+			sim.ClearFaults()
 		})
 	}
 }
