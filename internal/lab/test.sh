@@ -67,10 +67,8 @@ command -v gcc >/dev/null || race=
 rung "builds without cgo" builds
 # shellcheck disable=SC2046,SC2086
 if [ -n "$race" ]; then
-	rung "fake and simulators, with the race detector" $GO test -v -race -shuffle=on -timeout 15m $(printf '%s
-' $pure | grep -vE "$racy")
-	rung "vSphere on govmomi's simulator, without it" $GO test -v -shuffle=on -timeout 15m $(printf '%s
-' $pure | grep -E "$racy")
+	rung "fake and simulators, with the race detector" $GO test -v -race -shuffle=on -timeout 15m $(printf '%s\n' $pure | grep -vE "$racy")
+	rung "vSphere on govmomi's simulator, without it" $GO test -v -shuffle=on -timeout 15m $(printf '%s\n' $pure | grep -E "$racy")
 else
 	skip "race detector" "no C compiler"
 	rung "fake and simulators" env CGO_ENABLED=0 $GO test -v -shuffle=on -timeout 15m $pure
