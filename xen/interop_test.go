@@ -33,9 +33,9 @@ func (w *world) foreign(t *testing.T, name string, args ...string) (string, erro
 // that the driver made; the driver sees what they did.
 func TestForeignClients(t *testing.T) {
 	if testing.Short() {
-		t.Skip("needs Debian packages: python3-os-xenapi fence-agents")
+		t.Skip("needs Debian packages: ", lab.XAPIClients)
 	}
-	if err := lab.Install(t.Context(), "python3-os-xenapi", "fence-agents"); err != nil {
+	if err := lab.Install(t.Context(), lab.XAPIClients...); err != nil {
 		lab.Skip(t, err)
 	}
 	ctx := settled(t)

@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// XAPIClients are the Debian packages with other people's XAPI clients, which xapisim is tested with.
+var XAPIClients = []string{"python3", "python3-os-xenapi", "fence-agents"}
+
 // Install makes sure that these Debian packages are installed, without their recommendations.
 // It asks the network for nothing when they all are.
 func Install(ctx context.Context, packages ...string) error {

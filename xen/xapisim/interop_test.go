@@ -17,14 +17,14 @@ import (
 )
 
 // need installs Debian packages, or skips the test where that can't be done.
-func need(t *testing.T, packages ...string) {
+func need(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("needs Debian packages: " + strings.Join(packages, " "))
+		t.Skip("needs Debian packages: ", lab.XAPIClients)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	if err := lab.Install(ctx, packages...); err != nil {
+	if err := lab.Install(ctx, lab.XAPIClients...); err != nil {
 		lab.Skip(t, err)
 	}
 }
@@ -51,7 +51,7 @@ func foreign(t *testing.T, sim *xapisim.Sim, stdin []byte, name string, args ...
 }
 
 func TestOSXenAPI(t *testing.T) {
-	need(t, "python3-os-xenapi")
+	need(t)
 	sim, c := start(t, xapisim.Config{})
 	vm := c.newVM("interop", nil)
 	sim.SetDuration("VM.start", 50*time.Millisecond)
@@ -87,7 +87,7 @@ func TestOSXenAPI(t *testing.T) {
 }
 
 func TestFenceXenAPI(t *testing.T) {
-	need(t, "fence-agents")
+	need(t)
 	sim, c := start(t, xapisim.Config{})
 	vm := c.newVM("fenced", nil)
 	fence := func(action string) string {
@@ -163,7 +163,7 @@ func describeType(t *xapidata.Type) typeTable {
 
 // TestEveryMessage lets Python's own XML-RPC client call every message that the simulator does, with right and wrong arity and types.
 func TestEveryMessage(t *testing.T) {
-	need(t, "python3")
+	need(t)
 	sim, _ := start(t, xapisim.Config{})
 	var tables []messageTable
 	for _, name := range sim.Served() {

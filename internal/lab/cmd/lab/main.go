@@ -1,6 +1,6 @@
 // Lab installs what the test labs need, and runs one for use by hand.
 //
-//	lab install   installs the Debian packages of all labs, libvirt's headers for cgo included
+//	lab install   installs the Debian packages of all labs and tests, libvirt's headers for cgo included
 //	lab kvm       starts two libvirt/QEMU hosts, prints their URIs, and stops them at the end of input
 //	lab xen       does the same with two Xen hosts
 //	lab vfio      does the same with a nested host that has devices to pass through
@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
@@ -34,7 +35,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	switch args[0] {
 	case "install":
-		return lab.Install(ctx, append(xenlab.Packages, kvmlab.Packages...)...)
+		return lab.Install(ctx, slices.Concat(xenlab.Packages, kvmlab.Packages, lab.XAPIClients)...)
 	case "kvm":
 		return runKVM(ctx)
 	case "xen":
