@@ -35,10 +35,20 @@ func (d *driver) GuestInfo(ctx context.Context, id hypervisor.VMID) (hypervisor.
 	if len(g.PVDrivers) > 0 {
 		i.Tools = "XenServer VM Tools " + g.PVDrivers["major"] + "." + g.PVDrivers["minor"] + "." + g.PVDrivers["micro"]
 	}
-	for _, k := range slices.Sorted(maps.Keys(g.Networks)) {
-		i.Addresses = append(i.Addresses, g.Networks[k])
-	}
+	i.Addresses = g.addresses()
 	return i, nil
+}
+
+// addresses are those of all adapters. Newer tools tell the first one of an
+// adapter twice, as 0/ip and 0/ipv4/0.
+func (g guestMetricsRec) addresses() []string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(g.Networks)) {
+		if a := g.Networks[k]; !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // Exec is refused: XAPI has no message for it.

@@ -209,9 +209,7 @@ func (inv *inventory) info(v vmRec) hypervisor.VMInfo {
 			Network: hypervisor.NetworkID(inv.networks[f.Network].UUID)})
 	}
 	i.Devices = inv.devices(v)
-	for _, k := range slices.Sorted(maps.Keys(inv.guests[v.GuestMetrics].Networks)) {
-		i.Addresses = append(i.Addresses, inv.guests[v.GuestMetrics].Networks[k])
-	}
+	i.Addresses = inv.guests[v.GuestMetrics].addresses()
 	return i
 }
 
