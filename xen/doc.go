@@ -1,6 +1,7 @@
 // Package xen drives Xen by two toolstacks behind one API.
 //
-// XenServer and XCP-ng pools through XAPI, over JSON-RPC on HTTPS:
+// XenServer and XCP-ng pools through XAPI, over JSON-RPC on HTTPS (XML-RPC
+// where the server is too old for it):
 //
 //	xapi://root@pool.example/?cafile=/etc/pool.pem
 //	xenserver://root:secret@10.0.0.5/?fingerprint=ab12…

@@ -47,9 +47,11 @@ func TestFaultAtEveryCall(t *testing.T) {
 	}
 }
 
-func prepared(t *testing.T, op opCase) (*world, any) {
+func prepared(t *testing.T, op opCase) (*world, any) { return preparedIn(t, op, faultPool) }
+
+func preparedIn(t *testing.T, op opCase, pool xapisim.Config) (*world, any) {
 	t.Helper()
-	w := newWorld(t, faultPool)
+	w := newWorld(t, pool)
 	arg, err := op.prepare(settled(t), w)
 	if err != nil {
 		t.Fatalf("prepare: %v", err)

@@ -196,13 +196,15 @@ func (m *move) sendArgs(ctx context.Context) ([]any, error) {
 			vifs[r] = m.networkThere(m.inv.vifs[r].Network, network)
 		}
 	}
-	groups := map[xapi.Ref]xapi.Ref{}
-	if m.r.To != nil {
+	args := []any{m.vm, dest, m.live, vdis, vifs, map[string]string{}}
+	if m.r.To != nil && len(m.v.VGPUs) > 0 { // old servers don't take the argument
+		groups := map[xapi.Ref]xapi.Ref{}
 		for _, r := range m.v.VGPUs {
 			groups[r] = m.groupThere(r)
 		}
+		args = append(args, groups)
 	}
-	return []any{m.vm, dest, m.live, vdis, vifs, map[string]string{}, groups}, nil
+	return args, nil
 }
 
 // networkThere finds the network of the same name in the other pool, or the

@@ -36,6 +36,8 @@ type Config struct {
 
 	// Lacks names parameters that this server is too old for ("VM.snapshot.ignore_vdis"): calls with them have too many.
 	Lacks []string
+	// NoJSONRPC is a server that knows only XML-RPC, as XenServer 6.x: /jsonrpc is not found.
+	NoJSONRPC bool
 
 	// APIMajor and APIMinor are host.API_version, 2.21 by default; MaxHardwareVersion is the virtual hardware that hosts know, 2 by default.
 	APIMajor, APIMinor int64

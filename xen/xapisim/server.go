@@ -34,12 +34,12 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var in request
 	var answer func(any, *xapidata.Type, error) []byte
 	ctype := "text/xml"
-	switch r.URL.Path {
-	case "/jsonrpc":
+	switch {
+	case r.URL.Path == "/jsonrpc" && !e.s.cfg.NoJSONRPC:
 		ctype = "application/json"
 		in, err = parseJSON(body)
 		answer = in.jsonAnswer
-	case "/", "/RPC2":
+	case r.URL.Path == "/", r.URL.Path == "/RPC2":
 		in, err = parseXML(body)
 		answer = xmlAnswer
 	default:

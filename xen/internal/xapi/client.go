@@ -1,7 +1,8 @@
-// Package xapi speaks XAPI's JSON-RPC 2.0 over HTTPS, as described in
-// xen-api's doc/content/xen-api/wire-protocol.md: a session that renews
-// itself, a pool member's pointer to its master that is followed, and errors
-// with their code and parameters.
+// Package xapi speaks XAPI's JSON-RPC over HTTPS, or XML-RPC where a server
+// is too old for it, as described in xen-api's
+// doc/content/xen-api/wire-protocol.md: a session that renews itself, a pool
+// member's pointer to its master that is followed, and errors with their code
+// and parameters.
 package xapi
 
 import (
@@ -62,6 +63,7 @@ type TransportError struct {
 	Method string
 	Unsent bool
 	Err    error
+	status int // of HTTP, if it was another than 200
 }
 
 func (e *TransportError) Error() string { return e.Method + ": " + e.Err.Error() }
@@ -79,6 +81,7 @@ type Client struct {
 	cfg  Config
 	http *http.Client
 	id   atomic.Uint64
+	xml  atomic.Bool // the pool is too old for JSON-RPC
 
 	mu      sync.Mutex // guards the fields below; login holds it
 	base    string
@@ -128,8 +131,7 @@ func (c *Client) login(ctx context.Context, old string) (string, error) {
 			base = withHost(c.base, at)
 		}
 		for range 3 { // a member, its master, and a master that changed meanwhile
-			var s string
-			err := c.post(ctx, base, "session.login_with_password", []any{c.cfg.Username, c.cfg.Password, "2.0", originator}, &s)
+			s, err := c.enter(ctx, base)
 			var e *Error
 			if errors.As(err, &e) && e.Code == "HOST_IS_SLAVE" && len(e.Params) > 0 {
 				base = withHost(base, e.Params[0])
@@ -148,6 +150,24 @@ func (c *Client) login(ctx context.Context, old string) (string, error) {
 		}
 	}
 	return "", lost
+}
+
+// enter logs in at one host. It finds out whether the host knows JSON-RPC
+// (XenServer 6.x has only XML-RPC) and the fourth argument (since 6.2).
+func (c *Client) enter(ctx context.Context, base string) (session string, err error) {
+	const method = "session.login_with_password"
+	args := []any{c.cfg.Username, c.cfg.Password, "2.0", originator}
+	err = c.post(ctx, base, method, args, &session)
+	var t *TransportError
+	if errors.As(err, &t) && (t.status == http.StatusNotFound || t.status == http.StatusMethodNotAllowed) && c.xml.CompareAndSwap(false, true) {
+		if err = c.post(ctx, base, method, args, &session); lost(err) {
+			c.xml.Store(false) // whatever this is, it is no old server
+		}
+	}
+	if Code(err) == "MESSAGE_PARAMETER_COUNT_MISMATCH" {
+		err = c.post(ctx, base, method, args[:3], &session)
+	}
+	return session, err
 }
 
 // SetMembers tells the addresses of the pool's hosts, which are asked for the
@@ -248,32 +268,33 @@ func Unsent(err error) bool {
 // did not come.
 func Lost(err error) bool { return lost(err) && !Unsent(err) }
 
-type response struct {
-	Result any `json:"result"` // where the result goes
-	Error  *struct {
-		Message string            `json:"message"`
-		Data    []json.RawMessage `json:"data"`
-	} `json:"error"`
-}
-
 // maxAnswer bounds an answer: 10,000 machines with all their fields take some
 // 60 MB.
 const maxAnswer = 1 << 30
 
 func (c *Client) post(ctx context.Context, base, method string, args []any, result any) error {
 	hypervisor.CountCalls(ctx, 1)
-	send, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "method": method, "params": args, "id": c.id.Add(1)})
+	path, kind, answer := "/jsonrpc", "application/json", jsonAnswer
+	var send []byte
+	var err error
+	if c.xml.Load() {
+		path, kind = "/", "text/xml"
+		answer = func(data []byte, result any) error { return xmlAnswer(method, data, result) }
+		send, err = xmlCall(method, args)
+	} else {
+		send, err = json.Marshal(map[string]any{"jsonrpc": "2.0", "method": method, "params": args, "id": c.id.Add(1)})
+	}
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/jsonrpc", bytes.NewReader(send))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+path, bytes.NewReader(send))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", kind)
 	// Without it net/http may send a request again whose connection broke.
 	req.GetBody = nil
 	resp, err := c.http.Do(req)
@@ -286,24 +307,52 @@ func (c *Client) post(ctx context.Context, base, method string, args []any, resu
 		return c.transport(ctx, method, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return &TransportError{Method: method, Err: fmt.Errorf("HTTP status %s", resp.Status)}
+		return &TransportError{Method: method, Err: fmt.Errorf("HTTP status %s", resp.Status), status: resp.StatusCode}
 	}
-	r := response{Result: result}
-	if err := json.Unmarshal(data, &r); err != nil {
+	err = answer(data, result)
+	if e := (*Error)(nil); err != nil && !errors.As(err, &e) {
 		return &TransportError{Method: method, Err: fmt.Errorf("unexpected answer: %w", err)}
 	}
-	if r.Error != nil {
-		e := &Error{Code: r.Error.Message}
-		for _, d := range r.Error.Data {
-			var s string
-			if json.Unmarshal(d, &s) != nil {
-				s = string(d)
-			}
+	return err
+}
+
+// jsonAnswer reads an answer of JSON-RPC 2.0, or of 1.0, which XenServer 7.0
+// to 7.2 give to every request: there the error is the list itself.
+func jsonAnswer(data []byte, result any) error {
+	r := struct {
+		Result any             `json:"result"` // where the result goes
+		Error  json.RawMessage `json:"error"`
+	}{Result: result}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return err
+	}
+	if len(r.Error) == 0 || string(r.Error) == "null" {
+		return nil
+	}
+	var list []any // of texts, as far as is known
+	if r.Error[0] == '[' {
+		if err := json.Unmarshal(r.Error, &list); err != nil {
+			return err
+		}
+	} else {
+		var v2 struct {
+			Message string `json:"message"`
+			Data    []any  `json:"data"`
+		}
+		if err := json.Unmarshal(r.Error, &v2); err != nil {
+			return err
+		}
+		list = append([]any{v2.Message}, v2.Data...)
+	}
+	e := &Error{}
+	for i, v := range list {
+		if s := fmt.Sprint(v); i == 0 {
+			e.Code = s
+		} else {
 			e.Params = append(e.Params, s)
 		}
-		return e
 	}
-	return nil
+	return e
 }
 
 // body reads an answer whose length is known without growing the buffer.
