@@ -10,7 +10,7 @@ type Config struct {
 	Password string // "xapisim" by default
 
 	// Edition is host.edition, "xcp-ng" by default. Restrictions are the restrict_* flags without the prefix that are true for
-	// it ("vgpu", "storage_xen_motion"); the others are false.
+	// it ("vgpu", "storage_xen_motion"); the others are false. "xha" makes enable_xha false.
 	Edition      string
 	Restrictions []string
 

@@ -36,8 +36,12 @@ var hostHandlers = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
+		if err := c.keepsPlan(haChange{disable: h}); err != nil {
+			return nil, err
+		}
 		c.set(h, "enabled", false)
 		c.refreshHost(h)
+		c.updateHA()
 		return nil, nil
 	},
 	"host.enable": func(c *call) (any, error) {
@@ -47,6 +51,7 @@ var hostHandlers = map[string]handler{
 		}
 		c.set(h, "enabled", true)
 		c.refreshHost(h)
+		c.updateHA()
 		return nil, nil
 	},
 	"host.get_vms_which_prevent_evacuation": func(c *call) (any, error) {
@@ -156,7 +161,7 @@ func (s *Sim) evacuation(h *object) evacuationPlan {
 			stuck(fail("NO_HOSTS_AVAILABLE", vm.ref))
 			continue
 		}
-		if s.pool.is("ha_enabled") && !vm.is("ha_always_run") {
+		if s.pool.is("ha_enabled") && !protected(vm) {
 			stuck(fail("HOST_EVACUATE_VM_NOT_HA_PROTECTED", vm.ref))
 			continue
 		}

@@ -234,6 +234,13 @@ func (c *call) allocate(vm *object, host string) (*object, error) {
 	} else if h = c.chooseHost(vm, ""); h == nil {
 		return nil, fail("NO_HOSTS_AVAILABLE")
 	}
+	ch := haChange{start: vm, at: h}
+	if vm.str("ha_restart_priority") == haRestart && !vm.is("ha_always_run") {
+		ch.protect = vm
+	}
+	if err := c.keepsPlan(ch); err != nil {
+		return nil, err
+	}
 	return h, c.reserve(vm, h)
 }
 

@@ -28,20 +28,6 @@ var poolHandlers = map[string]handler{
 		return dictOf("edition", c.cfg.Edition, "expiry", "never"), err
 	},
 	"pool.sync_database": func(*call) (any, error) { return nil, nil },
-	"pool.enable_ha": func(c *call) (any, error) {
-		if err := c.licensed("xha"); err != nil {
-			return nil, err
-		}
-		c.set(c.pool, "ha_enabled", true)
-		return nil, nil
-	},
-	"pool.disable_ha": func(c *call) (any, error) {
-		c.set(c.pool, "ha_enabled", false)
-		return nil, nil
-	},
-	"pool.ha_compute_max_host_failures_to_tolerate": func(c *call) (any, error) {
-		return int64(max(len(c.nodes)-1, 0)), nil
-	},
 	"pool.retrieve_wlb_recommendations": func(c *call) (any, error) {
 		if err := c.licensed("wlb"); err != nil {
 			return nil, err
@@ -143,7 +129,7 @@ func (s *Sim) AbortWork() {
 	}
 }
 
-// KillHost takes a host (by uuid, reference or name) down: its machines are halted, and it is not live. With HA, those that HA protects
+// KillHost takes a host (by uuid, reference or name) down: its machines are halted, and it is not live. With HA, those that want it
 // start again where there is room.
 func (s *Sim) KillHost(id string) error {
 	s.mu.Lock()
@@ -158,16 +144,13 @@ func (s *Sim) KillHost(id string) error {
 		return err
 	}
 	s.set(s.hostMetrics(h), "live", false)
+	var ended []*object
 	for _, r := range h.refs("resident_VMs") {
-		vm := s.look("VM", r)
-		if vm.is("is_control_domain") {
-			continue
-		}
-		s.halt(vm)
-		if to := s.chooseHost(vm, h.ref); s.pool.is("ha_enabled") && vm.is("ha_always_run") && to != nil && s.reserve(vm, to) == nil {
-			s.memory[vm.ref] = "boot-" + randomUUID()
-			s.boot(vm, to, false)
+		if vm := s.look("VM", r); !vm.is("is_control_domain") {
+			s.halt(vm)
+			ended = append(ended, vm)
 		}
 	}
+	s.failOver(ended)
 	return nil
 }

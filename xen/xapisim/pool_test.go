@@ -6,25 +6,6 @@ import (
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
 
-func TestHighAvailability(t *testing.T) {
-	sim, c := start(t, xapisim.Config{Hosts: 2})
-	h := c.hosts()
-	kept, lost := c.newVM("kept", nil), c.newVM("lost", nil)
-	c.must("pool.enable_ha", []any{}, map[string]any{})
-	for _, vm := range []string{kept, lost} {
-		c.must("VM.start_on", vm, h[1], false, false)
-	}
-	c.must("VM.set_ha_restart_priority", kept, "restart")
-	if err := sim.KillHost("host2"); err != nil {
-		t.Fatal(err)
-	}
-	if c.ref("VM.get_resident_on", kept) != h[0] || c.ref("VM.get_power_state", lost) != "Halted" {
-		t.Error("HA")
-	}
-	c.refused("HOST_NOT_LIVE", []string{}, "VM.start_on", lost, h[1], false, false)
-	c.refused("INVALID_VALUE", []string{"ha_restart_priority", "always"}, "VM.set_ha_restart_priority", kept, "always")
-}
-
 func TestOldServer(t *testing.T) {
 	_, c := start(t, xapisim.Config{Lacks: []string{"VM.snapshot.ignore_vdis"}, APIMinor: 15})
 	vm := c.newVM("o", nil)

@@ -70,6 +70,7 @@ func (c *call) start(op, host string, paused bool) (any, error) {
 			return nil, err
 		}
 		c.memory[vm.ref] = "boot-" + randomUUID()
+		c.guard(vm, true)
 		c.boot(vm, h, paused)
 		return nil, nil
 	})
@@ -243,6 +244,7 @@ func (c *call) shutdown(op string) (any, error) {
 		if err := c.work(1); err != nil {
 			return nil, err
 		}
+		c.guard(vm, false)
 		c.halt(vm)
 		return nil, nil
 	})
@@ -303,6 +305,7 @@ func suspend(c *call) (any, error) {
 			c.destroyVDI(vdi)
 			return nil, err
 		}
+		c.guard(vm, false)
 		c.set(vm, "suspend_VDI", vdi.ref)
 		c.plugAll(vm, true) // the devices stay attached in the database while suspended
 		c.unbind(vm)
@@ -367,6 +370,7 @@ func (c *call) resume(op, host string, paused bool) (any, error) {
 		c.memory[vm.ref] = c.memory[vdi.ref]
 		c.set(vm, "suspend_VDI", nullRef)
 		c.destroyVDI(vdi)
+		c.guard(vm, true)
 		c.boot(vm, h, paused)
 		return nil, nil
 	})

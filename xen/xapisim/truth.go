@@ -203,13 +203,14 @@ func (s *Sim) Refs(class string) []string {
 	return out
 }
 
-// Crash ends a VM as if its kernel had panicked.
+// Crash ends a VM as if its kernel had panicked. HA starts it again if it looks after it.
 func (s *Sim) Crash(vm string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o, err := s.find("VM", vm)
 	if err == nil {
 		s.halt(o)
+		s.failOver([]*object{o})
 	}
 	return err
 }

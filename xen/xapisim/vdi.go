@@ -169,6 +169,10 @@ func (s *Sim) checkVDI(vdi *object, op string) error {
 	if vdi.is("cbt_enabled") && slices.Contains(noCBTOps, op) {
 		return fail("VDI_CBT_ENABLED", vdi.ref)
 	}
+	kept := s.pool.is("ha_enabled") && (vdi.str("type") == "ha_statefile" || vdi.str("type") == "redo_log")
+	if kept && slices.Contains([]string{"destroy", "forget", "resize"}, op) {
+		return fail("HA_IS_ENABLED")
+	}
 	switch op {
 	case "destroy":
 		if sr != nil && sr.str("type") == "udev" {

@@ -37,7 +37,7 @@ var vmHandlers = map[string]handler{
 			if err := c.checkOp(vm, "make_into_template"); err != nil {
 				return nil, err
 			}
-			if c.pool.is("ha_enabled") && vm.is("ha_always_run") {
+			if c.pool.is("ha_enabled") && protected(vm) {
 				return nil, fail("VM_IS_PROTECTED", vm.ref)
 			}
 			c.set(vm, "ha_always_run", false)
@@ -93,33 +93,10 @@ var vmHandlers = map[string]handler{
 	"VM.remove_from_platform":           withRefresh(remover("VM", "platform")),
 	"VM.set_actions_after_crash":        setter("VM", "actions_after_crash"),
 	"VM.set_has_vendor_device":          setter("VM", "has_vendor_device"),
-	"VM.set_order":                      setter("VM", "order"),
-	"VM.set_start_delay":                setter("VM", "start_delay"),
-	"VM.set_shutdown_delay":             setter("VM", "shutdown_delay"),
 	"VM.set_appliance":                  withRefresh(setter("VM", "appliance")),
 	"VM.set_NVRAM":                      whenOp("changing_NVRAM", setter("VM", "NVRAM")),
 	"VM.add_to_NVRAM":                   whenOp("changing_NVRAM", adder("VM", "NVRAM")),
 	"VM.remove_from_NVRAM":              whenOp("changing_NVRAM", remover("VM", "NVRAM")),
-	"VM.set_ha_always_run":              setter("VM", "ha_always_run"),
-	"VM.set_ha_restart_priority": func(c *call) (any, error) {
-		if !slices.Contains([]string{"", "restart", "best-effort"}, c.str(1)) {
-			return nil, fail("INVALID_VALUE", "ha_restart_priority", c.str(1))
-		}
-		vm, err := c.get("VM", c.str(0))
-		if err != nil {
-			return nil, err
-		}
-		if c.str(1) == "restart" && c.pool.is("ha_enabled") {
-			if err := c.agile(vm); err != nil {
-				return nil, err
-			}
-		}
-		c.set(vm, "ha_restart_priority", c.str(1))
-		if vm.str("power_state") == "Running" {
-			c.set(vm, "ha_always_run", c.str(1) == "restart")
-		}
-		return nil, nil
-	},
 	"VM.set_domain_type": func(c *call) (any, error) {
 		vm, err := c.halted("changing_static_range")
 		if err != nil {

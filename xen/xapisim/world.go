@@ -2,12 +2,13 @@ package xapisim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
-// restrictFlags are the licence flags that the pool knows (xen-api ocaml/xapi-consts? features.ml: one restrict_ key for each feature).
+// restrictFlags are the licence flags that the pool knows (xen-api ocaml/xapi-types/features.ml: one restrict_ key for most features).
 var restrictFlags = []string{
-	"vlan", "qos", "pool_attached_storage", "netapp", "equalogic", "pooling", "pool_size", "xha", "marathon", "email_alerting",
+	"vlan", "qos", "pool_attached_storage", "netapp", "equalogic", "pooling", "pool_size", "marathon", "email_alerting",
 	"historical_performance", "wlb", "rbac", "dmc", "checkpoint", "cpu_masking", "connection", "filter", "vswitch_controller",
 	"vmpr", "vmss", "intellicache", "gpu", "dr", "vif_locking", "storage_xen_motion", "vgpu", "integrated_gpu_passthrough", "vss",
 	"xen_motion", "guest_agent_auto_update", "pci_device_for_auto_update", "hotfix_apply", "guest_ip_setting", "igmp_snooping",
@@ -15,9 +16,15 @@ var restrictFlags = []string{
 	"network_sriov", "automatic_updates", "nutanix_ahv", "updates", "vtpm", "vm_groups", "vm_start", "vm_appliance_start",
 }
 
-// restricted tells whether the licence lacks a feature.
+// restricted tells whether the licence lacks a feature. HA's flag is the one that says what there is: enable_xha.
 func (s *Sim) restricted(feature string) bool {
-	return s.pool != nil && s.pool.entry("restrictions", "restrict_"+feature) == "true"
+	if s.pool == nil {
+		return false
+	}
+	if feature == "xha" {
+		return s.pool.entry("restrictions", "enable_xha") != "true"
+	}
+	return s.pool.entry("restrictions", "restrict_"+feature) == "true"
 }
 
 func (s *Sim) licence() map[string]any {
@@ -28,6 +35,8 @@ func (s *Sim) licence() map[string]any {
 	for _, f := range s.cfg.Restrictions {
 		m["restrict_"+f] = "true"
 	}
+	delete(m, "restrict_xha")
+	m["enable_xha"] = fmt.Sprint(!slices.Contains(s.cfg.Restrictions, "xha"))
 	return m
 }
 
@@ -176,8 +185,12 @@ func (s *Sim) buildSM() {
 	plain := map[string]any{"VDI_ATTACH": int64(1), "VDI_DETACH": int64(1), "SR_SCAN": int64(1), "SR_ATTACH": int64(1)}
 	for _, t := range []string{"ext", "nfs", "lvm", "lvmoiscsi", "iso", "udev"} {
 		f := full
-		if t == "iso" || t == "udev" {
+		switch t {
+		case "iso", "udev":
 			f = plain
+		case "nfs", "lvmoiscsi": // they can be attached before xapi runs
+			f = maps.Clone(full)
+			f["VDI_GENERATE_CONFIG"] = int64(1)
 		}
 		s.newObject("SM", map[string]any{"type": t, "name_label": t, "vendor": "sim", "features": f, "version": "3.0", "driver_filename": "/opt/xensource/sm/" + t})
 	}
