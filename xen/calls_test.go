@@ -53,6 +53,8 @@ var golden = map[string]string{
 	"grow disk":           "Async.VDI.resize VBD.get_by_uuid VBD.get_record VDI.get_record VM.get_by_uuid VM.get_record",
 	"attach adapter":      "PIF.get_all_records VIF.create VIF.get_record VIF.plug VM.get_allowed_VIF_devices VM.get_by_uuid VM.get_record task.add_to_other_config task.create task.set_progress task.set_status",
 	"detach adapter":      "VIF.destroy VIF.get_by_uuid VIF.get_record VM.get_by_uuid VM.get_record task.add_to_other_config task.create task.set_progress task.set_status",
+	"restart priority":    "VM.get_by_uuid VM.get_record VM.set_ha_restart_priority VM.set_order host.get_all pool.get_all_records task.add_to_other_config task.create task.set_progress task.set_status",
+	"availability":        "VM.get_by_uuid VM.get_record host.get_all pool.get_all_records×2",
 	"mark template":       "VM.get_by_uuid VM.get_record VM.set_is_a_template",
 	"mark machine":        "VM.get_by_uuid VM.get_record VM.set_is_a_template",
 	"attach device":       "PCI.get_all_records×3 PGPU.get_all_records×3 SR.get_uuid VBD.get_record VDI.get_record VGPU.get_all_records×2 VGPU_type.get_all_records×3 VIF.get_record VM.get_all_records×2 VM.get_by_uuid×2 VM.get_record×2 VM.set_affinity VM.set_other_config VM_metrics.get_record host.get_all_records×3 network.get_uuid pool.get_all_records task.add_to_other_config task.create task.set_progress task.set_status",
@@ -63,7 +65,7 @@ var golden = map[string]string{
 	"migrate storage":     "Async.VM.migrate_send PBD.get_all_records PGPU.get_all_records PIF.get_all_records SR.get_all_records SR.get_by_uuid SR.get_uuid VBD.get_record VDI.get_record VGPU_type.get_all_records VIF.get_record VM.assert_can_migrate VM.get_by_uuid VM.get_record VM_guest_metrics.get_record VM_metrics.get_record host.get_all_records host.get_uuid host.migrate_receive×2 host_metrics.get_all_records network.get_all_records network.get_uuid pool.get_all_records task.add_to_other_config task.create task.destroy task.set_progress task.set_status",
 	"create volume":       "SR.get_by_uuid VDI.create VDI.get_record task.add_to_other_config task.create task.set_progress task.set_status",
 	"delete volume":       "Async.VDI.destroy VDI.get_by_uuid VDI.get_record",
-	"maintenance":         "Async.host.evacuate VM.get_record×2 host.disable host.get_by_uuid host.get_record task.add_to_other_config task.create task.destroy task.set_progress task.set_status",
+	"maintenance":         "Async.host.evacuate VM.get_record×2 host.disable host.get_by_uuid host.get_record pool.get_all_records task.add_to_other_config task.create task.destroy task.set_progress task.set_status",
 }
 
 // TestCalls counts the messages of every operation.

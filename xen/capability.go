@@ -9,44 +9,44 @@ import (
 
 // Why a XAPI pool can't, or can't quite.
 const (
-	bootDetail      = "XAPI starts kernels only from its own host's list of allowed folders: put kernel and boot loader on a disk"
-	growDetail      = "XAPI refuses to resize an image that a running machine has attached: power it off first"
-	quiesceDetail   = "VM.snapshot_with_quiesce was taken out of XAPI; current versions refuse it (VM_SNAPSHOT_WITH_QUIESCE_NOT_SUPPORTED)"
-	instantDetail   = "XAPI can't fork a running machine: take a snapshot with RAM and revert, or clone the disks"
-	customizeDetail = "XAPI doesn't set facts inside guests: use cloud-init on a disk or CD"
-	postCopyDetail  = "Xen migrates by pre-copy only"
-	tuningDetail    = "VM.pool_migrate and VM.migrate_send have no limits of bandwidth or downtime, and no choice of method"
-	vfDetail        = "XAPI gives virtual functions as network adapters: attach one to a network that has SRIOV"
-	hotplugDetail   = "XAPI gives and takes GPUs and PCI functions only while the machine is off"
-	guestDetail     = "XAPI has no message for this: use the guest's own network access"
-	freezeDetail    = "XAPI has no message that freezes a guest's file systems"
+	bootDetail        = "XAPI starts kernels only from its own host's list of allowed folders: put kernel and boot loader on a disk"
+	growDetail        = "XAPI refuses to resize an image that a running machine has attached: power it off first"
+	quiesceDetail     = "VM.snapshot_with_quiesce was taken out of XAPI; current versions refuse it (VM_SNAPSHOT_WITH_QUIESCE_NOT_SUPPORTED)"
+	instantDetail     = "XAPI can't fork a running machine: take a snapshot with RAM and revert, or clone the disks"
+	customizeDetail   = "XAPI doesn't set facts inside guests: use cloud-init on a disk or CD"
+	postCopyDetail    = "Xen migrates by pre-copy only"
+	tuningDetail      = "VM.pool_migrate and VM.migrate_send have no limits of bandwidth or downtime, and no choice of method"
+	vfDetail          = "XAPI gives virtual functions as network adapters: attach one to a network that has SRIOV"
+	hotplugDetail     = "XAPI gives and takes GPUs and PCI functions only while the machine is off"
+	guestDetail       = "XAPI has no message for this: use the guest's own network access"
+	freezeDetail      = "XAPI has no message that freezes a guest's file systems"
+	replicationDetail = "XAPI replicates no machines: Xen Orchestra's continuous replication is a program of its own"
 )
 
 // restriction names the flag of pool.restrictions that forbids a capability
-// (xen-api's ocaml/xapi/features.ml).
+// (xen-api's ocaml/xapi-types/features.ml).
 var restriction = map[hypervisor.Capability]string{
 	hypervisor.SnapshotMemory: "restrict_checkpoint", hypervisor.MemoryDynamic: "restrict_dmc", hypervisor.MigrateLive: "restrict_xen_motion",
 	hypervisor.MigrateLiveStorage: "restrict_storage_xen_motion", hypervisor.MigrateBoth: "restrict_storage_xen_motion",
 	hypervisor.MigrateStorage: "restrict_storage_xen_motion", hypervisor.MigrateCross: "restrict_storage_xen_motion",
 	hypervisor.DeviceVGPU: "restrict_vgpu", hypervisor.DevicePCI: "restrict_gpu", hypervisor.PlacementNative: "restrict_wlb",
-	hypervisor.MemoryHotAdd: "restrict_dmc",
+	hypervisor.MemoryHotAdd: "restrict_dmc", hypervisor.CPUHotAdd: "restrict_set_vcpus_number_live",
 }
 
 var refused = map[hypervisor.Capability]hypervisor.Support{
-	hypervisor.BootDirect:       {Reason: hypervisor.ReasonPlatform, Detail: bootDetail},
-	hypervisor.DiskGrowLive:     {Reason: hypervisor.ReasonPlatform, Detail: growDetail},
-	hypervisor.SnapshotQuiesce:  {Reason: hypervisor.ReasonAPIVersion, Detail: quiesceDetail},
-	hypervisor.CloneInstant:     {Reason: hypervisor.ReasonPlatform, Detail: instantDetail},
-	hypervisor.CloneCustomize:   {Reason: hypervisor.ReasonPlatform, Detail: customizeDetail},
-	hypervisor.MigratePostCopy:  {Reason: hypervisor.ReasonPlatform, Detail: postCopyDetail},
-	hypervisor.MigrateTuning:    {Reason: hypervisor.ReasonPlatform, Detail: tuningDetail},
-	hypervisor.DeviceVF:         {Reason: hypervisor.ReasonPlatform, Detail: vfDetail},
-	hypervisor.DeviceHotplug:    {Reason: hypervisor.ReasonPlatform, Detail: hotplugDetail},
-	hypervisor.GuestExec:        {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
-	hypervisor.GuestClock:       {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
-	hypervisor.HighAvailability: {Reason: hypervisor.ReasonNotImplemented, Detail: "set ha_restart_priority by another client"},
-	hypervisor.ReplicationRead:  {Reason: hypervisor.ReasonPlatform, Detail: "XAPI replicates no machines: Xen Orchestra's continuous replication is a program of its own"},
-	hypervisor.GuestFreeze:      {Reason: hypervisor.ReasonPlatform, Detail: freezeDetail},
+	hypervisor.BootDirect:      {Reason: hypervisor.ReasonPlatform, Detail: bootDetail},
+	hypervisor.DiskGrowLive:    {Reason: hypervisor.ReasonPlatform, Detail: growDetail},
+	hypervisor.SnapshotQuiesce: {Reason: hypervisor.ReasonAPIVersion, Detail: quiesceDetail},
+	hypervisor.CloneInstant:    {Reason: hypervisor.ReasonPlatform, Detail: instantDetail},
+	hypervisor.CloneCustomize:  {Reason: hypervisor.ReasonPlatform, Detail: customizeDetail},
+	hypervisor.MigratePostCopy: {Reason: hypervisor.ReasonPlatform, Detail: postCopyDetail},
+	hypervisor.MigrateTuning:   {Reason: hypervisor.ReasonPlatform, Detail: tuningDetail},
+	hypervisor.DeviceVF:        {Reason: hypervisor.ReasonPlatform, Detail: vfDetail},
+	hypervisor.DeviceHotplug:   {Reason: hypervisor.ReasonPlatform, Detail: hotplugDetail},
+	hypervisor.GuestExec:       {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
+	hypervisor.GuestClock:      {Reason: hypervisor.ReasonPlatform, Detail: guestDetail},
+	hypervisor.ReplicationRead: {Reason: hypervisor.ReasonPlatform, Detail: replicationDetail},
+	hypervisor.GuestFreeze:     {Reason: hypervisor.ReasonPlatform, Detail: freezeDetail},
 }
 
 var yes = hypervisor.Support{Level: hypervisor.Yes}
@@ -73,7 +73,11 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 		return no(hypervisor.ReasonEdition, "the pool's licence sets "+f), nil
 	}
 	switch k {
-	case hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateBoth:
+	case hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateBoth, hypervisor.HighAvailability:
+		// The licence's flag of HA says what there is, not what is missing.
+		if k == hypervisor.HighAvailability && pool.Restrictions["enable_xha"] == "false" {
+			return no(hypervisor.ReasonEdition, "the pool's licence has enable_xha off"), nil
+		}
 		var hosts []string
 		if err := d.c.Call(ctx, &hosts, "host.get_all"); err != nil {
 			return hypervisor.Support{}, err

@@ -3,8 +3,6 @@ package xen
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -183,7 +181,7 @@ func TestConformance(t *testing.T) {
 		"restricted": {Unproven: map[hypervisor.Capability]string{},
 			New: func(t hypervisortest.T) *hypervisortest.Backend {
 				return newBackend(t, xapisim.Config{Hosts: 2, Edition: "free", GPUs: []xapisim.GPU{{Model: "M60"}},
-					Restrictions: slices.Collect(maps.Keys(map[string]bool{"vgpu": true, "storage_xen_motion": true, "checkpoint": true, "dmc": true, "gpu": true, "wlb": true}))}, false)
+					Restrictions: []string{"vgpu", "storage_xen_motion", "checkpoint", "dmc", "gpu", "wlb", "xha", "set_vcpus_number_live"}}, false)
 			}},
 	} {
 		t.Run(label, func(t *testing.T) {

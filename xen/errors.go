@@ -15,6 +15,7 @@ var codeKinds = map[string]hypervisor.Kind{
 	"HANDLE_INVALID": hypervisor.KindNotFound, "UUID_INVALID": hypervisor.KindNotFound, "VDI_MISSING": hypervisor.KindNotFound,
 
 	"VM_BAD_POWER_STATE": hypervisor.KindInvalidState, "VM_IS_TEMPLATE": hypervisor.KindInvalidState, "VM_IS_SNAPSHOT": hypervisor.KindInvalidState,
+	"HA_IS_ENABLED": hypervisor.KindInvalidState, "VM_IS_PROTECTED": hypervisor.KindInvalidState, "HOST_EVACUATE_VM_NOT_HA_PROTECTED": hypervisor.KindInvalidState,
 	"HOST_NOT_DISABLED": hypervisor.KindInvalidState, "HOST_DISABLED": hypervisor.KindInvalidState, "VM_NOT_RESIDENT_HERE": hypervisor.KindInvalidState,
 	"OPERATION_NOT_ALLOWED": hypervisor.KindInvalidState, "DEVICE_ALREADY_ATTACHED": hypervisor.KindInvalidState, "DEVICE_ALREADY_DETACHED": hypervisor.KindInvalidState,
 	"ONLY_ALLOWED_ON_OEM_EDITION": hypervisor.KindLicense, "ONLY_PROVISION_TEMPLATE": hypervisor.KindInvalidState, "ONLY_REVERT_SNAPSHOT": hypervisor.KindInvalidState,

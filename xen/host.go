@@ -91,6 +91,11 @@ func (d *driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 	if !h.Enabled && n == 0 {
 		return done(id.Ref()), nil
 	}
+	if n > 0 {
+		if err := d.evacuable(ctx, vms); err != nil {
+			return nil, err
+		}
+	}
 	return d.compose(ctx, "maintenance", id.Ref(), hypervisor.HostMaintenance, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		if h.Enabled {
 			args := []any{host}
@@ -112,6 +117,22 @@ func (d *driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 		_, err := j.run(ctx, 0.1, 1, "host.evacuate", args...)
 		return id.Ref(), err
 	})
+}
+
+// evacuable refuses what host.evacuate would: while HA is on it moves only
+// machines that HA protects.
+func (d *driver) evacuable(ctx context.Context, vms map[xapi.Ref]vmRec) error {
+	p, _, err := d.pool(ctx)
+	if err != nil || !p.HA {
+		return err
+	}
+	for _, v := range vms {
+		if !v.ControlDomain && !v.protected() {
+			return hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name},
+				"HA is on and doesn't protect this machine, and then XAPI doesn't evacuate it: give it a restart priority, or move it with Host.Evacuate first")
+		}
+	}
+	return nil
 }
 
 // ExitMaintenance is host.enable.

@@ -48,23 +48,18 @@ func TestOldServer(t *testing.T) {
 		ctx, stop := context.WithCancel(settled(t))
 		defer stop()
 		w := newWorld(t, oldPool)
-		began := make(chan struct{})
-		go func() {
-			<-began
-			if err := wait(ctx, w.off.Start(ctx)); err != nil {
-				t.Error(err)
-			}
-		}()
-		resync := false
+		var task *hypervisor.Task[hypervisor.None]
 		for e, err := range w.c.Watch(ctx, "not a token") { // answered with a Resync, from which on events count
 			if err != nil {
 				t.Fatal(err)
 			}
-			if e.Type == hypervisor.Resync && !resync {
-				resync = true
-				close(began)
+			if e.Type == hypervisor.Resync && task == nil {
+				task = w.off.Start(ctx)
 			}
 			if e.Type == hypervisor.VMState && e.State == hypervisor.Running && e.Object.ID == string(w.off.ID()) {
+				if err := wait(ctx, task); err != nil {
+					t.Error(err)
+				}
 				return
 			}
 		}

@@ -279,6 +279,10 @@ func opCases() []opCase {
 		{"detach adapter", func(ctx context.Context, w *world) (any, error) { return w.off.Info(ctx) }, func(ctx context.Context, w *world, i any) error {
 			return wait(ctx, w.off.DetachNIC(ctx, i.(hypervisor.VMInfo).NICs[0].ID))
 		}, ""},
+		do("restart priority", func(ctx context.Context, w *world) error {
+			return wait(ctx, w.run.SetRestartPriority(ctx, hypervisor.RestartMedium))
+		}),
+		do("availability", func(ctx context.Context, w *world) error { _, err := w.run.Availability(ctx); return err }),
 		do("mark template", func(ctx context.Context, w *world) error { return wait(ctx, w.off.MarkTemplate(ctx)) }),
 		{"mark machine", func(ctx context.Context, w *world) (any, error) { return w.off.MarkTemplate(ctx).Wait(ctx) }, func(ctx context.Context, _ *world, t any) error {
 			return wait(ctx, t.(*hypervisor.Template).MarkVM(ctx, hypervisor.Placement{}))

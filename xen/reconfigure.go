@@ -37,19 +37,25 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 		steps = append(steps, step{"VM.set_name_description", []any{*ch.Description}, "VM.set_name_description", []any{v.Description}})
 	}
 	return d.compose(ctx, "reconfigure", on, hypervisor.Reconfigure, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		for _, s := range steps {
-			err := d.c.Call(ctx, nil, s.method, append([]any{vm}, s.args...)...)
-			if err == nil || xapi.Lost(err) { // a lost answer may stand for a change that was made
-				j.undo = append(j.undo, func(ctx context.Context) error {
-					return d.c.Call(ctx, nil, s.undo, append([]any{vm}, s.back...)...)
-				})
-			}
-			if err != nil {
-				return on, err
-			}
-		}
-		return on, nil
+		return on, j.apply(ctx, vm, steps)
 	})
+}
+
+// apply sends the messages, and has those taken back that were sent if one
+// fails.
+func (j *job) apply(ctx context.Context, vm xapi.Ref, steps []step) error {
+	for _, s := range steps {
+		err := j.d.c.Call(ctx, nil, s.method, append([]any{vm}, s.args...)...)
+		if err == nil || xapi.Lost(err) { // a lost answer may stand for a change that was made
+			j.undo = append(j.undo, func(ctx context.Context) error {
+				return j.d.c.Call(ctx, nil, s.undo, append([]any{vm}, s.back...)...)
+			})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // step is one message and the one that takes it back.
@@ -133,13 +139,14 @@ func (d *driver) liveSteps(ctx context.Context, on hypervisor.Ref, v vmRec, ch h
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is %s: sizes are changed while it is off or running", state(v.PowerState))
 	}
 	var out []step
-	if ch.CPUs > 0 {
+	if ch.CPUs > 0 && int64(ch.CPUs) != v.VCPUsStart {
+		if err := d.allowed(ctx, on, hypervisor.CPUHotAdd); err != nil {
+			return nil, err
+		}
 		if int64(ch.CPUs) > v.VCPUsMax {
 			return refuse(hypervisor.CPUHotAdd, "the machine was made for fewer CPUs (VCPUs_max): raise MaxCPUs while it is off")
 		}
-		if int64(ch.CPUs) != v.VCPUsStart {
-			out = append(out, step{"VM.set_VCPUs_number_live", []any{ch.CPUs}, "VM.set_VCPUs_number_live", []any{v.VCPUsStart}})
-		}
+		out = append(out, step{"VM.set_VCPUs_number_live", []any{ch.CPUs}, "VM.set_VCPUs_number_live", []any{v.VCPUsStart}})
 	}
 	dmin, dmax := v.DynamicMin, v.DynamicMax
 	if ch.MemoryBytes > 0 {

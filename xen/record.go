@@ -49,6 +49,9 @@ type vmRec struct {
 	CurrentOperations map[string]string `json:"current_operations"`
 	AllowedOperations []string          `json:"allowed_operations"`
 	Platform          map[string]string `json:"platform"`
+	HAPriority        string            `json:"ha_restart_priority"`
+	HAAlways          bool              `json:"ha_always_run"`
+	Order             int64             `json:"order"`
 }
 
 type metricsBrief struct {
@@ -176,6 +179,8 @@ type poolRec struct {
 	Restrictions map[string]string `json:"restrictions"`
 	WLBEnabled   bool              `json:"wlb_enabled"`
 	WLBURL       string            `json:"wlb_url"`
+	HA           bool              `json:"ha_enabled"`
+	HAFailures   int64             `json:"ha_host_failures_to_tolerate"`
 }
 
 type pciRec struct {
