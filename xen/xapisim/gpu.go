@@ -338,38 +338,6 @@ func (s *Sim) bindGPUs(vm, h *object) {
 	}
 }
 
-// wantedPCIs reads other_config:pci, "0/0000:00:03.0,0/…"; a device that the host lacks is nil.
-func (s *Sim) wantedPCIs(vm, h *object) []*object {
-	var out []*object
-	for part := range strings.SplitSeq(vm.entry("other_config", "pci"), ",") {
-		_, at, ok := strings.Cut(part, "/")
-		if !ok {
-			continue
-		}
-		var found *object
-		for _, r := range h.refs("PCIs") {
-			if o := s.look("PCI", r); o.str("pci_id") == at {
-				found = o
-			}
-		}
-		out = append(out, found)
-	}
-	return out
-}
-
-// checkPCIs refuses a start with a device that is not there or taken; the code is what xenopsd's failures become (believed).
-func (s *Sim) checkPCIs(vm, h *object) error {
-	for _, o := range s.wantedPCIs(vm, h) {
-		if o == nil {
-			return fail("INTERNAL_ERROR", "xenopsd internal error: PCI device not found: "+vm.entry("other_config", "pci"))
-		}
-		if u := s.gpu.users[o.ref]; u != "" && u != vm.ref {
-			return fail("INTERNAL_ERROR", "xenopsd internal error: PCI device in use: "+o.str("pci_id"))
-		}
-	}
-	return nil
-}
-
 func (s *Sim) unbindGPUs(vm *object) {
 	for _, r := range vm.refs("VGPUs") {
 		v := s.look("VGPU", r)
@@ -391,12 +359,4 @@ func (s *Sim) movableVGPU(ref string) bool {
 	kind := s.look("VGPU_type", v.str("type")).str("implementation")
 	p := s.look("PGPU", v.str("resident_on"))
 	return strings.HasPrefix(kind, "nvidia") && p != nil && p.entry("compatibility_metadata", "nvidia") != ""
-}
-
-// sriovPCI tells whether a VM's device is the virtual function of an NVIDIA vGPU.
-func (s *Sim) sriovPCI(vm *object, pci string) bool {
-	return slices.ContainsFunc(vm.refs("VGPUs"), func(r string) bool {
-		v := s.look("VGPU", r)
-		return v.str("PCI") == pci && s.look("VGPU_type", v.str("type")).str("implementation") == "nvidia_sriov"
-	})
 }

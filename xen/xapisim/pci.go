@@ -1,6 +1,11 @@
 package xapisim
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
+
+// PCI devices, and who has them: dom0 or a VM.
 
 // accessOf tells whether dom0 has a device (determine_dom0_access_status).
 func (s *Sim) accessOf(pci string) string {
@@ -125,88 +130,42 @@ func (s *Sim) updateGroup(g *object) {
 	}
 }
 
-// sriovVFs is how many virtual functions an SR-IOV network port has.
-const sriovVFs = 8
-
-// buildSRIOV gives a host a port with virtual functions.
-func (s *Sim) buildSRIOV(h *object) {
-	pci := s.newPCI(h, "0000:05:00.0", "0200", "Ethernet controller", "8086", "Intel Corporation", "1572", "Ethernet Controller X710 for 10GbE SFP+", "")
-	const label = "SR-IOV capable network"
-	var net *object
-	for _, n := range s.all("network") {
-		if n.str("name_label") == label {
-			net = n
+// wantedPCIs reads other_config:pci, "0/0000:00:03.0,0/…"; a device that the host lacks is nil.
+func (s *Sim) wantedPCIs(vm, h *object) []*object {
+	var out []*object
+	for part := range strings.SplitSeq(vm.entry("other_config", "pci"), ",") {
+		_, at, ok := strings.Cut(part, "/")
+		if !ok {
+			continue
 		}
-	}
-	if net == nil {
-		net = s.newObject("network", map[string]any{"name_label": label, "bridge": "xenbr9", "MTU": int64(1500), "managed": true})
-	}
-	pm := s.newObject("PIF_metrics", map[string]any{"carrier": true, "vendor_name": "Intel Corporation", "device_name": "X710", "speed": int64(10000), "duplex": true})
-	s.newObject("PIF", map[string]any{
-		"device": "eth9", "network": net.ref, "host": h.ref, "MAC": randomMAC(), "MTU": int64(1500), "VLAN": int64(-1), "metrics": pm.ref, "physical": true,
-		"currently_attached": true, "managed": true, "capabilities": []any{"sriov"}, "PCI": pci.ref,
-	})
-}
-
-func createSRIOV(c *call) (any, error) {
-	pif, err := c.get("PIF", c.str(0))
-	if err != nil {
-		return nil, err
-	}
-	n, err := c.get("network", c.str(1))
-	if err != nil {
-		return nil, err
-	}
-	if err := c.licensed("network_sriov"); err != nil {
-		return nil, err
-	}
-	if !slices.Contains(pif.refs("capabilities"), "sriov") {
-		return nil, fail("PIF_IS_NOT_SRIOV_CAPABLE", pif.ref)
-	}
-	if len(pif.refs("sriov_physical_PIF_of")) > 0 {
-		return nil, fail("NETWORK_SRIOV_ALREADY_ENABLED", pif.ref)
-	}
-	for _, r := range n.refs("PIFs") {
-		o := c.look("PIF", r)
-		if o.str("host") == pif.str("host") {
-			return nil, fail("NETWORK_ALREADY_CONNECTED", pif.str("host"), r)
-		}
-		if len(o.refs("sriov_logical_PIF_of")) == 0 {
-			return nil, fail("NETWORK_IS_NOT_SRIOV_COMPATIBLE", n.ref)
-		}
-	}
-	logical := c.newObject("PIF", map[string]any{
-		"device": pif.str("device"), "network": n.ref, "host": pif.str("host"), "MAC": pif.str("MAC"), "MTU": int64(1500), "VLAN": int64(-1),
-		"currently_attached": true, "managed": true, "PCI": pif.str("PCI"),
-	})
-	return c.newObject("network_sriov", map[string]any{
-		"physical_PIF": pif.ref, "logical_PIF": logical.ref, "configuration_mode": "sysfs",
-	}).ref, nil
-}
-
-// sriovLeft counts the virtual functions that no running machine on the host has.
-func (s *Sim) sriovLeft(n *object) int64 {
-	pif := s.look("PIF", n.str("logical_PIF"))
-	left := int64(sriovVFs)
-	for _, r := range s.look("network", pif.str("network")).refs("VIFs") {
-		vif := s.look("VIF", r)
-		if vm := s.look("VM", vif.str("VM")); vif.is("currently_attached") && vm.str("resident_on") == pif.str("host") {
-			left--
-		}
-	}
-	return left
-}
-
-// checkSRIOV refuses a host whose virtual functions on a network of the VM are used up.
-func (s *Sim) checkSRIOV(vm, h *object) error {
-	for _, r := range vm.refs("VIFs") {
-		net := s.look("network", s.look("VIF", r).str("network"))
-		for _, p := range net.refs("PIFs") {
-			pif := s.look("PIF", p)
-			if of := pif.refs("sriov_logical_PIF_of"); pif.str("host") == h.ref && len(of) > 0 && s.sriovLeft(s.look("network_sriov", of[0])) <= 0 {
-				return fail("NETWORK_SRIOV_INSUFFICIENT_CAPACITY", net.ref)
+		var found *object
+		for _, r := range h.refs("PCIs") {
+			if o := s.look("PCI", r); o.str("pci_id") == at {
+				found = o
 			}
+		}
+		out = append(out, found)
+	}
+	return out
+}
+
+// checkPCIs refuses a start with a device that is not there or taken; the code is what xenopsd's failures become (believed).
+func (s *Sim) checkPCIs(vm, h *object) error {
+	for _, o := range s.wantedPCIs(vm, h) {
+		if o == nil {
+			return fail("INTERNAL_ERROR", "xenopsd internal error: PCI device not found: "+vm.entry("other_config", "pci"))
+		}
+		if u := s.gpu.users[o.ref]; u != "" && u != vm.ref {
+			return fail("INTERNAL_ERROR", "xenopsd internal error: PCI device in use: "+o.str("pci_id"))
 		}
 	}
 	return nil
+}
+
+// sriovPCI tells whether a VM's device is the virtual function of an NVIDIA vGPU.
+func (s *Sim) sriovPCI(vm *object, pci string) bool {
+	return slices.ContainsFunc(vm.refs("VGPUs"), func(r string) bool {
+		v := s.look("VGPU", r)
+		return v.str("PCI") == pci && s.look("VGPU_type", v.str("type")).str("implementation") == "nvidia_sriov"
+	})
 }
