@@ -51,7 +51,7 @@ var golden = map[string]string{
 	"attach image":        "Async.VDI.copy SR.get_by_uuid SR.get_uuid×2 VBD.create VBD.get_record×4 VDI.create VDI.get_by_uuid VDI.get_record×4 VIF.get_record×2 VM.get_by_uuid×3 VM.get_record×3 VM_metrics.get_record×2 network.get_uuid×2 task.add_to_other_config task.create task.destroy task.set_progress task.set_status",
 	"detach disk":         "VBD.destroy VBD.get_by_uuid VBD.get_record VDI.destroy VDI.get_record VM.get_by_uuid VM.get_record task.add_to_other_config task.create task.set_progress task.set_status",
 	"grow disk":           "Async.VDI.resize VBD.get_by_uuid VBD.get_record VDI.get_record VM.get_by_uuid VM.get_record",
-	"attach adapter":      "PIF.get_all_records VIF.create VIF.get_record VIF.plug VM.get_allowed_VIF_devices VM.get_by_uuid VM.get_record task.add_to_other_config task.create task.set_progress task.set_status",
+	"attach adapter":      "PIF.get_all_records×2 VIF.create VIF.get_record VIF.plug VM.get_allowed_VIF_devices VM.get_by_uuid VM.get_record task.add_to_other_config task.create task.set_progress task.set_status",
 	"detach adapter":      "VIF.destroy VIF.get_by_uuid VIF.get_record VM.get_by_uuid VM.get_record task.add_to_other_config task.create task.set_progress task.set_status",
 	"restart priority":    "VM.get_by_uuid VM.get_record VM.set_ha_restart_priority VM.set_order host.get_all pool.get_all_records task.add_to_other_config task.create task.set_progress task.set_status",
 	"availability":        "VM.get_by_uuid VM.get_record host.get_all pool.get_all_records×2",

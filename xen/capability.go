@@ -16,7 +16,7 @@ const (
 	customizeDetail   = "XAPI doesn't set facts inside guests: use cloud-init on a disk or CD"
 	postCopyDetail    = "Xen migrates by pre-copy only"
 	tuningDetail      = "VM.pool_migrate and VM.migrate_send have no limits of bandwidth or downtime, and no choice of method"
-	vfDetail          = "XAPI gives virtual functions as network adapters: attach one to a network that has SRIOV"
+	vfDetail          = "XAPI chooses virtual functions of network cards itself and doesn't tell which: attach an adapter to a network that has SRIOV"
 	hotplugDetail     = "XAPI gives and takes GPUs and PCI functions only while the machine is off"
 	guestDetail       = "XAPI has no message for this: use the guest's own network access"
 	freezeDetail      = "XAPI has no message that freezes a guest's file systems"

@@ -36,7 +36,7 @@ var codeKinds = map[string]hypervisor.Kind{
 
 	"VM_PCI_BUS_FULL": hypervisor.KindExhausted, "VM_REQUIRES_VGPU": hypervisor.KindExhausted, "VM_REQUIRES_GPU": hypervisor.KindExhausted,
 	"PGPU_INSUFFICIENT_CAPACITY_FOR_VGPU": hypervisor.KindExhausted, "HOST_NOT_ENOUGH_PCPUS": hypervisor.KindExhausted, "HA_OPERATION_WOULD_BREAK_FAILOVER_PLAN": hypervisor.KindExhausted,
-	"SNAPSHOT_CHAIN_TOO_LONG": hypervisor.KindExhausted, "DISK_VBD_TOO_MANY": hypervisor.KindExhausted,
+	"SNAPSHOT_CHAIN_TOO_LONG": hypervisor.KindExhausted, "NETWORK_SRIOV_INSUFFICIENT_CAPACITY": hypervisor.KindExhausted, "DISK_VBD_TOO_MANY": hypervisor.KindExhausted,
 
 	"VALUE_NOT_SUPPORTED": hypervisor.KindInvalidArgument, "INVALID_VALUE": hypervisor.KindInvalidArgument, "FIELD_TYPE_ERROR": hypervisor.KindInvalidArgument,
 	"MEMORY_CONSTRAINT_VIOLATION": hypervisor.KindInvalidArgument, "MEMORY_CONSTRAINT_VIOLATION_ORDER": hypervisor.KindInvalidArgument,

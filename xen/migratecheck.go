@@ -42,7 +42,7 @@ func (d *driver) check(ctx context.Context, m *move) (hypervisor.MigrateReport, 
 	}
 	if m.running {
 		for _, r := range m.v.VIFs {
-			if vif, ok := m.inv.vifs[r]; ok && m.virtualFunctions(vif.Network) {
+			if vif, ok := m.inv.vifs[r]; ok && virtualFunctions(m.herePIFs, vif.Network) {
 				block(hypervisor.ReasonVMPassthrough, hypervisor.Ref{Kind: hypervisor.KindOfNIC, ID: vif.UUID},
 					"adapter %s is a virtual function of a card (SR-IOV), whose state can't be moved: detach it, or move the machine cold", vif.Device)
 			}
@@ -169,18 +169,6 @@ func (m *move) assert(ctx context.Context, d *driver) error {
 		return d.c.Call(ctx, nil, "VM.assert_can_boot_here", m.vm, m.host)
 	}
 	return d.c.Call(ctx, nil, "VM.assert_can_boot_here", m.vm, m.host)
-}
-
-// virtualFunctions reports whether a network gives its adapters virtual
-// functions of a card (class network_sriov). XAPI then passes a PCI function
-// through, without listing it in attached_PCIs.
-func (m *move) virtualFunctions(network xapi.Ref) bool {
-	for _, p := range m.herePIFs {
-		if p.Network == network && len(p.SRIOVlog) > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // groupThere finds the GPU group of the other pool for a vGPU: one with a GPU

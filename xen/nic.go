@@ -32,6 +32,31 @@ func (d *driver) planNIC(ctx context.Context, on hypervisor.Ref, n hypervisor.NI
 	return "", hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the pool has no network with a host interface: name a network")
 }
 
+// virtualFunctions reports whether a network gives its adapters virtual
+// functions of a card (class network_sriov). XAPI then passes a PCI function
+// through, without listing it in attached_PCIs.
+func virtualFunctions(pifs map[xapi.Ref]pifRec, network xapi.Ref) bool {
+	for _, p := range pifs {
+		if p.Network == network && len(p.SRIOVlog) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// hotplug refuses to plug an adapter of an SR-IOV network, or to unplug it.
+func (d *driver) hotplug(ctx context.Context, on hypervisor.Ref, network xapi.Ref) error {
+	var pifs map[xapi.Ref]pifRec
+	if err := d.c.Call(ctx, &pifs, "PIF.get_all_records"); err != nil {
+		return err
+	}
+	if virtualFunctions(pifs, network) {
+		return hypervisor.Unsupported(on, hypervisor.NICHotplug, hypervisor.ReasonPlatform,
+			"the network is one of virtual functions (SR-IOV), which XAPI gives and takes only while the machine is off")
+	}
+	return nil
+}
+
 func (j *job) addNIC(ctx context.Context, vm, network xapi.Ref, mac, device string) (xapi.Ref, error) {
 	other := map[string]string{}
 	vif, err := j.make(ctx, "VIF", other, map[string]any{
@@ -57,6 +82,9 @@ func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is suspended: resume it or power it off first")
 	}
 	network, err := d.planNIC(ctx, on, n)
+	if err == nil && st != hypervisor.Off {
+		err = d.hotplug(ctx, on, network)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +132,11 @@ func (d *driver) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hypervis
 		return nil, err
 	}
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+	if rec.Attached && state(v.PowerState) != hypervisor.Off {
+		if err := d.hotplug(ctx, on, rec.Network); err != nil {
+			return nil, err
+		}
+	}
 	return d.compose(ctx, "detach adapter", on, hypervisor.NICAttach, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		if rec.Attached && state(v.PowerState) != hypervisor.Off {
 			if err := d.c.Call(ctx, nil, "VIF.unplug", ref); err != nil {

@@ -2,6 +2,7 @@ package xen
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 
@@ -117,11 +118,38 @@ func TestVirtualFunctions(t *testing.T) {
 	if err := wait(ctx, w.off.Migrate(ctx, hypervisor.MigrateOptions{Host: to[at].ID})); hypervisor.KindOf(err) != hypervisor.KindIncompatible {
 		t.Errorf("Migrate: %v", err)
 	}
+	// Virtual functions are given and taken only while the machine is off.
+	spec := hypervisor.NICSpec{Network: hypervisor.NetworkID(w.text(t, "network", net, "uuid"))}
+	for what, err := range map[string]error{"AttachNIC": wait(ctx, w.off.AttachNIC(ctx, spec)), "DetachNIC": wait(ctx, w.off.DetachNIC(ctx, nic))} {
+		var u *hypervisor.UnsupportedError
+		if !errors.As(err, &u) || u.Capability != hypervisor.NICHotplug || u.Support.Reason != hypervisor.ReasonPlatform {
+			t.Errorf("%s while it runs: %v", what, err)
+		}
+	}
+	if n := len(ok[hypervisor.VMInfo](t)(w.off.Info(ctx)).NICs); n != 2 {
+		t.Errorf("%d adapters", n)
+	}
+	if err := wait(ctx, w.off.PowerOff(ctx)); err != nil {
+		t.Fatal(err)
+	}
 	if err := wait(ctx, w.off.DetachNIC(ctx, nic)); err != nil {
 		t.Fatal(err)
 	}
+	if err := wait(ctx, w.off.Start(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	i = ok[hypervisor.VMInfo](t)(w.off.Info(ctx))
+	at = slices.IndexFunc(to, func(h hypervisor.HostInfo) bool { return h.ID != i.Host })
 	if err := wait(ctx, w.off.Migrate(ctx, hypervisor.MigrateOptions{Host: to[at].ID})); err != nil {
 		t.Errorf("without the adapter: %v", err)
+	}
+	// A port has eight functions; on the host with none left no more machines start.
+	for n := range 9 {
+		s := hypervisor.VMSpec{Name: "vf", MemoryBytes: hypervisor.GiB / 2, NICs: []hypervisor.NICSpec{spec}, Placement: hypervisor.Placement{Host: to[0].ID}, Start: true}
+		_, err := w.c.CreateVM(ctx, s).Wait(ctx)
+		if n < 8 && err != nil || n == 8 && hypervisor.KindOf(err) != hypervisor.KindExhausted {
+			t.Errorf("machine %d: %v", n+1, err)
+		}
 	}
 }
 

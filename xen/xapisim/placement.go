@@ -98,10 +98,8 @@ func (s *Sim) agile(vm *object) error {
 		}
 	}
 	for _, r := range vm.refs("VIFs") {
-		for _, p := range s.look("network", s.look("VIF", r).str("network")).refs("PIFs") {
-			if len(s.look("PIF", p).refs("sriov_logical_PIF_of")) > 0 {
-				return fail("VM_HAS_SRIOV_VIF", vm.ref)
-			}
+		if s.isSRIOV(s.look("network", s.look("VIF", r).str("network"))) {
+			return fail("VM_HAS_SRIOV_VIF", vm.ref)
 		}
 	}
 	return nil

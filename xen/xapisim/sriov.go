@@ -63,6 +63,11 @@ func createSRIOV(c *call) (any, error) {
 	}).ref, nil
 }
 
+// isSRIOV tells whether a network's VIFs get virtual functions.
+func (s *Sim) isSRIOV(n *object) bool {
+	return slices.ContainsFunc(n.refs("PIFs"), func(p string) bool { return len(s.look("PIF", p).refs("sriov_logical_PIF_of")) > 0 })
+}
+
 // sriovLeft counts the virtual functions that no running machine on the host has.
 func (s *Sim) sriovLeft(n *object) int64 {
 	pif := s.look("PIF", n.str("logical_PIF"))

@@ -20,8 +20,14 @@ var vifHandlers = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
-		if _, err := c.get("network", f["network"].(string)); err != nil {
+		n, err := c.get("network", f["network"].(string))
+		if err != nil {
 			return nil, err
+		}
+		if c.isSRIOV(n) {
+			if err := c.licensed("network_sriov"); err != nil {
+				return nil, err
+			}
 		}
 		dev := f["device"].(string)
 		if dev == "autodetect" {
@@ -99,6 +105,8 @@ func (s *Sim) checkVIF(vif *object, op string) error {
 	vm := s.look("VM", vif.str("VM"))
 	state, attached := vm.str("power_state"), vif.is("currently_attached")
 	switch {
+	case op != "unplug_force" && s.isSRIOV(s.look("network", vif.str("network"))):
+		return fail("OPERATION_NOT_ALLOWED", "Network SR-IOV VIF plug/unplug not allowed")
 	case state != "Running":
 		return fail("VM_BAD_POWER_STATE", vm.ref, "running", strings.ToLower(state))
 	case attached && op == "plug":
