@@ -305,7 +305,9 @@ type Freezer interface {
 
 // Placer asks the platform's own scheduler.
 type Placer interface {
-	// Recommend returns hosts for a machine, the best first.
+	// Recommend returns hosts for a machine, the best first. A request that the
+	// scheduler doesn't take, such as one without a machine: Unsupported, and
+	// the portable planner answers.
 	Recommend(ctx context.Context, r PlaceRequest) ([]Recommendation, error)
 	// BalancePlan returns the moves that the platform recommends now.
 	BalancePlan(ctx context.Context) ([]Move, error)

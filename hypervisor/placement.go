@@ -3,6 +3,7 @@ package hypervisor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -37,8 +38,9 @@ type Move struct {
 // Place returns the hosts that would take a machine, the best first. The
 // platform's scheduler is asked where PlacementNative is supported; elsewhere
 // a host must be up, have the CPUs and free memory, reach the datastore and
-// have the device, and the one with the most memory left over is best. None:
-// ErrExhausted.
+// have the device, and the one with the most memory left over is best. So it
+// is too for what the scheduler doesn't place, such as a machine that doesn't
+// exist yet: Recommendation.Native tells. None: ErrExhausted.
 func (c *Client) Place(ctx context.Context, r PlaceRequest) ([]Recommendation, error) {
 	const op = "place"
 	on := Ref{Kind: KindOfClient}
@@ -66,7 +68,9 @@ func (c *Client) place(ctx context.Context, on Ref, r PlaceRequest) ([]Recommend
 			return nil, err
 		}
 		if s.Level != No {
-			return p.Recommend(ctx, r)
+			if recs, err := p.Recommend(ctx, r); !errors.Is(err, ErrUnsupported) {
+				return recs, err
+			}
 		}
 	}
 	hl, ok := c.d.(HostLister)

@@ -1,6 +1,7 @@
 package hypervisor_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -169,4 +170,32 @@ func TestEvacuateIsCancelledTruly(t *testing.T) {
 			t.Errorf("%d machines are on the host, want 3", n)
 		}
 	})
+}
+
+// picky is a scheduler that places only machines that exist.
+type picky struct{ *fake.Driver }
+
+func (p picky) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hypervisor.Recommendation, error) {
+	if r.VM == "" {
+		return nil, hypervisor.Errorf(hypervisor.KindUnsupported, hypervisor.Ref{}, "name a VM")
+	}
+	return p.Driver.Recommend(ctx, r)
+}
+
+func TestPlaceWhatTheSchedulerDoesNot(t *testing.T) {
+	b := fake.New(fake.Config{Hosts: fake.DefaultHosts(3)})
+	c, err := hypervisor.New(t.Context(), picky{b.Driver()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	vm, err := c.CreateVM(t.Context(), hypervisor.VMSpec{Name: "vm", MemoryBytes: hypervisor.GiB}).Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r, native := range map[hypervisor.PlaceRequest]bool{{VM: vm.ID()}: true, {CPUs: 1, MemoryBytes: hypervisor.GiB}: false} {
+		if recs, err := c.Place(t.Context(), r); err != nil || len(recs) != 3 || recs[0].Native != native {
+			t.Errorf("%+v: %+v, %v", r, recs, err)
+		}
+	}
 }
