@@ -118,7 +118,19 @@ func spec(name string) hypervisor.VMSpec {
 		NICs: []hypervisor.NICSpec{{}}}
 }
 
-func newBackend(t hypervisortest.T, cfg xapisim.Config, other bool) *hypervisortest.Backend {
+// connectWLB gives the pool a scheduler.
+func connectWLB(ctx context.Context, t hypervisortest.T, sim *xapisim.Sim, c *hypervisor.Client) {
+	rpc, _ := hypervisor.As[*RPC](c)
+	err := rpc.Call(ctx, nil, "pool.initialize_wlb", "wlb.example:8012", "wlb", "secret", sim.User(), sim.Password())
+	if err == nil {
+		err = rpc.Call(ctx, nil, "pool.set_wlb_enabled", sim.Refs("pool")[0], true)
+	}
+	if err != nil {
+		t.Fatalf("connect Workload Balancing: %v", err)
+	}
+}
+
+func newBackend(t hypervisortest.T, cfg xapisim.Config, other bool) (*hypervisortest.Backend, *xapisim.Sim) {
 	start := func() (*xapisim.Sim, *hypervisor.Client) {
 		sim, err := xapisim.Start(cfg)
 		if err != nil {
@@ -166,22 +178,28 @@ func newBackend(t hypervisortest.T, cfg xapisim.Config, other bool) *hypervisort
 			return inner(ctx, id)
 		}
 	}
-	return hb
+	return hb, sim
 }
 
 func TestConformance(t *testing.T) {
 	pool := xapisim.Config{Hosts: 3, GPUs: []xapisim.GPU{{Model: "M60"}}}
 	for label, h := range map[string]hypervisortest.Harness{
 		"pool": {Unproven: map[hypervisor.Capability]string{},
-			New: func(t hypervisortest.T) *hypervisortest.Backend { return newBackend(t, pool, true) }},
+			New: func(t hypervisortest.T) *hypervisortest.Backend {
+				hb, sim := newBackend(t, pool, true)
+				connectWLB(t.Context(), t, sim, hb.Client)
+				return hb
+			}},
 		"single host": {Unproven: map[hypervisor.Capability]string{hypervisor.MigrateCross: "shown by the pool"},
 			New: func(t hypervisortest.T) *hypervisortest.Backend {
-				return newBackend(t, xapisim.Config{Hosts: 1, NoIOMMU: true}, false)
+				hb, _ := newBackend(t, xapisim.Config{Hosts: 1, NoIOMMU: true}, false)
+				return hb
 			}},
 		"restricted": {Unproven: map[hypervisor.Capability]string{},
 			New: func(t hypervisortest.T) *hypervisortest.Backend {
-				return newBackend(t, xapisim.Config{Hosts: 2, Edition: "free", GPUs: []xapisim.GPU{{Model: "M60"}},
+				hb, _ := newBackend(t, xapisim.Config{Hosts: 2, Edition: "free", GPUs: pool.GPUs,
 					Restrictions: []string{"vgpu", "storage_xen_motion", "checkpoint", "dmc", "gpu", "wlb", "xha", "set_vcpus_number_live"}}, false)
+				return hb
 			}},
 	} {
 		t.Run(label, func(t *testing.T) {

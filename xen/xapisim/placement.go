@@ -2,7 +2,6 @@ package xapisim
 
 import (
 	"cmp"
-	"errors"
 	"slices"
 	"strconv"
 )
@@ -31,33 +30,6 @@ var placementHandlers = map[string]handler{
 			if c.canBoot(vm, h, true) == nil {
 				out = append(out, h.ref)
 			}
-		}
-		return out, nil
-	},
-	"VM.retrieve_wlb_recommendations": func(c *call) (any, error) {
-		vm, err := c.get("VM", c.str(0))
-		if err != nil {
-			return nil, err
-		}
-		if err := c.licensed("wlb"); err != nil {
-			return nil, err
-		}
-		if !c.pool.is("wlb_enabled") {
-			return nil, fail("WLB_NOT_INITIALIZED")
-		}
-		out := map[string]any{}
-		for _, h := range c.all("host") {
-			if !c.hostLive(h) { // only_for_all_live_hosts_or_raise
-				continue
-			}
-			var f *Failure
-			if errors.As(c.canBoot(vm, h, true), &f) {
-				out[h.ref] = []any{"WLB", "0.0", "0", f.Code}
-				continue
-			}
-			// Stars from 0 to 5; how WLB finds them is its own, here by free memory.
-			score := 5 * float64(c.freeMemory(h)) / float64(max(c.hostMetrics(h).num("memory_total"), 1))
-			out[h.ref] = []any{"WLB", strconv.FormatFloat(max(score, 0.5), 'f', 1, 64), "1"}
 		}
 		return out, nil
 	},

@@ -1,9 +1,7 @@
 package xapisim
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 )
 
 // The pool follows xen-api's ocaml/xapi/xapi_pool.ml.
@@ -28,15 +26,6 @@ var poolHandlers = map[string]handler{
 		return dictOf("edition", c.cfg.Edition, "expiry", "never"), err
 	},
 	"pool.sync_database": func(*call) (any, error) { return nil, nil },
-	"pool.retrieve_wlb_recommendations": func(c *call) (any, error) {
-		if err := c.licensed("wlb"); err != nil {
-			return nil, err
-		}
-		if !c.pool.is("wlb_enabled") {
-			return nil, fail("WLB_NOT_INITIALIZED")
-		}
-		return c.balance(), nil
-	},
 	"network.destroy": func(c *call) (any, error) {
 		n, err := c.get("network", c.str(0))
 		if err != nil {
@@ -75,21 +64,6 @@ var poolHandlers = map[string]handler{
 	},
 	"message.get_all_records": func(c *call) (any, error) { return records(c.all("message")), nil },
 	"message.get_record":      func(c *call) (any, error) { return c.get("message", c.str(0)) },
-}
-
-// balance is what a WLB server might recommend: to move a machine from the host with the least free memory to the one with the most,
-// in the words of get_opt_recommendations (xen-api ocaml/xapi/workload_balancing.ml).
-func (c *call) balance() any {
-	hosts := slices.DeleteFunc(c.all("host"), func(h *object) bool { return !c.hostLive(h) })
-	byFree := func(a, b *object) int { return cmp.Compare(c.freeMemory(a), c.freeMemory(b)) }
-	from, to := slices.MinFunc(hosts, byFree), slices.MaxFunc(hosts, byFree)
-	for _, r := range from.refs("resident_VMs") {
-		vm := c.look("VM", r)
-		if gap := c.freeMemory(to) - c.freeMemory(from); !vm.is("is_control_domain") && gap > 2*vm.num("memory_dynamic_max") {
-			return map[string]any{r: []any{"WLB", to.str("uuid"), "1", "1", "Memory"}}
-		}
-	}
-	return emptyMap
 }
 
 // promote makes another host the coordinator. Sessions and tasks live in the coordinator's memory alone, so both are gone; the rest of

@@ -59,3 +59,22 @@ func TestCD(t *testing.T) {
 	c.must("VBD.eject", cd)
 	c.refused("SR_OPERATION_NOT_SUPPORTED", nil, "VDI.snapshot", iso)
 }
+
+func TestWorkloadBalancing(t *testing.T) {
+	sim, c := start(t, xapisim.Config{Hosts: 2})
+	vm, pool := c.newVM("w", nil), sim.Refs("pool")[0]
+	c.refused("WLB_NOT_INITIALIZED", []string{}, "pool.retrieve_wlb_recommendations")
+	c.refused("WLB_NOT_INITIALIZED", []string{}, "pool.deconfigure_wlb")
+	c.refused("WLB_URL_INVALID", []string{"nowhere"}, "pool.initialize_wlb", "nowhere", "u", "p", sim.User(), sim.Password())
+	c.refused("WLB_XENSERVER_AUTHENTICATION_FAILED", []string{}, "pool.initialize_wlb", "wlb:8012", "u", "p", sim.User(), "wrong")
+	c.must("pool.initialize_wlb", "wlb:8012", "u", "p", sim.User(), sim.Password())
+	c.refused("WLB_DISABLED", []string{}, "VM.retrieve_wlb_recommendations", vm)
+	c.must("pool.set_wlb_enabled", pool, true)
+	if got := c.must("VM.retrieve_wlb_recommendations", vm).(map[string]any); len(got) != 2 {
+		t.Errorf("%v", got)
+	}
+	c.must("pool.deconfigure_wlb")
+	c.refused("WLB_NOT_INITIALIZED", []string{}, "VM.retrieve_wlb_recommendations", vm)
+	_, free := start(t, xapisim.Config{Restrictions: []string{"wlb"}})
+	free.refused("LICENCE_RESTRICTION", []string{"WLB"}, "pool.retrieve_wlb_recommendations")
+}

@@ -78,7 +78,7 @@ func Start(cfg Config) (*Sim, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, h := range []map[string]handler{
 		sessionHandlers, taskHandlers, eventHandlers, powerHandlers, vmHandlers, cloneHandlers, memoryHandlers, placementHandlers,
-		migrateHandlers, haHandlers, vdiHandlers, srHandlers, vbdHandlers, vifHandlers, gpuHandlers, hostHandlers, poolHandlers,
+		migrateHandlers, haHandlers, wlbHandlers, vdiHandlers, srHandlers, vbdHandlers, vifHandlers, gpuHandlers, hostHandlers, poolHandlers,
 	} {
 		maps.Copy(s.handlers, h)
 	}
