@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +13,7 @@ import (
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
 
-// begin starts the running machine's live migration and holds it at a step.
+// migrating starts the running machine's live migration and holds it at a step.
 func (w *world) migrating(ctx context.Context, t *testing.T, method string, step int) (*hypervisor.Task[hypervisor.MigrateResult], *xapisim.Hold, hypervisor.MigrateOptions) {
 	t.Helper()
 	h := w.sim.Hold(method, step)
@@ -333,62 +331,5 @@ func TestCancelAtEveryStep(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-// TestOpenRefused checks the ways in which a connection is refused.
-func TestOpenRefused(t *testing.T) {
-	sim, err := xapisim.Start(xapisim.Config{Hosts: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(sim.Close)
-	ca := filepath.Join(t.TempDir(), "pool.pem")
-	if err := os.WriteFile(ca, sim.CertPEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	good := config(sim)
-	slave := strings.TrimPrefix(sim.URLs()[2], "https://")
-	for _, c := range []struct {
-		name   string
-		change func(*Config)
-		kind   hypervisor.Kind // KindUnknown: it connects
-	}{
-		{"good", func(*Config) {}, hypervisor.KindUnknown},
-		{"colons in the fingerprint", func(c *Config) {
-			var parts []string
-			for i := 0; i < len(c.Fingerprint); i += 2 {
-				parts = append(parts, strings.ToUpper(c.Fingerprint[i:i+2]))
-			}
-			c.Fingerprint = strings.Join(parts, ":")
-		}, hypervisor.KindUnknown},
-		{"authority in a file", func(c *Config) { c.Fingerprint, c.CAFile = "", ca }, hypervisor.KindUnknown},
-		{"insecure", func(c *Config) { c.Fingerprint, c.Insecure = "", true }, hypervisor.KindUnknown},
-		{"a slave", func(c *Config) { c.Address = slave }, hypervisor.KindUnknown},
-		{"wrong fingerprint", func(c *Config) { c.Fingerprint = strings.Repeat("ab", 32) }, hypervisor.KindUnavailable},
-		{"unknown authority", func(c *Config) { c.Fingerprint = "" }, hypervisor.KindUnavailable},
-		{"malformed fingerprint", func(c *Config) { c.Fingerprint = "abc" }, hypervisor.KindInvalidArgument},
-		{"no such file", func(c *Config) { c.Fingerprint, c.CAFile = "", ca+"x" }, hypervisor.KindInvalidArgument},
-		{"wrong password", func(c *Config) { c.Credentials.Password = "wrong-secret" }, hypervisor.KindUnauthenticated},
-		{"no user", func(c *Config) { c.Credentials.Username = "" }, hypervisor.KindInvalidArgument},
-		{"no address", func(c *Config) { c.Address = "" }, hypervisor.KindInvalidArgument},
-		{"nobody there", func(c *Config) { c.Address = "127.0.0.1:1" }, hypervisor.KindUnavailable},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			cfg := good
-			c.change(&cfg)
-			client, err := Open(settled(t), cfg, nil)
-			if err == nil {
-				defer client.Close()
-			}
-			switch {
-			case (err == nil) != (c.kind == hypervisor.KindUnknown), hypervisor.KindOf(err) != c.kind:
-				t.Fatalf("the error is %v (%v), want %v", err, hypervisor.KindOf(err), c.kind)
-			case err != nil && strings.Contains(err.Error(), "wrong-secret"):
-				t.Errorf("the error tells the password: %v", err)
-			case err == nil && "https://"+cfg.Address != client.Describe().Endpoint && c.name != "a slave":
-				t.Errorf("connected to %s", client.Describe().Endpoint)
-			}
-		})
 	}
 }
