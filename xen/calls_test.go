@@ -17,7 +17,7 @@ var golden = map[string]string{
 	"list brief":          "VM.get_all_records VM_metrics.get_all_records host.get_all_records",
 	"list full":           "PCI.get_all_records PGPU.get_all_records SR.get_all_records VBD.get_all_records VDI.get_all_records VGPU.get_all_records VGPU_type.get_all_records VIF.get_all_records VM.get_all_records VM_guest_metrics.get_all_records VM_metrics.get_all_records host.get_all_records network.get_all_records",
 	"info":                "SR.get_uuid VBD.get_record VDI.get_record VIF.get_record VM.get_by_uuid VM.get_record VM_guest_metrics.get_record VM_metrics.get_record host.get_uuid network.get_uuid",
-	"hosts":               "host.get_all_records host_metrics.get_all_records pool.get_all_records",
+	"hosts":               "PIF.get_all_records host.get_all_records host_metrics.get_all_records pool.get_all_records",
 	"datastores":          "PBD.get_all_records SR.get_all_records host.get_all_records",
 	"volumes":             "SR.get_all_records VDI.get_all_records",
 	"networks":            "PIF.get_all_records host.get_all_records network.get_all_records",

@@ -293,9 +293,6 @@ func (c *cloning) steps(ctx context.Context, d *driver, v vmRec) ([]step, error)
 	if v.Template { // copies of templates and snapshots are templates
 		out = append(out, step{method: "VM.set_is_a_template", args: []any{false}})
 	}
-	if state(v.PowerState) != hypervisor.Off { // of a checkpoint or a suspended machine: its RAM is not part of the clone
-		out = append(out, step{method: "VM.hard_shutdown"})
-	}
 	if c.r.Description != v.Description {
 		out = append(out, step{method: "VM.set_name_description", args: []any{c.r.Description}})
 	}

@@ -3,6 +3,7 @@ package xen
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
@@ -176,6 +177,16 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 	if state(v.PowerState) == hypervisor.Suspended {
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is suspended: resume it or power it off first")
 	}
+	destroy := policy == hypervisor.DeleteDisks && b.Type == "Disk" && !b.VDI.IsNull()
+	var img vdiRec
+	if destroy {
+		if err := d.c.Call(ctx, &img, "VDI.get_record", b.VDI); err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(img.VBDs, func(r xapi.Ref) bool { return r != vbd }) {
+			return nil, hypervisor.Errorf(hypervisor.KindBusy, hypervisor.VolumeID(img.UUID).Ref(), "another machine has this image attached: detach it there first, or keep the image")
+		}
+	}
 	return d.compose(ctx, "detach disk", on, hypervisor.DiskAttach, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
 		if b.Attached && state(v.PowerState) != hypervisor.Off {
 			if err := d.c.Call(ctx, nil, "VBD.unplug", vbd); err != nil {
@@ -185,17 +196,14 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 		if err := d.destroy(ctx, "VBD", vbd); err != nil {
 			return on, err
 		}
-		if policy == hypervisor.DeleteDisks && b.Type == "Disk" && !b.VDI.IsNull() {
-			var img vdiRec
-			if err := d.c.Call(ctx, &img, "VDI.get_record", b.VDI); err != nil {
-				return on, err
-			}
-			if len(img.VBDs) > 0 {
-				return on, hypervisor.Errorf(hypervisor.KindBusy, hypervisor.VolumeID(img.UUID).Ref(), "another machine has this image attached: the disk was detached and the image kept")
-			}
-			return on, d.destroy(ctx, "VDI", b.VDI)
+		if !destroy {
+			return on, nil
 		}
-		return on, nil
+		err := d.destroy(ctx, "VDI", b.VDI)
+		if err != nil {
+			j.left = append(j.left, hypervisor.VolumeID(img.UUID).Ref())
+		}
+		return on, err
 	})
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// Hosts reads hosts, their metrics and the machines in a call each.
+// Hosts reads hosts, their metrics and network ports in a call each.
 func (d *driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 	var hosts map[xapi.Ref]hostRec
 	var metrics map[xapi.Ref]hostMetricsRec
@@ -21,13 +21,19 @@ func (d *driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 	if err := d.c.Call(ctx, &metrics, "host_metrics.get_all_records"); err != nil {
 		return nil, err
 	}
+	var pifs map[xapi.Ref]pifRec
+	if err := d.c.Call(ctx, &pifs, "PIF.get_all_records"); err != nil {
+		return nil, err
+	}
 	pool, _, err := d.pool(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var out []hypervisor.HostInfo
 	for _, h := range hosts {
-		out = append(out, hostInfo(h, metrics[h.Metrics], pool))
+		i := hostInfo(h, metrics[h.Metrics], pool)
+		i.SRIOV = hypervisor.FactOf(slices.ContainsFunc(h.PIFs, func(r xapi.Ref) bool { return slices.Contains(pifs[r].Can, "sriov") }))
+		out = append(out, i)
 	}
 	slices.SortFunc(out, func(a, b hypervisor.HostInfo) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))

@@ -10,6 +10,8 @@ import (
 
 // CheckMigrate collects the driver's own checks and XAPI's
 // VM.assert_can_migrate or VM.assert_can_boot_here, which stop at their first.
+// Where the host asked for is no good, a warning names those that are
+// (VM.get_possible_hosts).
 func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.MigrateReport, error) {
 	m, err := d.plan(ctx, id, r)
 	if err != nil {
@@ -59,14 +61,32 @@ func (d *driver) check(ctx context.Context, m *move) (hypervisor.MigrateReport, 
 	if !m.host.IsNull() {
 		m.checkHost(block)
 	}
-	if len(rep.Blockers) > 0 {
-		return rep, nil
+	if !m.sr.IsNull() {
+		m.checkSpace(block)
 	}
-	if err := m.assert(ctx, d); err != nil {
+	if len(rep.Blockers) == 0 {
+		err := m.assert(ctx, d)
+		if err == nil {
+			return rep, nil
+		}
 		if k := kindOf(err); k == hypervisor.KindUnavailable || k == hypervisor.KindUnknown && xapi.Code(err) == "" {
 			return rep, err
 		}
 		block(blockerReason(xapi.Code(err)), m.on, "the pool refuses: %v", err)
+	}
+	if m.host.IsNull() || m.r.To != nil {
+		return rep, nil
+	}
+	var possible []xapi.Ref
+	if err := d.c.Call(ctx, &possible, "VM.get_possible_hosts", m.vm); err != nil {
+		return rep, err
+	}
+	for _, h := range possible {
+		if h == m.host || h == m.v.ResidentOn {
+			continue
+		}
+		rep.Warnings = append(rep.Warnings, hypervisor.Blocker{Reason: rep.Blockers[0].Reason, Object: hypervisor.HostID(m.there.hosts[h].UUID).Ref(),
+			Detail: "the machine can run on host " + m.there.hosts[h].Name + " instead, as the pool sees it"})
 	}
 	return rep, nil
 }
@@ -100,16 +120,17 @@ func (m *move) checkHost(block func(hypervisor.ReasonCode, hypervisor.Ref, strin
 			}
 		}
 	}
-	if !m.sr.IsNull() {
-		var need int64
-		for _, img := range m.images() {
-			if img.SR != m.sr || m.r.To != nil {
-				need += img.Used
-			}
+}
+
+func (m *move) checkSpace(block func(hypervisor.ReasonCode, hypervisor.Ref, string, ...any)) {
+	var need int64
+	for _, img := range m.images() {
+		if img.SR != m.sr || m.r.To != nil {
+			need += img.Used
 		}
-		if sr := m.there.srs[m.sr]; sr.Size > 0 && sr.Size-sr.Used < need {
-			block(hypervisor.ReasonNoSpace, m.r.Storage.Ref(), "the datastore has %d bytes left, the disks take %d", sr.Size-sr.Used, need)
-		}
+	}
+	if sr := m.there.srs[m.sr]; sr.Size > 0 && sr.Size-sr.Used < need {
+		block(hypervisor.ReasonNoSpace, m.r.Storage.Ref(), "the datastore has %d bytes left, the disks take %d", sr.Size-sr.Used, need)
 	}
 }
 

@@ -142,6 +142,7 @@ type pifRec struct {
 	Management bool       `json:"management"`
 	SRIOVof    []xapi.Ref `json:"sriov_physical_PIF_of"`
 	SRIOVlog   []xapi.Ref `json:"sriov_logical_PIF_of"`
+	Can        []string   `json:"capabilities"`
 }
 
 type hostID struct {

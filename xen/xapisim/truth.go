@@ -166,6 +166,11 @@ func (s *Sim) SetField(class, id, field string, value any) error {
 	if err != nil {
 		return err
 	}
+	if field == "uuid" {
+		t := s.tables[class]
+		delete(t.byUUID, o.str("uuid"))
+		t.byUUID[v.(string)] = o
+	}
 	s.set(o, field, v)
 	switch class {
 	case "VM":
