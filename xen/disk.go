@@ -110,6 +110,15 @@ func (j *job) addDisk(ctx context.Context, vm xapi.Ref, p diskPlan, device, name
 	return vbd, err
 }
 
+// awake refuses to change the devices of a suspended machine: they must be
+// there when it resumes.
+func awake(on hypervisor.Ref, st hypervisor.PowerState) error {
+	if st == hypervisor.Suspended {
+		return hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is suspended: resume it or power it off first")
+	}
+	return nil
+}
+
 // AttachDisk makes or takes an image, and plugs it into a running machine.
 func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor.DiskSpec) (hypervisor.DriverTask, error) {
 	vm, v, err := d.vm(ctx, id)
@@ -118,8 +127,8 @@ func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 	}
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
 	st := state(v.PowerState)
-	if st == hypervisor.Suspended {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is suspended: resume it or power it off first")
+	if err := awake(on, st); err != nil {
+		return nil, err
 	}
 	i, err := d.GetVM(ctx, id)
 	if err != nil {
@@ -174,8 +183,8 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 		return nil, err
 	}
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
-	if state(v.PowerState) == hypervisor.Suspended {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is suspended: resume it or power it off first")
+	if err := awake(on, state(v.PowerState)); err != nil {
+		return nil, err
 	}
 	destroy := policy == hypervisor.DeleteDisks && b.Type == "Disk" && !b.VDI.IsNull()
 	var img vdiRec

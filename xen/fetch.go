@@ -26,10 +26,14 @@ func fetch[T any](f *fetcher, into map[xapi.Ref]T, class string, ref xapi.Ref) {
 	if ref.IsNull() {
 		return
 	}
+	get(f, class+".get_record", ref, func(rec T) { into[ref] = rec })
+}
+
+// get sends a message that reads, and hands the result on, one at a time.
+func get[T any](f *fetcher, method string, ref xapi.Ref, set func(T)) {
 	f.g.Go(func() error {
-		var rec T
-		err := f.d.c.Call(f.ctx, &rec, class+".get_record", ref)
-		if err != nil {
+		var v T
+		if err := f.d.c.Call(f.ctx, &v, method, ref); err != nil {
 			if kindOf(err) == hypervisor.KindNotFound {
 				return nil
 			}
@@ -37,7 +41,7 @@ func fetch[T any](f *fetcher, into map[xapi.Ref]T, class string, ref xapi.Ref) {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		into[ref] = rec
+		set(v)
 		return nil
 	})
 }
@@ -51,20 +55,7 @@ func fetchUUID(f *fetcher, ref xapi.Ref, class string, set func(string)) {
 		f.seen = map[xapi.Ref]bool{}
 	}
 	f.seen[ref] = true
-	f.g.Go(func() error {
-		var u string
-		err := f.d.c.Call(f.ctx, &u, class+".get_uuid", ref)
-		if err != nil {
-			if kindOf(err) == hypervisor.KindNotFound {
-				return nil
-			}
-			return err
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		set(u)
-		return nil
-	})
+	get(f, class+".get_uuid", ref, set)
 }
 
 // each runs what f is given to fetch at the same time.

@@ -78,8 +78,8 @@ func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor
 	}
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
 	st := state(v.PowerState)
-	if st == hypervisor.Suspended {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is suspended: resume it or power it off first")
+	if err := awake(on, st); err != nil {
+		return nil, err
 	}
 	network, err := d.planNIC(ctx, on, n)
 	if err == nil && st != hypervisor.Off {
@@ -132,6 +132,9 @@ func (d *driver) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hypervis
 		return nil, err
 	}
 	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+	if err := awake(on, state(v.PowerState)); err != nil {
+		return nil, err
+	}
 	if rec.Attached && state(v.PowerState) != hypervisor.Off {
 		if err := d.hotplug(ctx, on, rec.Network); err != nil {
 			return nil, err
