@@ -75,6 +75,10 @@ func TestRestartPriorities(t *testing.T) {
 		if a := ok[hypervisor.Availability](t)(vms[hypervisor.RestartHigh].Availability(ctx)); a.Priority != want {
 			t.Errorf("order %d is %s", order, a.Priority)
 		}
+		// The present priority again leaves it as it is.
+		if err := wait(ctx, vms[hypervisor.RestartHigh].SetRestartPriority(ctx, want)); err != nil || w.field(t, "VM", string(vms[hypervisor.RestartHigh].ID()), "order") != order {
+			t.Errorf("order %d became %v: %v", order, w.field(t, "VM", string(vms[hypervisor.RestartHigh].ID()), "order"), err)
+		}
 	}
 }
 

@@ -196,6 +196,9 @@ func TestTemplates(t *testing.T) {
 	if err := wait(ctx, preset.MarkVM(ctx, hypervisor.Placement{})); hypervisor.KindOf(err) != hypervisor.KindInvalidState {
 		t.Errorf("a default template became a machine: %v", err)
 	}
+	if err := wait(ctx, preset.Delete(ctx, hypervisor.DeleteDisks)); hypervisor.KindOf(err) != hypervisor.KindInvalidState || !strings.Contains(err.Error(), "default templates") {
+		t.Errorf("a default template was deleted: %v", err)
+	}
 	back := ok[*hypervisor.VM](t)(tmpl.MarkVM(ctx, hypervisor.Placement{Host: w.hosts(ctx)[0].ID}).Wait(ctx))
 	if i := ok[hypervisor.VMInfo](t)(back.Info(ctx)); i.Template || i.Placement.Host != w.hosts(ctx)[0].ID {
 		t.Errorf("%+v", i)

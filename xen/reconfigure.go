@@ -125,11 +125,10 @@ func (d *driver) offSteps(ctx context.Context, on hypervisor.Ref, v vmRec, ch hy
 
 func (d *driver) liveSteps(ctx context.Context, on hypervisor.Ref, v vmRec, ch hypervisor.Changes) ([]step, error) {
 	refuse := func(k hypervisor.Capability, detail string) ([]step, error) {
+		if ch.NextStart {
+			return nil, hypervisor.Unsupported(on, hypervisor.Reconfigure, hypervisor.ReasonPlatform, "XAPI keeps no changes for the next start, and now "+detail)
+		}
 		return nil, hypervisor.Unsupported(on, k, hypervisor.ReasonHotAddOff, detail)
-	}
-	if ch.NextStart {
-		return nil, hypervisor.Unsupported(on, hypervisor.Reconfigure, hypervisor.ReasonPlatform,
-			"XAPI keeps no changes for the next start: power the machine off, or leave NextStart out")
 	}
 	if ch.MaxCPUs > 0 && int64(ch.MaxCPUs) != v.VCPUsMax || ch.MaxMemory > 0 && ch.MaxMemory != v.StaticMax {
 		return refuse(hypervisor.Reconfigure, "the maximums can be changed only while the machine is off")

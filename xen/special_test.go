@@ -21,6 +21,16 @@ func (w *world) rpc(ctx context.Context, t *testing.T, result any, method string
 	}
 }
 
+// reasonOf is the reason of an Unsupported error, empty for others.
+func reasonOf(err error) hypervisor.ReasonCode {
+	var u *hypervisor.UnsupportedError
+	errors.As(err, &u)
+	if u == nil {
+		return ""
+	}
+	return u.Support.Reason
+}
+
 func ok[T any](t *testing.T) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
