@@ -67,6 +67,12 @@ func TestRestartPriorities(t *testing.T) {
 			t.Errorf("%s: after the failure it is %s on %s", p, i.State, i.Host)
 		}
 	}
+	if err := w.sim.SetField("VM", string(vms[hypervisor.RestartHigh].ID()), "ha_always_run", false); err != nil {
+		t.Fatal(err)
+	}
+	if a := ok[hypervisor.Availability](t)(vms[hypervisor.RestartHigh].Availability(ctx)); a.Protected {
+		t.Errorf("HA looks away: %+v", a)
+	}
 	// What other programs wrote.
 	for order, want := range map[int64]hypervisor.RestartPriority{-1: hypervisor.RestartLow, 7: hypervisor.RestartLow, 1: hypervisor.RestartMedium} {
 		if err := w.sim.SetField("VM", string(vms[hypervisor.RestartHigh].ID()), "order", order); err != nil {

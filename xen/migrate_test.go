@@ -139,6 +139,28 @@ func TestBusyMachine(t *testing.T) {
 	}
 }
 
+// TestColdMove moves a machine that is off to another host's local storage:
+// it starts there.
+func TestColdMove(t *testing.T) {
+	ctx := settled(t)
+	w := newWorld(t, xapisim.Config{Hosts: 3})
+	for d, err := range w.c.Datastores(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Shared {
+			continue
+		}
+		if err := wait(ctx, w.off.Migrate(ctx, hypervisor.MigrateOptions{Host: d.Hosts[0], Storage: d.ID, Mode: hypervisor.Cold})); err != nil {
+			t.Fatal(err)
+		}
+		i := ok[hypervisor.VMInfo](t)(w.off.Info(ctx))
+		if i.State != hypervisor.Off || i.Placement.Host != d.Hosts[0] || i.Disks[0].Datastore != d.ID {
+			t.Errorf("%+v", i)
+		}
+	}
+}
+
 // TestRefusedMoves asks for what XAPI has no way to do.
 func TestRefusedMoves(t *testing.T) {
 	ctx := settled(t)
