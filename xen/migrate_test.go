@@ -248,3 +248,85 @@ func TestMapsToOtherPool(t *testing.T) {
 		t.Errorf("%v, want blocked by %s", err, hypervisor.ReasonIDTaken)
 	}
 }
+
+// TestFailedMoveToOtherPool lets a move to another pool fail in several ways,
+// at each step: the machine runs on where it was, and the other pool has
+// nothing of it.
+func TestFailedMoveToOtherPool(t *testing.T) {
+	for _, c := range []struct {
+		label  string
+		step   int
+		before func(to *world) error
+		fail   func(from, to *world, task *hypervisor.Task[hypervisor.MigrateResult]) error // at the step
+		kind   hypervisor.Kind
+	}{
+		{"cancelled", 1, nil, cancelled, hypervisor.KindCanceled},
+		{"cancelled", 2, nil, cancelled, hypervisor.KindCanceled},
+		{"host lost", 1, nil, hostLost, hypervisor.KindUnavailable},
+		{"host lost", 2, nil, hostLost, hypervisor.KindUnavailable},
+		{"target gone", 1, nil, targetGone, hypervisor.KindUnavailable},
+		{"target gone", 2, nil, targetGone, hypervisor.KindUnavailable},
+		{"target full", 0, func(to *world) error {
+			for _, sr := range to.sim.Refs("SR") {
+				if err := to.sim.FillSR(sr, true); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, nil, hypervisor.KindExhausted},
+	} {
+		t.Run(fmt.Sprint(c.label, " ", c.step), func(t *testing.T) {
+			ctx := settled(t)
+			cfg := xapisim.Config{Hosts: 1}
+			w, to := newWorld(t, cfg), newWorld(t, cfg)
+			o := hypervisor.MigrateOptions{To: to.c, Host: to.hosts(ctx)[0].ID, Storage: ok[any](t)(localStore(ctx, to)).(hypervisor.DatastoreID)}
+			if c.before != nil {
+				if err := c.before(to); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ram, before := w.sim.Memory(string(w.run.ID())), w.view(ctx, t)
+			h := w.sim.Hold("VM.migrate_send", c.step)
+			task := w.run.Migrate(ctx, o)
+			if err := task.Err(); err != nil {
+				t.Fatal(err)
+			}
+			if c.fail != nil {
+				<-h.Reached()
+				if err := c.fail(w, to, task); err != nil {
+					t.Fatal(err)
+				}
+				if c.kind != hypervisor.KindCanceled { // the cancel itself ends the wait
+					h.Release()
+				}
+			}
+			err := wait(ctx, task)
+			if err == nil || hypervisor.KindOf(err) != c.kind {
+				t.Errorf("%v (%v), want %v", err, hypervisor.KindOf(err), c.kind)
+			}
+			if after := w.view(ctx, t); after != before || w.sim.Memory(string(w.run.ID())) != ram {
+				t.Errorf("it is\n%s\nand was\n%s", after, before)
+			}
+			if c.label == "target gone" {
+				return // nobody can remove anything there
+			}
+			if got := to.truth(t); got.vms != to.before.vms || got.vbds != to.before.vbds || got.vifs != to.before.vifs || len(got.loose) > 0 {
+				t.Errorf("the other pool has %+v, before %+v", got, to.before)
+			}
+		})
+	}
+}
+
+func cancelled(_, _ *world, task *hypervisor.Task[hypervisor.MigrateResult]) error {
+	return task.Cancel(context.Background())
+}
+
+func hostLost(from, _ *world, _ *hypervisor.Task[hypervisor.MigrateResult]) error {
+	from.sim.AbortWork()
+	return nil
+}
+
+func targetGone(_, to *world, _ *hypervisor.Task[hypervisor.MigrateResult]) error {
+	to.sim.Close()
+	return nil
+}

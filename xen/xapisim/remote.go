@@ -41,11 +41,14 @@ func findSim(url string) *Sim {
 	return nil
 }
 
-// outside runs f with the other pool locked in place of this one.
+// outside runs f with the other pool locked in place of this one, if it is still there.
 func (c *call) outside(other *Sim, f func() error) error {
 	c.mu.Unlock()
 	other.mu.Lock()
-	err := f()
+	err := error(fail("CANNOT_CONTACT_HOST", other.nodes[other.master].addr))
+	if !other.closed {
+		err = f()
+	}
 	other.mu.Unlock()
 	c.mu.Lock()
 	return err
