@@ -58,6 +58,11 @@ func (d *driver) planCreate(ctx context.Context, on hypervisor.Ref, s hypervisor
 		return p, hypervisor.Errorf(hypervisor.KindUnsupported, on, "machine type %q: machines are made as hvm", s.Machine)
 	}
 	most := max(s.MemoryBytes, s.MaxMemoryBytes)
+	if s.MaxMemoryBytes > s.MemoryBytes {
+		if err := d.allowed(ctx, on, hypervisor.MemoryHotAdd); err != nil {
+			return p, err
+		}
+	}
 	if s.DynamicMemory != nil {
 		if err := d.allowed(ctx, on, hypervisor.MemoryDynamic); err != nil {
 			return p, err

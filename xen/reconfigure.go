@@ -111,6 +111,11 @@ func (d *driver) offSteps(ctx context.Context, on hypervisor.Ref, v vmRec, ch hy
 	}
 	if ch.MaxMemory > 0 {
 		smax = ch.MaxMemory
+		if smax > dmax {
+			if err := d.allowed(ctx, on, hypervisor.MemoryHotAdd); err != nil {
+				return nil, err
+			}
+		}
 	}
 	smin = min(smin, dmin)
 	if smax < dmax {

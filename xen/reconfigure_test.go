@@ -111,6 +111,35 @@ func TestSizesLive(t *testing.T) {
 	}
 }
 
+// TestSizesByLicence asks for room that the edition doesn't give.
+func TestSizesByLicence(t *testing.T) {
+	ctx := settled(t)
+	w := newWorld(t, xapisim.Config{Hosts: 2, Restrictions: []string{"dmc", "set_vcpus_number_live"}})
+	room := hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, MaxMemoryBytes: 2048 * mib}
+	span := hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, DynamicMemory: &hypervisor.MemoryRange{MinBytes: 512 * mib, MaxBytes: 1024 * mib}}
+	plain := hypervisor.VMSpec{Name: "plain", CPUs: 1, MaxCPUs: 2, MemoryBytes: 1024 * mib}
+	vm := ok[*hypervisor.VM](t)(w.c.CreateVM(ctx, plain).Wait(ctx))
+	before := w.sizes(t, vm)
+	for label, err := range map[string]error{
+		"create with room":     wait(ctx, w.c.CreateVM(ctx, room)),
+		"create with a range":  wait(ctx, w.c.CreateVM(ctx, span)),
+		"room":                 wait(ctx, vm.Reconfigure(ctx, hypervisor.Changes{MaxMemory: 2048 * mib})),
+		"range":                wait(ctx, vm.Reconfigure(ctx, hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{MinBytes: 512 * mib, MaxBytes: 1024 * mib}})),
+		"CPUs while it runs":   wait(ctx, w.run.Reconfigure(ctx, hypervisor.Changes{CPUs: 1})),
+		"memory while it runs": wait(ctx, w.run.Reconfigure(ctx, hypervisor.Changes{MemoryBytes: 512 * mib})),
+	} {
+		if reasonOf(err) != hypervisor.ReasonEdition || hypervisor.KindOf(err) != hypervisor.KindLicense {
+			t.Errorf("%s: %v (%v)", label, err, hypervisor.KindOf(err))
+		}
+	}
+	if got := w.sizes(t, vm); got != before || len(w.named(t, "x")) > 0 {
+		t.Errorf("refused, it has %v, before %v", got, before)
+	}
+	if err := wait(ctx, vm.Reconfigure(ctx, hypervisor.Changes{MemoryBytes: 2048 * mib, CPUs: 2})); err != nil {
+		t.Errorf("while it is off: %v", err)
+	}
+}
+
 // TestCreateOptions looks at what a machine is made with.
 func TestCreateOptions(t *testing.T) {
 	ctx := settled(t)
