@@ -158,9 +158,11 @@ func (c *Client) enter(ctx context.Context, base string) (session string, err er
 	args := []any{c.cfg.Username, c.cfg.Password, "2.0", originator}
 	err = c.post(ctx, base, method, args, &session)
 	var t *TransportError
-	if errors.As(err, &t) && (t.status == http.StatusNotFound || t.status == http.StatusMethodNotAllowed) && c.xml.CompareAndSwap(false, true) {
-		if err = c.post(ctx, base, method, args, &session); lost(err) {
+	if errors.As(err, &t) && t.status != 0 && c.xml.CompareAndSwap(false, true) {
+		if xerr := c.post(ctx, base, method, args, &session); lost(xerr) {
 			c.xml.Store(false) // whatever this is, it is no old server
+		} else {
+			err = xerr
 		}
 	}
 	if Code(err) == "MESSAGE_PARAMETER_COUNT_MISMATCH" {
