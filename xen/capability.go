@@ -29,7 +29,7 @@ var restriction = map[hypervisor.Capability]string{
 	hypervisor.SnapshotMemory: "restrict_checkpoint", hypervisor.MemoryDynamic: "restrict_dmc", hypervisor.MigrateLive: "restrict_xen_motion",
 	hypervisor.MigrateLiveStorage: "restrict_storage_xen_motion", hypervisor.MigrateBoth: "restrict_storage_xen_motion",
 	hypervisor.MigrateStorage: "restrict_storage_xen_motion", hypervisor.MigrateCross: "restrict_storage_xen_motion",
-	hypervisor.DeviceVGPU: "restrict_vgpu", hypervisor.DevicePCI: "restrict_gpu", hypervisor.PlacementNative: "restrict_wlb",
+	hypervisor.DeviceVGPU: "restrict_vgpu", hypervisor.PlacementNative: "restrict_wlb",
 	hypervisor.MemoryHotAdd: "restrict_dmc", hypervisor.CPUHotAdd: "restrict_set_vcpus_number_live",
 }
 
@@ -92,6 +92,9 @@ func (d *driver) Supports(ctx context.Context, k hypervisor.Capability, scope hy
 	case hypervisor.DevicePCI, hypervisor.DeviceVGPU, hypervisor.DevicePrepare:
 		if s, err := d.deviceSupport(ctx, k); err != nil || s.Level != hypervisor.Yes {
 			return s, err
+		}
+		if k == hypervisor.DevicePCI && pool.Restrictions["restrict_gpu"] == "true" {
+			return hypervisor.Support{Level: hypervisor.Partial, Reason: hypervisor.ReasonEdition, Detail: "all but GPUs: the pool's licence sets restrict_gpu"}, nil
 		}
 	}
 	if scope.Kind == hypervisor.KindOfVM {

@@ -3,6 +3,7 @@ package xen
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -165,6 +166,9 @@ func newBackend(t hypervisortest.T, cfg xapisim.Config, other bool) (*hypervisor
 				}
 			}
 		}
+	}
+	if slices.Contains(cfg.Restrictions, "gpu") {
+		hb.Device = hypervisor.DeviceRequest{Class: hypervisor.NetworkCard}
 	}
 	if other {
 		osim, oc := start()

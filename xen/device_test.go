@@ -104,6 +104,23 @@ func TestWholeGPU(t *testing.T) {
 	}
 }
 
+// TestGPUByLicence gives all but GPUs where the edition has none.
+func TestGPUByLicence(t *testing.T) {
+	ctx := settled(t)
+	w := newWorld(t, xapisim.Config{Hosts: 1, Restrictions: []string{"gpu", "vgpu"}, GPUs: []xapisim.GPU{{Model: xapisim.TeslaM60}}})
+	if s := ok[hypervisor.Support](t)(w.c.Supports(ctx, hypervisor.DevicePCI, hypervisor.Ref{})); s.Level != hypervisor.Partial || s.Reason != hypervisor.ReasonEdition {
+		t.Errorf("%+v", s)
+	}
+	for _, r := range []hypervisor.DeviceRequest{{Class: hypervisor.Display}, {Profile: "GRID M60-2Q"}} {
+		if err := wait(ctx, w.off.AttachDevice(ctx, r)); reasonOf(err) != hypervisor.ReasonEdition || hypervisor.KindOf(err) != hypervisor.KindLicense {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.NetworkCard})); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestProfiles counts what is left of a GPU, whose vGPUs must be of one type.
 func TestProfiles(t *testing.T) {
 	for _, c := range []struct{ model, profile, other string }{
