@@ -32,7 +32,12 @@ func TestEvents(t *testing.T) {
 			return wait(ctx, w.off.Delete(ctx, hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}))
 		}, []string{"vm.deleted renamed "}},
 		{func() error { return wait(ctx, w.c.CreateVM(ctx, spec("new"))) }, []string{"vm.created new off"}},
-		{func() error { return w.sim.SetField("VM", w.controlDomain(t), "name_label", "dom0") }, nil},
+		{func() error {
+			if err := w.sim.SetField("VM", w.controlDomain(t), "name_label", "dom0"); err != nil {
+				return err
+			}
+			return w.run.SetLabels(ctx, map[string]string{"told": "after dom0"})
+		}, []string{"vm.changed vm0001 running"}},
 		{func() error {
 			return wait(ctx, w.c.Host(to).EnterMaintenance(ctx, &hypervisor.MaintenanceOptions{Evacuate: true}))
 		}, []string{"vm.migrated vm0001 running"}},
