@@ -36,10 +36,11 @@ func TestSizesOff(t *testing.T) {
 		{hypervisor.Changes{CPUs: 2, MaxCPUs: 3}, [6]int64{1024 * mib, 1024 * mib, 1024 * mib, 1024 * mib, 2, 3}},
 		{hypervisor.Changes{CPUs: 1}, [6]int64{1024 * mib, 1024 * mib, 1024 * mib, 1024 * mib, 1, 3}},
 		{hypervisor.Changes{CPUs: 6}, [6]int64{1024 * mib, 1024 * mib, 1024 * mib, 1024 * mib, 6, 6}},
-		{hypervisor.Changes{MemoryBytes: 512 * mib}, [6]int64{512 * mib, 512 * mib, 512 * mib, 512 * mib, 6, 6}},
-		{hypervisor.Changes{MemoryBytes: 2048 * mib, MaxMemory: 4096 * mib}, [6]int64{512 * mib, 2048 * mib, 2048 * mib, 4096 * mib, 6, 6}},
-		{hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{MinBytes: 256 * mib, MaxBytes: 2048 * mib}}, [6]int64{256 * mib, 256 * mib, 2048 * mib, 4096 * mib, 6, 6}},
-		{hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{}}, [6]int64{256 * mib, 2048 * mib, 2048 * mib, 4096 * mib, 6, 6}},
+		{hypervisor.Changes{CPUs: 5}, [6]int64{1024 * mib, 1024 * mib, 1024 * mib, 1024 * mib, 5, 5}}, // a machine without room for more stays one
+		{hypervisor.Changes{MemoryBytes: 512 * mib}, [6]int64{512 * mib, 512 * mib, 512 * mib, 512 * mib, 5, 5}},
+		{hypervisor.Changes{MemoryBytes: 2048 * mib, MaxMemory: 4096 * mib}, [6]int64{512 * mib, 2048 * mib, 2048 * mib, 4096 * mib, 5, 5}},
+		{hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{MinBytes: 256 * mib, MaxBytes: 2048 * mib}}, [6]int64{256 * mib, 256 * mib, 2048 * mib, 4096 * mib, 5, 5}},
+		{hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{}}, [6]int64{256 * mib, 2048 * mib, 2048 * mib, 4096 * mib, 5, 5}},
 	} {
 		if err := wait(ctx, vm.Reconfigure(ctx, c.change)); err != nil {
 			t.Fatalf("%+v: %v", c.change, err)
