@@ -199,3 +199,26 @@ func TestDependentFunctions(t *testing.T) {
 		}
 	}
 }
+
+// TestMovableVGPU moves a machine with a vGPU of an SR-IOV card whose driver
+// can carry its state, and not one whose driver can't.
+func TestMovableVGPU(t *testing.T) {
+	for _, can := range []bool{true, false} {
+		ctx := settled(t)
+		w := newWorld(t, xapisim.Config{Hosts: 2, GPUs: []xapisim.GPU{{Model: xapisim.H100, Migratable: can}}})
+		if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Profile: "NVIDIA H100-20C"})); err != nil {
+			t.Fatal(err)
+		}
+		if err := wait(ctx, w.off.Start(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		i := ok[hypervisor.VMInfo](t)(w.off.Info(ctx))
+		hosts := w.hosts(ctx)
+		to := hosts[slices.IndexFunc(hosts, func(h hypervisor.HostInfo) bool { return h.ID != i.Host })].ID
+		s := ok[hypervisor.Support](t)(w.off.Supports(ctx, hypervisor.MigrateLive))
+		err := wait(ctx, w.off.Migrate(ctx, hypervisor.MigrateOptions{Host: to}))
+		if can && (err != nil || s.Level != hypervisor.Yes) || !can && (!blockedBy(err, hypervisor.ReasonVMPassthrough) || s.Reason != hypervisor.ReasonVMPassthrough) {
+			t.Errorf("the driver can: %v; Supports: %+v; Migrate: %v", can, s, err)
+		}
+	}
+}

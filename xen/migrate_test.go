@@ -188,145 +188,22 @@ func TestRefusedMoves(t *testing.T) {
 	}
 }
 
-// TestMapsToOtherPool moves a machine whose adapters and GPU find their like
-// in the other pool, or don't.
-func TestMapsToOtherPool(t *testing.T) {
+// TestSnapshotsMove moves a running machine's storage with its snapshots.
+func TestSnapshotsMove(t *testing.T) {
 	ctx := settled(t)
-	cfg := xapisim.Config{Hosts: 1, Networks: 2, GPUs: []xapisim.GPU{{Model: xapisim.TeslaM60}}}
-	w, to, bare := newWorld(t, cfg), newWorld(t, cfg), newWorld(t, xapisim.Config{Hosts: 1})
-	var second hypervisor.NetworkInfo
-	for n, err := range w.c.Networks(ctx) {
-		if err == nil && n.Name == "Pool-wide network associated with eth1" {
-			second = n
-		}
-	}
-	ok[hypervisor.NICID](t)(w.off.AttachNIC(ctx, hypervisor.NICSpec{Network: second.ID}).Wait(ctx))
-	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Profile: "GRID M60-2Q"})); err != nil {
+	w := newWorld(t, xapisim.Config{Hosts: 2})
+	snap := ok[*hypervisor.Snapshot](t)(w.run.CreateSnapshot(ctx, "before", nil).Wait(ctx))
+	local := ok[any](t)(localStore(ctx, w)).(hypervisor.DatastoreID)
+	if err := wait(ctx, w.run.Migrate(ctx, hypervisor.MigrateOptions{Storage: local})); err != nil {
 		t.Fatal(err)
 	}
-	options := func(to *world) hypervisor.MigrateOptions {
-		return hypervisor.MigrateOptions{To: to.c, Host: to.hosts(ctx)[0].ID, Storage: ok[any](t)(localStore(ctx, to)).(hypervisor.DatastoreID)}
+	if d := ok[hypervisor.DiskInfo](t)(diskOf(ctx, w.run)); d.Datastore != local {
+		t.Errorf("the disk is on %s", d.Datastore)
 	}
-	noStore := options(to)
-	noStore.Storage = ""
-	for o, want := range map[hypervisor.MigrateOptions]hypervisor.ReasonCode{options(bare): hypervisor.ReasonNoDevice, noStore: hypervisor.ReasonDiskUnreachable} {
-		if err := wait(ctx, w.off.Migrate(ctx, o)); !blockedBy(err, want) {
-			t.Errorf("%v, want blocked by %s", err, want)
-		}
+	if err := wait(ctx, snap.Revert(ctx, nil)); err != nil {
+		t.Errorf("reverting to the snapshot that came along: %v", err)
 	}
-	if err := wait(ctx, w.off.Migrate(ctx, options(to))); err != nil {
-		t.Fatal(err)
+	if d := ok[hypervisor.DiskInfo](t)(diskOf(ctx, w.run)); d.Datastore != local {
+		t.Errorf("after the revert the disk is on %s", d.Datastore)
 	}
-	moved := to.c.VM(w.off.ID())
-	i := ok[hypervisor.VMInfo](t)(moved.Info(ctx))
-	networks := map[hypervisor.NetworkID]string{}
-	for n, err := range to.c.Networks(ctx) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		networks[n.ID] = n.Name
-	}
-	var names []string
-	for _, n := range i.NICs {
-		names = append(names, networks[n.Network])
-	}
-	if slices.Sort(names); !slices.Equal(names, []string{"Pool-wide network associated with eth0", "Pool-wide network associated with eth1"}) {
-		t.Errorf("its adapters are on %q", names)
-	}
-	if len(i.Devices) != 1 {
-		t.Errorf("%+v", i.Devices)
-	}
-	if err := wait(ctx, moved.Start(ctx)); err != nil {
-		t.Error(err)
-	}
-	// A machine of the same uuid is there already.
-	twin := newWorld(t, cfg)
-	if err := twin.sim.SetField("VM", string(twin.off.ID()), "uuid", string(w.run.ID())); err != nil {
-		t.Fatal(err)
-	}
-	if err := wait(ctx, w.run.Migrate(ctx, options(twin))); !blockedBy(err, hypervisor.ReasonIDTaken) {
-		t.Errorf("%v, want blocked by %s", err, hypervisor.ReasonIDTaken)
-	}
-}
-
-// TestFailedMoveToOtherPool lets a move to another pool fail in several ways,
-// at each step: the machine runs on where it was, and the other pool has
-// nothing of it.
-func TestFailedMoveToOtherPool(t *testing.T) {
-	for _, c := range []struct {
-		label  string
-		step   int
-		before func(to *world) error
-		fail   func(from, to *world, task *hypervisor.Task[hypervisor.MigrateResult]) error // at the step
-		kind   hypervisor.Kind
-	}{
-		{"cancelled", 1, nil, cancelled, hypervisor.KindCanceled},
-		{"cancelled", 2, nil, cancelled, hypervisor.KindCanceled},
-		{"host lost", 1, nil, hostLost, hypervisor.KindUnavailable},
-		{"host lost", 2, nil, hostLost, hypervisor.KindUnavailable},
-		{"target gone", 1, nil, targetGone, hypervisor.KindUnavailable},
-		{"target gone", 2, nil, targetGone, hypervisor.KindUnavailable},
-		{"target full", 0, func(to *world) error {
-			for _, sr := range to.sim.Refs("SR") {
-				if err := to.sim.FillSR(sr, true); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, nil, hypervisor.KindExhausted},
-	} {
-		t.Run(fmt.Sprint(c.label, " ", c.step), func(t *testing.T) {
-			ctx := settled(t)
-			cfg := xapisim.Config{Hosts: 1}
-			w, to := newWorld(t, cfg), newWorld(t, cfg)
-			o := hypervisor.MigrateOptions{To: to.c, Host: to.hosts(ctx)[0].ID, Storage: ok[any](t)(localStore(ctx, to)).(hypervisor.DatastoreID)}
-			if c.before != nil {
-				if err := c.before(to); err != nil {
-					t.Fatal(err)
-				}
-			}
-			ram, before := w.sim.Memory(string(w.run.ID())), w.view(ctx, t)
-			h := w.sim.Hold("VM.migrate_send", c.step)
-			task := w.run.Migrate(ctx, o)
-			if err := task.Err(); err != nil {
-				t.Fatal(err)
-			}
-			if c.fail != nil {
-				<-h.Reached()
-				if err := c.fail(w, to, task); err != nil {
-					t.Fatal(err)
-				}
-				if c.kind != hypervisor.KindCanceled { // the cancel itself ends the wait
-					h.Release()
-				}
-			}
-			err := wait(ctx, task)
-			if err == nil || hypervisor.KindOf(err) != c.kind {
-				t.Errorf("%v (%v), want %v", err, hypervisor.KindOf(err), c.kind)
-			}
-			if after := w.view(ctx, t); after != before || w.sim.Memory(string(w.run.ID())) != ram {
-				t.Errorf("it is\n%s\nand was\n%s", after, before)
-			}
-			if c.label == "target gone" {
-				return // nobody can remove anything there
-			}
-			if got := to.truth(t); got.vms != to.before.vms || got.vbds != to.before.vbds || got.vifs != to.before.vifs || len(got.loose) > 0 {
-				t.Errorf("the other pool has %+v, before %+v", got, to.before)
-			}
-		})
-	}
-}
-
-func cancelled(_, _ *world, task *hypervisor.Task[hypervisor.MigrateResult]) error {
-	return task.Cancel(context.Background())
-}
-
-func hostLost(from, _ *world, _ *hypervisor.Task[hypervisor.MigrateResult]) error {
-	from.sim.AbortWork()
-	return nil
-}
-
-func targetGone(_, to *world, _ *hypervisor.Task[hypervisor.MigrateResult]) error {
-	to.sim.Close()
-	return nil
 }
