@@ -107,6 +107,14 @@ func TestSizesLive(t *testing.T) {
 	if w.sim.Memory(string(vm.ID())) != ram {
 		t.Error("the machine was started anew")
 	}
+	if err := w.sim.SetField("VM", string(vm.ID()), "memory_target", int64(768*mib)); err != nil { // the pool balloons it
+		t.Fatal(err)
+	}
+	for v, err := range w.c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}) {
+		if err != nil || v.ID == vm.ID() && v.MemoryBytes != 768*mib {
+			t.Errorf("it has %d MiB now, %v", v.MemoryBytes/mib, err)
+		}
+	}
 	if i := ok[hypervisor.VMInfo](t)(vm.Info(ctx)); i.CPUs != 4 || i.MaxCPUs != 4 || i.MaxMemoryBytes != 4096*mib || i.DynamicMemory == nil || *i.DynamicMemory != (hypervisor.MemoryRange{MinBytes: 512 * mib, MaxBytes: 1024 * mib}) {
 		t.Errorf("%+v", i)
 	}
