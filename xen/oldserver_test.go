@@ -2,6 +2,7 @@ package xen
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -42,6 +43,25 @@ func TestOldServer(t *testing.T) {
 			if h.MemoryBytes != 64*hypervisor.GiB || h.State != hypervisor.HostUp || h.IOMMU != hypervisor.Present {
 				t.Errorf("%+v", h)
 			}
+		}
+	})
+	t.Run("by a member", func(t *testing.T) {
+		ctx := settled(t)
+		w := newWorld(t, oldPool)
+		cfg := config(w.sim)
+		cfg.Address = strings.TrimPrefix(w.sim.URLs()[1], "https://")
+		c, err := Open(ctx, cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		w.sim.ExpireSessions()
+		if i, err := c.VM(w.run.ID()).Info(ctx); err != nil || i.Name != "vm0001" || c.Describe().Endpoint != w.sim.URL() {
+			t.Errorf("%+v at %s: %v", i, c.Describe().Endpoint, err)
+		}
+		cfg.Credentials.Password = "wrong-secret"
+		if _, err := Open(ctx, cfg, nil); hypervisor.KindOf(err) != hypervisor.KindUnauthenticated || strings.Contains(err.Error(), "wrong-secret") {
+			t.Errorf("by a wrong password: %v", err)
 		}
 	})
 	t.Run("events", func(t *testing.T) {
