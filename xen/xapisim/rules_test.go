@@ -1,0 +1,76 @@
+package xapisim_test
+
+import (
+	"testing"
+
+	"github.com/anyvisor/anyvisor/xen/xapisim"
+)
+
+// TestRules asks for operations that something other than the power state forbids (xapi_vm_lifecycle.ml).
+func TestRules(t *testing.T) {
+	set := func(class, field string, value any) func(*xapisim.Sim, *client, string) {
+		return func(sim *xapisim.Sim, c *client, vm string) {
+			id := vm
+			switch class {
+			case "VM_metrics":
+				id = c.ref("VM.get_metrics", vm)
+			case "VM_guest_metrics":
+				id = c.ref("VM.get_guest_metrics", vm)
+			case "VDI":
+				id = c.diskOf(vm)
+			}
+			if err := sim.SetField(class, id, field, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for label, x := range map[string]struct {
+		running bool
+		prepare func(*xapisim.Sim, *client, string)
+		ops     []string
+		code    string
+		allowed string // an operation that is allowed all the same
+	}{
+		"blocked":             {false, func(_ *xapisim.Sim, c *client, vm string) { c.must("VM.add_to_blocked_operations", vm, "start", "WHY") }, []string{"start"}, "OPERATION_BLOCKED", "start_on"},
+		"nomigrate":           {true, set("VM_metrics", "nomigrate", true), []string{"suspend", "checkpoint", "pool_migrate", "migrate_send"}, "VM_IS_IMMOBILE", "snapshot"},
+		"nomigrate, to be":    {false, func(_ *xapisim.Sim, c *client, vm string) { c.must("VM.add_to_platform", vm, "nomigrate", "true") }, []string{"migrate_send"}, "VM_IS_IMMOBILE", "start"},
+		"nested":              {true, set("VM_metrics", "nested_virt", true), []string{"suspend", "pool_migrate"}, "VM_IS_IMMOBILE", "clean_shutdown"},
+		"nested, balloon":     {true, set("VM_metrics", "nested_virt", true), []string{"changing_dynamic_range"}, "VM_IS_USING_NESTED_VIRT", "pause"},
+		"guest says no":       {true, set("VM_guest_metrics", "other", map[string]any{"data-cant-suspend-reason": "busy"}), []string{"suspend", "checkpoint", "pool_migrate", "migrate_send"}, "VM_NON_SUSPENDABLE", "pause"},
+		"disk resets":         {true, set("VDI", "sm_config", map[string]any{"on_boot": "reset"}), []string{"snapshot", "checkpoint", "suspend"}, "VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION", "pool_migrate"},
+		"disk resets, cached": {true, set("VDI", "sm_config", map[string]any{"on_boot": "reset", "caching": "true"}), []string{"pool_migrate"}, "VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION", "pause"},
+	} {
+		t.Run(label, func(t *testing.T) {
+			sim, c := start(t, xapisim.Config{Hosts: 2})
+			vm := c.newVM("ruled", nil)
+			c.addDisk(vm, "0", 1<<30)
+			if x.running {
+				c.must("VM.start", vm, false, false)
+			}
+			c.must("VM.assert_operation_valid", vm, x.allowed)
+			for _, op := range x.ops {
+				c.must("VM.assert_operation_valid", vm, op)
+			}
+			x.prepare(sim, c, vm)
+			for _, op := range x.ops {
+				c.refused(x.code, nil, "VM.assert_operation_valid", vm, op)
+			}
+			c.must("VM.assert_operation_valid", vm, x.allowed)
+		})
+	}
+}
+
+// TestControlDomains are not for guests' operations.
+func TestControlDomains(t *testing.T) {
+	sim, c := start(t, xapisim.Config{})
+	for _, vm := range sim.Refs("VM") {
+		if c.must("VM.get_is_control_domain", vm) != true {
+			continue
+		}
+		for _, method := range []string{"VM.hard_shutdown", "VM.pause", "VM.hard_reboot"} {
+			c.refused("OPERATION_NOT_ALLOWED", nil, method, vm)
+		}
+		c.refused("OPERATION_NOT_ALLOWED", nil, "VM.snapshot", vm, "s")
+		c.refused("VM_BAD_POWER_STATE", nil, "VM.destroy", vm)
+	}
+}
