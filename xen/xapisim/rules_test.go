@@ -74,3 +74,55 @@ func TestControlDomains(t *testing.T) {
 		c.refused("VM_BAD_POWER_STATE", nil, "VM.destroy", vm)
 	}
 }
+
+// TestStartRules starts what VM.create took without a look, and on hosts that lack something.
+func TestStartRules(t *testing.T) {
+	_, c := start(t, xapisim.Config{CPUsPerHost: 4, StrictPCPUs: true})
+	for code, with := range map[string]map[string]any{
+		"INVALID_VALUE":                                          {"VCPUs_max": 0},
+		"VALUE_NOT_SUPPORTED":                                    {"VCPUs_max": 1, "VCPUs_at_startup": 2},
+		"MEMORY_CONSTRAINT_VIOLATION_MAXPIN":                     {"platform": map[string]any{"nested-virt": "true"}, "memory_dynamic_min": 1 << 28},
+		"VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION": {"hardware_platform_version": 3},
+		"HOST_NOT_ENOUGH_PCPUS":                                  {"VCPUs_max": 8, "VCPUs_at_startup": 8},
+	} {
+		vm := c.newVM(code, with)
+		c.refused(code, nil, "VM.assert_can_boot_here", vm, c.hosts()[0])
+		c.refused(code, nil, "VM.start_on", vm, c.hosts()[0], false, false)
+	}
+	_, plain := start(t, xapisim.Config{NoHVM: true})
+	vm := plain.newVM("hvm", nil)
+	plain.refused("VM_HVM_REQUIRED", []string{vm}, "VM.start_on", vm, plain.hosts()[0], false, false)
+}
+
+// TestReach starts and resumes where the network or the image of the RAM is out of reach.
+func TestReach(t *testing.T) {
+	sim, c := start(t, xapisim.Config{Hosts: 2, Networks: 2})
+	h, vm := c.hosts(), c.newVM("reach", nil)
+	c.addNIC(vm)
+	for _, p := range sim.Refs("PIF") { // host2 loses its port on the network
+		if c.ref("PIF.get_host", p) == h[1] && c.ref("PIF.get_device", p) == "eth0" {
+			if err := sim.SetField("PIF", p, "network", list(c.must("network.get_by_name_label", "Pool-wide network associated with eth1"))[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c.refused("VM_REQUIRES_NETWORK", []string{vm, c.network()}, "VM.start_on", vm, h[1], false, false)
+	c.must("VM.start_on", vm, h[0], false, false)
+	c.refused("INVALID_VALUE", []string{"nvcpu", "3"}, "VM.set_VCPUs_number_live", vm, 3)
+	c.must("VM.suspend", vm)
+	if err := sim.SetField("VM", vm, "suspend_VDI", "OpaqueRef:NULL"); err != nil {
+		t.Fatal(err)
+	}
+	c.refused("SUSPEND_IMAGE_NOT_ACCESSIBLE", nil, "VM.resume", vm, false, false)
+}
+
+// TestPartOfAppliance keeps a machine of an appliance from becoming a template.
+func TestPartOfAppliance(t *testing.T) {
+	_, c := start(t, xapisim.Config{})
+	vm := c.newVM("part", nil)
+	app := c.ref("VM_appliance.create", map[string]any{"name_label": "app", "name_description": ""})
+	c.must("VM.set_appliance", vm, app)
+	c.refused("VM_IS_PART_OF_AN_APPLIANCE", []string{vm, app}, "VM.set_is_a_template", vm, true)
+	c.must("VM.set_appliance", vm, "OpaqueRef:NULL")
+	c.must("VM.set_is_a_template", vm, true)
+}
