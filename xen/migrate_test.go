@@ -207,3 +207,25 @@ func TestSnapshotsMove(t *testing.T) {
 		t.Errorf("after the revert the disk is on %s", d.Datastore)
 	}
 }
+
+// TestTargetDies lets the host that a machine moves to go down on the way:
+// the machine runs on where it was.
+func TestTargetDies(t *testing.T) {
+	for step := 1; step <= 2; step++ {
+		ctx := settled(t)
+		w := newWorld(t, xapisim.Config{Hosts: 2})
+		ram, before := w.sim.Memory(string(w.run.ID())), ok[hypervisor.VMInfo](t)(w.run.Info(ctx))
+		task, h, o := w.migrating(ctx, t, "VM.pool_migrate", step)
+		i := slices.IndexFunc(w.hosts(ctx), func(h hypervisor.HostInfo) bool { return h.ID == o.Host })
+		if err := w.sim.KillHost(w.hosts(ctx)[i].Name); err != nil {
+			t.Fatal(err)
+		}
+		h.Release()
+		if err := wait(ctx, task); hypervisor.KindOf(err) != hypervisor.KindUnavailable {
+			t.Errorf("step %d: %v (%v), want %v", step, err, hypervisor.KindOf(err), hypervisor.KindUnavailable)
+		}
+		if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); i.Host != before.Host || i.State != hypervisor.Running || w.sim.Memory(string(w.run.ID())) != ram {
+			t.Errorf("step %d: it is %s on %s", step, i.State, i.Host)
+		}
+	}
+}
