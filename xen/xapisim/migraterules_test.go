@@ -76,3 +76,31 @@ func TestManyStorageMigrations(t *testing.T) {
 		}
 	}
 }
+
+// TestEvacuationBlocked names the VMs that keep a host from being evacuated, and why.
+func TestEvacuationBlocked(t *testing.T) {
+	_, c := start(t, xapisim.Config{Hosts: 2, MemoryPerHost: 16 << 30})
+	h := c.hosts()
+	big := map[string]any{"memory_static_max": 8 << 30, "memory_dynamic_max": 8 << 30, "memory_dynamic_min": 8 << 30}
+	local, first, second := c.newVM("local", nil), c.newVM("first", big), c.newVM("second", big)
+	vdi, _ := c.addDisk(local, "0", 1<<30)
+	c.must("VM.start_on", local, h[0], false, false)
+	c.must("VDI.pool_migrate", vdi, c.srNamed("Local storage on host1"), map[string]any{})
+	c.must("VM.start_on", first, h[0], false, false)
+	c.must("VM.start_on", second, h[1], false, false)
+	stuck := c.must("host.get_vms_which_prevent_evacuation", h[0]).(map[string]any)
+	for vm, code := range map[string]string{local: "VM_REQUIRES_SR", first: "HOST_NOT_ENOUGH_FREE_MEMORY"} {
+		if why, _ := stuck[vm].([]any); len(why) == 0 || why[0] != code {
+			t.Errorf("%v, want %s", why, code)
+		}
+	}
+	c.must("host.disable", h[0])
+	_, err := c.call("host.evacuate", h[0])
+	if e, ok := err.(*apiError); !ok || e.Code != "VM_REQUIRES_SR" && e.Code != "HOST_NOT_ENOUGH_FREE_MEMORY" {
+		t.Errorf("evacuate: %v", err)
+	}
+	c.refused("CANNOT_EVACUATE_HOST", nil, "host.assert_can_evacuate", h[0])
+	if c.ref("VM.get_resident_on", first) != h[0] || c.ref("VM.get_resident_on", local) != h[0] {
+		t.Error("a refused evacuation moved something")
+	}
+}
