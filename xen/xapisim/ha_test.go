@@ -180,3 +180,34 @@ func TestFailoverPlan(t *testing.T) {
 	c.must("VM.set_ha_restart_priority", local, "restart")
 	status(0, true)
 }
+
+// TestProtectedMachine ends by itself where nothing can start it again: HA waits for a chance, so it can't become a template.
+func TestProtectedMachine(t *testing.T) {
+	sim, c := start(t, xapisim.Config{})
+	vm := c.newVM("kept", nil)
+	c.must("VM.set_ha_restart_priority", vm, "restart")
+	c.must("VM.start", vm, false, false)
+	c.enableHA()
+	c.must("host.disable", c.hosts()[0])
+	if err := sim.Crash(vm); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.ref("VM.get_power_state", vm); got != "Halted" {
+		t.Fatal(got)
+	}
+	c.refused("VM_IS_PROTECTED", []string{vm}, "VM.set_is_a_template", vm, true)
+	c.must("VM.set_ha_restart_priority", vm, "")
+	c.must("VM.set_is_a_template", vm, true)
+}
+
+// TestRevertedMachine is looked after again only when it starts.
+func TestRevertedMachine(t *testing.T) {
+	_, c := start(t, xapisim.Config{})
+	vm := c.newVM("kept", nil)
+	c.must("VM.set_ha_restart_priority", vm, "restart")
+	c.must("VM.start", vm, false, false)
+	c.must("VM.revert", c.ref("VM.snapshot", vm, "s"))
+	if c.must("VM.get_ha_always_run", vm) != false || c.ref("VM.get_ha_restart_priority", vm) != "restart" {
+		t.Error("HA looks after a machine that is off")
+	}
+}
