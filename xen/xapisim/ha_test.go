@@ -54,7 +54,7 @@ func TestEnableHA(t *testing.T) {
 func TestHostFailure(t *testing.T) {
 	sim, c := start(t, xapisim.Config{Hosts: 2, MemoryPerHost: 11 << 30})
 	h := c.hosts()
-	names := []string{"last", "first", "second", "best", "never"}
+	names := []string{"first", "second", "last", "best", "never"} // the pool lists those of a host the other way round
 	vms := map[string]string{}
 	for _, n := range names {
 		vms[n] = c.newVM(n, nil)
