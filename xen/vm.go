@@ -99,6 +99,7 @@ func (d *driver) listBrief(ctx context.Context, q hypervisor.VMQuery) (hyperviso
 	if err := g.Wait(); err != nil {
 		return p, err
 	}
+	p.VMs = make([]hypervisor.VMInfo, 0, len(vms))
 	for _, ref := range slices.Sorted(maps.Keys(vms)) {
 		v := vms[ref]
 		i := v.info(metrics[v.Metrics], hosts[v.ResidentOn].UUID, read)
