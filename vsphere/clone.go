@@ -3,6 +3,8 @@ package vsphere
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/vmware/govmomi/vim25/methods"
@@ -163,7 +165,11 @@ func (d *driver) cloneWithBase(ctx context.Context, v hypervisor.VMInfo, r hyper
 		report(hypervisor.TaskState{Fraction: -1, Phase: "making the base snapshot"})
 		base, notes, err := d.makeBase(ctx, v)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			out := hypervisor.TaskState{Err: err}
+			if base.Value != "" {
+				out.Leftover = []hypervisor.Ref{{Kind: hypervisor.KindOfSnapshot, ID: base.Value, Name: baseName}}
+			}
+			return out
 		}
 		spec.Snapshot = &base
 		info, err := d.step(ctx, func(s hypervisor.TaskState) { s.Notes = notes; report(s) }, begin)
@@ -192,19 +198,26 @@ func (d *driver) cloneWithBase(ctx context.Context, v hypervisor.VMInfo, r hyper
 // machine for a moment.
 func (d *driver) makeBase(ctx context.Context, v hypervisor.VMInfo) (base ref, notes []string, err error) {
 	if v.Template {
-		spot, err := d.settle(ctx, hypervisor.Placement{Host: v.Host})
+		var at spot
+		if at, err = d.settle(ctx, hypervisor.Placement{Host: v.Host}); err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return ref{}, nil, err
 		}
-		if err = d.markVM(ctx, v.ID, spot); err != nil {
-			return ref{}, nil, err
-		}
+		// Neither call is cut off by a cancel: the template must be one again,
+		// also where the answer to the first was lost.
+		marked, late := false, context.WithoutCancel(ctx)
 		defer func() {
-			_, merr := methods.MarkAsTemplate(context.WithoutCancel(ctx), d.rt, &types.MarkAsTemplate{This: vmRef(v.ID)})
-			if merr != nil && err == nil {
-				err = merr
+			_, merr := methods.MarkAsTemplate(late, d.rt, &types.MarkAsTemplate{This: vmRef(v.ID)})
+			if merr != nil && (marked || err == nil) {
+				err = errors.Join(err, fmt.Errorf("the template %s is left as a machine: %w", v.ID, merr))
 			}
 		}()
+		if err = d.markVM(late, v.ID, at); err != nil {
+			return ref{}, nil, err
+		}
+		marked = true
 		notes = append(notes, "the template was a machine for a moment: vSphere makes no snapshots of templates")
 	}
 	info, err := d.step(ctx, nil, func(ctx context.Context) (ref, error) {

@@ -3,6 +3,7 @@ package vsphere
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,31 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
 )
+
+// TestTemplateIsNotRestored: a template that could not be made one again, after it was a machine for its base snapshot, is told of, and
+// the snapshot is named.
+func TestTemplateIsNotRestored(t *testing.T) {
+	sim, c := once(t, vspheresim.Config{})
+	ctx := t.Context()
+	vm, err := c.CreateVM(ctx, spec("source")).Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpl, err := vm.MarkTemplate(ctx).Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sim.Fault("MarkAsTemplate", &types.NoPermission{})
+	_, err = tpl.Deploy(ctx, "copy", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(ctx)
+	var e *hypervisor.Error
+	if !errors.Is(err, hypervisor.ErrPermission) || !errors.As(err, &e) || !strings.Contains(err.Error(), "left as a machine") {
+		t.Fatalf("%v, want ErrPermission that tells of the template", err)
+	}
+	l, err := vm.Snapshots(ctx)
+	if err != nil || len(l) != 1 || len(e.Leftover) != 1 || e.Leftover[0].ID != string(l[0].ID) {
+		t.Errorf("snapshots %+v (%v), Leftover %v", l, err, e.Leftover)
+	}
+}
 
 // TestCancelDuringBaseSnapshot: a linked clone that is cancelled while its base snapshot is made leaves neither the snapshot nor a
 // task that keeps the source busy.
