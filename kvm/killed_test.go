@@ -247,7 +247,7 @@ func TestClientKilled(t *testing.T) {
 		}},
 		{"copy under way", procVolumeCreateFrom, copyBegun(l)},
 		{"overlay merged back", procBlockCommit, func(string) error {
-			out, err := virshOn(ctx, l, vm.ID(), "blockjob", "vda")
+			out, err := virshOn(ctx, l, vm.ID(), "blockjob", "vda", "--raw")
 			if err == nil && !strings.Contains(out, "Active Block Commit") {
 				err = fmt.Errorf("no commit under way: %s", out)
 			}

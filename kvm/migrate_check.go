@@ -163,6 +163,9 @@ func (m *move) checkHost(c *libvirt.Connect, sf, f *libvirtx.Facts) error {
 		return err
 	}
 	for i := range x.Devices.Interfaces {
+		if fleet.IsGuard(&x.Devices.Interfaces[i]) {
+			continue // a template's, on a network that nobody has
+		}
 		n := fleet.NICInfo(&x.Devices.Interfaces[i])
 		has := false
 		for _, k := range known {

@@ -13,6 +13,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
@@ -133,9 +134,18 @@ func (m *movingTest) runsOn(t *testing.T, where *kvmlab.Host, n int) {
 	if now, err := uptime(m.ctx, m.l, m.vm.ID()); err != nil || now < n {
 		t.Errorf("the guest's counter is %d (%v), it was %d", now, err, n)
 	}
+	ctx, stop := context.WithTimeout(m.ctx, 2*time.Minute)
+	defer stop()
 	for _, h := range m.l.Hosts {
-		if out, err := h.Virsh(m.ctx, "list", "--all", "--uuid"); err != nil || h != where && strings.Contains(out, m.id()) {
-			t.Errorf("%s has a machine that is on %s (%v)", h.Name, where.Name, err)
+		err := lab.WaitFor(ctx, 100*time.Millisecond, func(ctx context.Context) error { // a libvirtd that restarted clears up
+			out, err := h.Virsh(ctx, "list", "--all", "--uuid")
+			if err == nil && h != where && strings.Contains(out, m.id()) {
+				err = fmt.Errorf("%s has the machine too", h.Name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -145,15 +155,12 @@ func TestMigrateOptions(t *testing.T) {
 	l := theLab(t)
 	m := newMovingTest(t, config(l.Hosts...), "options", poolUUID(t, l.Hosts[0], "shared"))
 	ctx, vm := m.ctx, m.vm
-	t.Run("channels, downtime and bandwidth", func(t *testing.T) {
+	t.Run("channels and downtime", func(t *testing.T) {
 		n := m.count(t)
 		_, to := m.ends(t)
 		_, err := m.during(t, hypervisor.MigrateOptions{Channels: 3, AutoConverge: true, MaxDowntime: 700 * time.Millisecond}, func(_ migration, from, to *kvmlab.Host) {
 			if out, err := from.Virsh(ctx, "migrate-getmaxdowntime", m.id()); err != nil || out != "700" {
 				t.Errorf("the limit of downtime is %q (%v), want 700", out, err)
-			}
-			if out, err := from.Virsh(ctx, "migrate-getspeed", m.id()); err != nil || out != "1" {
-				t.Errorf("the limit of bandwidth is %q (%v), want 1", out, err)
 			}
 			if got, err := connections(ctx, from, to); err != nil || got != 4 {
 				t.Errorf("the hosts have %d connections for the guest's memory (%v), want one and three channels", got, err)

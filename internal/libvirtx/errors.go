@@ -89,6 +89,9 @@ var texts = []struct {
 	{"No such file or directory", hypervisor.KindNotFound},
 	{"domain is not running", hypervisor.KindInvalidState},
 	{"cannot migrate domain", hypervisor.KindIncompatible},
+	{"Lost connection to destination host", hypervisor.KindUnavailable},
+	{"job 'migration out' failed", hypervisor.KindUnavailable}, // by the source: the other end is gone
+	{"job 'migration out' unexpectedly failed", hypervisor.KindUnavailable},
 	{"no FLR, PM reset or bus reset available", hypervisor.KindUnsupported},
 	{"because libxenlight will suspend it", hypervisor.KindInvalidState},
 	{"requested vcpus is greater than max allowable", hypervisor.KindInvalidArgument},
