@@ -197,6 +197,7 @@ func TestClientKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer release()
 		id := killedClone(t, ctx, l, vm.ID(), procVolumeCreateFrom, func(clone string) error {
 			out, err := h.Virsh(ctx, "vol-list", "shared")
 			if err == nil && !strings.Contains(out, clone+".") {

@@ -158,7 +158,7 @@ func (m *move) checkHost(c *libvirt.Connect, sf, f *libvirtx.Facts) error {
 	if need := uint64(libvirtx.MemoryKiB(x)) << 10; m.on && free < need {
 		m.block(hypervisor.ReasonNoMemory, host, fmt.Sprintf("host %s has %d MiB of free memory, the machine takes %d MiB", f.Name, free>>20, need>>20))
 	}
-	known, err := networks(c, m.dst.ID())
+	known, err := m.dst.Networks(c)
 	if err != nil {
 		return err
 	}

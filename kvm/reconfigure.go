@@ -45,15 +45,23 @@ func resizeMemory(x *libvirtxml.Domain, kib int64) {
 	}
 }
 
+// currentCPUs is the number that is switched on; libvirt leaves it out where it
+// is the most that there can be.
+func currentCPUs(x *libvirtxml.Domain) uint {
+	switch {
+	case x.VCPU == nil:
+		return 1
+	case x.VCPU.Current == 0:
+		return x.VCPU.Value
+	}
+	return x.VCPU.Current
+}
+
 func setCPUs(x *libvirtxml.Domain, now, limit int) {
 	if x.VCPU == nil {
 		x.VCPU = &libvirtxml.DomainVCPU{}
 	}
-	v := x.VCPU
-	current := v.Current
-	if current == 0 {
-		current = v.Value
-	}
+	v, current := x.VCPU, currentCPUs(x)
 	if now == 0 {
 		now = int(current)
 	}
@@ -85,8 +93,8 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 // apply writes changes into a definition.
 func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hypervisor.Ref) error {
 	if ch.CPUs > 0 || ch.MaxCPUs > 0 {
-		if ch.MaxCPUs > 0 && ch.CPUs == 0 && x.VCPU != nil && uint(ch.MaxCPUs) < max(x.VCPU.Current, 1) {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, x.VCPU.Current)
+		if now := currentCPUs(x); ch.MaxCPUs > 0 && ch.CPUs == 0 && uint(ch.MaxCPUs) < now {
+			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, now)
 		}
 		setCPUs(x, ch.CPUs, ch.MaxCPUs)
 	}
@@ -152,10 +160,7 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 	refuse := func(k hypervisor.Capability, r hypervisor.ReasonCode, text string) error {
 		return hypervisor.Unsupported(id.Ref(), k, r, text+"; set NextStart to have it at the next start")
 	}
-	now := live.VCPU.Current
-	if now == 0 {
-		now = live.VCPU.Value
-	}
+	now := currentCPUs(live)
 	if ch.CPUs > 0 && uint(ch.CPUs) != now {
 		switch {
 		case uint(ch.CPUs) > live.VCPU.Value:

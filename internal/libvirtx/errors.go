@@ -89,6 +89,7 @@ var texts = []struct {
 	{"No such file or directory", hypervisor.KindNotFound},
 	{"domain is not running", hypervisor.KindInvalidState},
 	{"cannot migrate domain", hypervisor.KindIncompatible},
+	{"unexpectedly closed the monitor", hypervisor.KindUnavailable}, // QEMU has ended
 	{"Lost connection to destination host", hypervisor.KindUnavailable},
 	{"job 'migration out' failed", hypervisor.KindUnavailable}, // by the source: the other end is gone
 	{"job 'migration out' unexpectedly failed", hypervisor.KindUnavailable},

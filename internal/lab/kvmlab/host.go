@@ -163,11 +163,13 @@ func (h *Host) DaemonLog() string {
 	return string(b[max(0, len(b)-4096):])
 }
 
-// HoldCopies lets copies of images on this host wait, from now until release is called.
+// HoldCopies lets copies of images on this host wait when their file is there, from now until
+// release is called.
 func (h *Host) HoldCopies(ctx context.Context) (release func() error, err error) {
 	script, real, hold := filepath.Join(h.root, "qemu-img"), filepath.Join(h.root, "qemu-img.real"), filepath.Join(h.root, "hold-copies")
 	if _, err := os.Stat(real); err != nil { // the first time
-		text := "#!/bin/sh\n[ \"$1\" = convert ] && while [ -e " + hold + " ]; do sleep 0.1; done\nexec " + real + " \"$@\"\n"
+		text := "#!/bin/sh\nif [ \"$1\" = convert ] && [ -e " + hold + " ]; then\n\tfor to; do :; done\n\t: >>\"$to\"\n" +
+			"\twhile [ -e " + hold + " ]; do sleep 0.1; done\nfi\nexec " + real + " \"$@\"\n"
 		if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 			return nil, err
 		}
@@ -175,7 +177,7 @@ func (h *Host) HoldCopies(ctx context.Context) (release func() error, err error)
 			return nil, err
 		}
 	}
-	return func() error { return os.Remove(hold) }, os.WriteFile(hold, nil, 0o600)
+	return func() error { return os.RemoveAll(hold) }, os.WriteFile(hold, nil, 0o600)
 }
 
 func (h *Host) order(ctx context.Context, order string) error {
