@@ -78,15 +78,24 @@ func (m *move) readDestination(ctx context.Context) error {
 		m.block(hypervisor.ReasonSameHost, m.dst.ID().Ref(), "the machine is on this host already")
 		return nil
 	}
-	f, err := m.dst.Identify(ctx)
+	sf, err := m.src.Identify(ctx)
 	if err != nil {
-		if libvirtx.KindOf(err) != hypervisor.KindUnavailable {
-			return err
-		}
+		return err
+	}
+	err = m.askDestination(ctx, sf)
+	if m.crossHost && libvirtx.KindOf(err) == hypervisor.KindUnavailable {
 		m.block(hypervisor.ReasonHostDown, m.dst.ID().Ref(), "the host does not answer: "+err.Error())
 		return nil
 	}
-	sf, err := m.src.Identify(ctx)
+	if err != nil {
+		return err
+	}
+	return m.checkDisks(ctx)
+}
+
+// askDestination looks for the datastore, and for what the host lacks.
+func (m *move) askDestination(ctx context.Context, sf *libvirtx.Facts) error {
+	f, err := m.dst.Identify(ctx)
 	if err != nil {
 		return err
 	}
@@ -109,10 +118,7 @@ func (m *move) readDestination(ctx context.Context) error {
 		}
 		return struct{}{}, nil
 	})
-	if err != nil {
-		return err
-	}
-	return m.checkDisks(ctx)
+	return err
 }
 
 // checkHost looks for what the destination lacks.

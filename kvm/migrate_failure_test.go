@@ -7,12 +7,13 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
-	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
+	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // TestMigrateFails breaks what a migration needs while it goes on. The machine
@@ -77,25 +78,31 @@ func proxied(t *testing.T, l *kvmlab.Lab) (Config, []*proxy) {
 func TestMigrateConnectionLost(t *testing.T) {
 	l := theLab(t)
 	cfg, proxies := proxied(t, l)
-	m := newMovingTest(t, cfg, "cut", poolUUID(t, l.Hosts[0], "shared"))
+	m := newMovingTest(t, cfg, "cut", poolUUID(t, l.Hosts[0], "shared"), func(s *hypervisor.VMSpec) { s.Disks[0].SizeBytes = 6 * hypervisor.MiB })
 	n := m.count(t)
 	_, to := m.ends(t)
 	before, err := imageFiles(l)
 	if err != nil {
 		t.Fatal(err)
 	}
+	soon, stop := context.WithCancel(m.ctx)
+	defer stop()
+	var fast sync.WaitGroup
 	r, err := m.during(t, hypervisor.MigrateOptions{Storage: poolUUID(t, to, "default")}, func(_ migration, from, _ *kvmlab.Host) {
 		for _, p := range proxies {
 			p.cut()
 		}
-		// The disk comes first and is small; the memory may follow fast.
-		if err := lab.WaitFor(m.ctx, 100*time.Millisecond, func(ctx context.Context) error {
-			_, err := from.Virsh(ctx, "migrate-setspeed", m.id(), "10000")
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
+		// Seen: it may go fast now. The disk comes before the memory, which has its
+		// own limit from when it begins.
+		fast.Go(func() {
+			for soon.Err() == nil {
+				_, _ = from.Virsh(soon, "migrate-setspeed", m.id(), "10000") // it may have ended
+				_ = fleet.Pause(soon, fleet.PollEvery)
+			}
+		})
 	})
+	stop()
+	fast.Wait()
 	if err != nil || string(r.Host) != to.UUID {
 		t.Fatalf("the migration ended with %+v, %v; want it on %s", r, err, to.UUID)
 	}

@@ -75,7 +75,6 @@ func TestTransports(t *testing.T) {
 		{"ssh", "kvm+ssh://root@" + both + q("keyfile", ssh.Key, "command", ssh.Command), nil},
 		{"ssh to unknown hosts", "kvm+ssh://root@" + both + q("keyfile", ssh.Key, "command", naive), hypervisor.ErrUnauthenticated},
 		{"ssh with a key that the hosts don't know", "kvm+ssh://root@" + both + q("keyfile", other, "command", ssh.Command), hypervisor.ErrUnauthenticated},
-		{"libssh", "kvm+libssh://root@" + both + q("keyfile", ssh.Key, "sshauth", "privkey", "known_hosts", ssh.KnownHosts), nil},
 		{"libssh to unknown hosts", "kvm+libssh://root@" + both + q("keyfile", ssh.Key, "sshauth", "privkey", "known_hosts", empty), hypervisor.ErrUnauthenticated},
 	} {
 		t.Run(c.name, func(t *testing.T) {

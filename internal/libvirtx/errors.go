@@ -105,9 +105,11 @@ var untrusted = []string{
 	"Certificate failed validation",
 	"owner does not match the hostname",
 	"Failed to verify peer's certificate",
+	"Unable to read TLS confirmation", // the server has seen the client's certificate, or none, and hung up
 	"verification (of our certificate or IP address) failed",
 	"Host key verification failed",
 	"HOST KEY VERIFICATION FAILED",
+	"Can't verify the session host key",
 	"Permission denied (",
 }
 
