@@ -33,11 +33,27 @@ func refusals(e *env) {
 	}
 	count, images := e.count(), e.listImages()
 	before := e.info(vm)
-	for _, k := range denied {
+	try := func(k hypervisor.Capability) {
 		if f := e.attempt(vm, k); f != nil {
 			e.refused(f(), k, vm.ID().Ref())
 		}
 	}
+	var running []hypervisor.Capability
+	for _, k := range denied {
+		if whileRunning[k] {
+			running = append(running, k)
+		} else {
+			try(k)
+		}
+	}
+	// One boot for all of them: on emulated hardware it takes long.
+	for n, k := range running {
+		if n == 0 || e.info(vm).State != hypervisor.Running {
+			e.start(vm)
+		}
+		try(k)
+	}
+	e.off(vm)
 	if n := e.count(); n != count {
 		e.Errorf("refused calls changed the number of machines from %d to %d", count, n)
 	}
@@ -50,8 +66,17 @@ func refusals(e *env) {
 	}
 }
 
-// attempt returns a call that needs the capability, in a state in which
-// nothing else stands against it, or nil if there is none.
+// whileRunning are the capabilities that are about machines that run.
+var whileRunning = map[hypervisor.Capability]bool{
+	hypervisor.CPUHotAdd: true, hypervisor.MemoryHotAdd: true, hypervisor.DiskHotplug: true, hypervisor.DiskGrowLive: true, hypervisor.NICHotplug: true,
+	hypervisor.PowerShutdown: true, hypervisor.PowerReset: true, hypervisor.PowerPause: true, hypervisor.PowerSuspend: true,
+	hypervisor.SnapshotMemory: true, hypervisor.SnapshotQuiesce: true, hypervisor.CloneInstant: true, hypervisor.CloneRunning: true, hypervisor.MigrateLive: true,
+	hypervisor.GuestFacts: true, hypervisor.GuestExec: true, hypervisor.GuestClock: true, hypervisor.GuestFreeze: true,
+}
+
+// attempt returns a call that needs the capability and that, with the machine
+// off or in whileRunning's case running, nothing else stands against; or nil
+// if there is none.
 func (e *env) attempt(vm *hypervisor.VM, k hypervisor.Capability) func() error {
 	none := func(f func() *hypervisor.Task[hypervisor.None]) func() error {
 		return func() error { _, err := f().Wait(e.ctx); return err }
@@ -85,13 +110,6 @@ func (e *env) attempt(vm *hypervisor.VM, k hypervisor.Capability) func() error {
 	device := func(r hypervisor.DeviceRequest) func() error {
 		return func() error { _, err := vm.AttachDevice(e.ctx, r).Wait(e.ctx); return err }
 	}
-	running := func(f func() error) func() error {
-		return func() error {
-			e.start(vm)
-			defer e.off(vm)
-			return f()
-		}
-	}
 	here := func() hypervisor.HostID {
 		h := e.hostIDs()
 		return h[len(h)-1]
@@ -110,69 +128,56 @@ func (e *env) attempt(vm *hypervisor.VM, k hypervisor.Capability) func() error {
 			return vm.Reconfigure(e.ctx, hypervisor.Changes{CPUs: 2})
 		})
 	case hypervisor.CPUHotAdd:
-		return running(none(func() *hypervisor.Task[hypervisor.None] {
+		return none(func() *hypervisor.Task[hypervisor.None] {
 			return vm.Reconfigure(e.ctx, hypervisor.Changes{CPUs: 2})
-		}))
+		})
 	case hypervisor.MemoryHotAdd:
-		return running(none(func() *hypervisor.Task[hypervisor.None] {
+		return none(func() *hypervisor.Task[hypervisor.None] {
 			return vm.Reconfigure(e.ctx, hypervisor.Changes{MemoryBytes: e.info(vm).MemoryBytes + 128*hypervisor.MiB})
-		}))
-	case hypervisor.DiskAttach:
+		})
+	case hypervisor.DiskAttach, hypervisor.DiskHotplug:
 		return func() error {
 			_, err := vm.AttachDisk(e.ctx, hypervisor.DiskSpec{SizeBytes: 8 * hypervisor.MiB}).Wait(e.ctx)
 			return err
 		}
-	case hypervisor.DiskHotplug:
-		return running(func() error {
-			_, err := vm.AttachDisk(e.ctx, hypervisor.DiskSpec{SizeBytes: 8 * hypervisor.MiB}).Wait(e.ctx)
-			return err
-		})
 	case hypervisor.DiskGrow, hypervisor.DiskGrowLive:
 		i := e.info(vm)
 		if len(i.Disks) == 0 {
 			return nil
 		}
-		f := none(func() *hypervisor.Task[hypervisor.None] {
+		return none(func() *hypervisor.Task[hypervisor.None] {
 			return vm.GrowDisk(e.ctx, i.Disks[0].ID, i.Disks[0].SizeBytes+8*hypervisor.MiB)
 		})
-		if k == hypervisor.DiskGrowLive {
-			return running(f)
-		}
-		return f
 	case hypervisor.NICAttach, hypervisor.NICHotplug:
-		f := func() error { _, err := vm.AttachNIC(e.ctx, hypervisor.NICSpec{}).Wait(e.ctx); return err }
-		if k == hypervisor.NICHotplug {
-			return running(f)
-		}
-		return f
+		return func() error { _, err := vm.AttachNIC(e.ctx, hypervisor.NICSpec{}).Wait(e.ctx); return err }
 	case hypervisor.PowerShutdown:
-		return running(none(func() *hypervisor.Task[hypervisor.None] { return vm.Shutdown(e.ctx, nil) }))
+		return none(func() *hypervisor.Task[hypervisor.None] { return vm.Shutdown(e.ctx, nil) })
 	case hypervisor.PowerReset:
-		return running(none(func() *hypervisor.Task[hypervisor.None] { return vm.Reset(e.ctx) }))
+		return none(func() *hypervisor.Task[hypervisor.None] { return vm.Reset(e.ctx) })
 	case hypervisor.PowerPause:
-		return running(none(func() *hypervisor.Task[hypervisor.None] { return vm.Pause(e.ctx) }))
+		return none(func() *hypervisor.Task[hypervisor.None] { return vm.Pause(e.ctx) })
 	case hypervisor.PowerSuspend:
-		return running(none(func() *hypervisor.Task[hypervisor.None] { return vm.Suspend(e.ctx) }))
+		return none(func() *hypervisor.Task[hypervisor.None] { return vm.Suspend(e.ctx) })
 	case hypervisor.SnapshotDisk:
 		return snapshot(hypervisor.SnapshotOptions{})
 	case hypervisor.SnapshotMemory:
-		return running(snapshot(hypervisor.SnapshotOptions{Memory: true}))
+		return snapshot(hypervisor.SnapshotOptions{Memory: true})
 	case hypervisor.SnapshotQuiesce:
-		return running(snapshot(hypervisor.SnapshotOptions{Quiesce: true}))
+		return snapshot(hypervisor.SnapshotOptions{Quiesce: true})
 	case hypervisor.CloneFull:
 		return clone(hypervisor.CloneOptions{})
 	case hypervisor.CloneLinked:
 		return clone(hypervisor.CloneOptions{Mode: hypervisor.Linked})
 	case hypervisor.CloneInstant:
-		return running(clone(hypervisor.CloneOptions{Mode: hypervisor.Instant}))
+		return clone(hypervisor.CloneOptions{Mode: hypervisor.Instant})
 	case hypervisor.CloneRunning:
-		return running(clone(hypervisor.CloneOptions{}))
+		return clone(hypervisor.CloneOptions{})
 	case hypervisor.CloneCustomize:
 		return clone(hypervisor.CloneOptions{Customize: &hypervisor.Customization{HostName: "guest1"}})
 	case hypervisor.Templates:
 		return func() error { _, err := vm.MarkTemplate(e.ctx).Wait(e.ctx); return err }
 	case hypervisor.MigrateLive:
-		return running(migrate(hypervisor.MigrateOptions{Host: here(), Mode: hypervisor.Live}))
+		return migrate(hypervisor.MigrateOptions{Host: here(), Mode: hypervisor.Live})
 	case hypervisor.MigrateCold:
 		return migrate(hypervisor.MigrateOptions{Host: here(), Mode: hypervisor.Cold})
 	case hypervisor.DevicePCI:
@@ -182,16 +187,16 @@ func (e *env) attempt(vm *hypervisor.VM, k hypervisor.Capability) func() error {
 	case hypervisor.DeviceVGPU:
 		return device(hypervisor.DeviceRequest{Profile: "any"})
 	case hypervisor.GuestFacts:
-		return running(func() error { _, err := vm.Guest(e.ctx); return err })
+		return func() error { _, err := vm.Guest(e.ctx); return err }
 	case hypervisor.GuestExec:
-		return running(func() error {
+		return func() error {
 			_, err := vm.Exec(e.ctx, hypervisor.ExecRequest{Path: "/bin/true"})
 			return err
-		})
+		}
 	case hypervisor.GuestClock:
-		return running(func() error { _, err := vm.Clock(e.ctx); return err })
+		return func() error { _, err := vm.Clock(e.ctx); return err }
 	case hypervisor.GuestFreeze:
-		return running(func() error { return vm.Freeze(e.ctx) })
+		return func() error { return vm.Freeze(e.ctx) }
 	case hypervisor.HostMaintenance:
 		return none(func() *hypervisor.Task[hypervisor.None] { return e.c.Host(here()).EnterMaintenance(e.ctx, nil) })
 	case hypervisor.HighAvailability:
