@@ -55,8 +55,13 @@ func devices(e *env) {
 		}
 		return got[0]
 	}
+	taker := func(s *hypervisor.VMSpec) {
+		if e.DeviceSpec != nil {
+			*s = e.DeviceSpec(s.Name)
+		}
+	}
 	if pci {
-		vm := e.create("absent")
+		vm := e.create("absent", taker)
 		_, err = vm.AttachDevice(e.ctx, hypervisor.DeviceRequest{Vendor: "fffe", Product: "fffe"}).Wait(e.ctx)
 		e.oneOf(err, "AttachDevice of a kind that is not there", hypervisor.ErrExhausted, hypervisor.ErrNotFound)
 		_, err = vm.AttachDevice(e.ctx, hypervisor.DeviceRequest{ID: "no-such-device"}).Wait(e.ctx)
@@ -67,7 +72,7 @@ func devices(e *env) {
 		if req == (hypervisor.DeviceRequest{}) {
 			return
 		}
-		vm := e.create("dev")
+		vm := e.create("dev", taker)
 		t := vm.AttachDevice(e.ctx, req)
 		a, err := t.Wait(e.ctx)
 		e.ok(err, "AttachDevice(%+v)", req)
@@ -91,7 +96,7 @@ func devices(e *env) {
 				if d.Assignable {
 					e.Errorf("device %s is in use and said to be assignable", d.ID)
 				}
-				second := e.create("second")
+				second := e.create("second", taker)
 				_, err = second.AttachDevice(e.ctx, hypervisor.DeviceRequest{ID: d.ID, VirtualFunction: k == hypervisor.DeviceVF}).Wait(e.ctx)
 				e.oneOf(err, "AttachDevice of a device in use", hypervisor.ErrBusy, hypervisor.ErrExhausted)
 			}

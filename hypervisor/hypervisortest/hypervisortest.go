@@ -121,6 +121,9 @@ type Backend struct {
 	ProfileDevice string
 	// Replicate has the platform say this about a machine's replication.
 	Replicate func(ctx context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error
+	// DeviceSpec describes a machine that takes devices, where those of Spec
+	// don't; nil means Spec.
+	DeviceSpec func(name string) hypervisor.VMSpec
 }
 
 // area is one group of tests.
