@@ -33,9 +33,18 @@ for p in /sys/class/virtio-ports/*; do
 	fi
 done
 [ -n "$mountdisk" ] && mount -t ext4 "$mountdisk" /mnt && echo "MOUNTED $mountdisk"
-for d in /sys/bus/pci/devices/*; do
-	[ -e "$d" ] && echo "PCI ${d##*/} $(cat "$d/vendor"):$(cat "$d/device") class=$(cat "$d/class")"
-done
+
+# Prints the PCI devices, again whenever they change.
+seen=
+pci() {
+	set -- /sys/bus/pci/devices/*
+	[ "$*" = "$seen" ] && return
+	seen=$*
+	for d; do
+		[ -e "$d" ] && echo "PCI ${d##*/} $(cat "$d/vendor"):$(cat "$d/device") class=$(cat "$d/class")"
+	done
+}
+pci
 read -r _ _ release _ </proc/version
 echo "READY $release"
 
@@ -60,6 +69,7 @@ while :; do
 	cpus=$#
 	list /sys/block && disks=$list
 	list /sys/class/net && nics=$list
+	pci
 	echo "TICK $n up=$up cpus=$cpus mem=$mem disks=$disks nics=$nics"
 	echo $n >/run/tick
 	sleep 1

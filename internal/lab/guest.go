@@ -3,9 +3,11 @@ package lab
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,6 +20,10 @@ var guestModules = []string{
 	"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "virtio_balloon", "virtio_console",
 	"e1000", "e1000e", "ext4", "button", "evdev", "xen_blkfront", "xen_netfront",
 }
+
+// Those of them that a Xen guest without firmware needs, and what shows it a passed-through
+// device. Each module costs a moment of every boot.
+var xenGuestModules = []string{"xen_blkfront", "xen_netfront", "xen_pcifront"}
 
 // The scripts that the guest agent calls for shutting down and for setting the hardware clock.
 const (
@@ -33,11 +39,7 @@ const (
 // about once a second; n is in /run/tick too. It runs the QEMU guest agent if it finds its
 // channel, brings hot-plugged CPUs and memory online, and powers off at the ACPI button.
 func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
-	if err := Install(ctx, "busybox-static"); err != nil {
-		return "", err
-	}
-	key := strings.Join(append(guestModules, "1", k.Version, string(guestInit), guestShutdown, guestHWClock, guestPoweroff, guestReboot), "\x00")
-	dir, err := Cached(ctx, "guest", key, func(ctx context.Context, dir string) error {
+	return countingInitrd(ctx, k, guestModules, func(ctx context.Context, i Initrd) error {
 		agent, err := os.MkdirTemp("", "anyvisor-agent-")
 		if err != nil {
 			return err
@@ -46,6 +48,22 @@ func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
 		if err := Unpack(ctx, "qemu-guest-agent", agent); err != nil {
 			return err
 		}
+		return i.AddProgram(ctx, "usr/sbin/qemu-ga", filepath.Join(agent, "usr/sbin/qemu-ga"))
+	})
+}
+
+// CountingXenInitrd is CountingInitrd for PV and PVH guests: it boots in less time, and has
+// neither agent nor drivers of emulated hardware.
+func CountingXenInitrd(ctx context.Context, k *Kernel) (string, error) {
+	return countingInitrd(ctx, k, xenGuestModules, func(context.Context, Initrd) error { return nil })
+}
+
+func countingInitrd(ctx context.Context, k *Kernel, modules []string, more func(context.Context, Initrd) error) (string, error) {
+	if err := Install(ctx, "busybox-static"); err != nil {
+		return "", err
+	}
+	key := strings.Join(append(slices.Clone(modules), "2", k.Version, string(guestInit), guestShutdown, guestHWClock, guestPoweroff, guestReboot), "\x00")
+	dir, err := Cached(ctx, "guest", key, func(ctx context.Context, dir string) error {
 		i := Initrd{
 			"init":          {Content: guestInit},
 			"sbin/shutdown": {Content: []byte(guestShutdown)},
@@ -53,13 +71,7 @@ func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
 			"sbin/poweroff": {Content: []byte(guestPoweroff)},
 			"sbin/reboot":   {Content: []byte(guestReboot)},
 		}
-		if err := i.AddBusybox(); err != nil {
-			return err
-		}
-		if err := i.AddModules(k, guestModules...); err != nil {
-			return err
-		}
-		if err := i.AddProgram(ctx, "usr/sbin/qemu-ga", filepath.Join(agent, "usr/sbin/qemu-ga")); err != nil {
+		if err := errors.Join(i.AddBusybox(), i.AddModules(k, modules...), more(ctx, i)); err != nil {
 			return err
 		}
 		return i.WriteFile(filepath.Join(dir, "guest.cpio.gz"))

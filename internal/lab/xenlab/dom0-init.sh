@@ -8,14 +8,16 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
-mkdir -p /run/lock /run/xen /run/xenstored /run/sshd /run/libvirt /var/log/xen/console
+mkdir -p /run/lock /run/xen /run/xenstored /run/sshd /run/libvirt
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t xenfs xenfs /proc/xen
 number=$(sed -n 's/.*lab.host=\([0-9]*\).*/\1/p' /proc/cmdline)
 hostname "xen$number"
 modprobe -a virtio_net xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xen-blkback xen-netback xen-pciback loop bridge tun 9pnet_virtio 9p
-mkdir -p /shared
-mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 shared /shared
+for tag in shared consoles; do
+	mkdir -p /$tag
+	mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 $tag /$tag
+done
 
 # eth0 leads to the machine that runs the lab, eth1 to the other host.
 ip link set lo up
@@ -27,6 +29,7 @@ ip link set eth1 master xenbr0 up
 ip addr add "10.99.0.$number/24" dev xenbr0
 ip link set xenbr0 up
 /usr/sbin/sshd
+/usr/lib/systemd/systemd-udevd --daemon
 echo "DOM0 network $(cat /proc/uptime)"
 
 bin=$(echo /usr/lib/xen-4.*/bin)
@@ -36,7 +39,7 @@ for _ in $(seq 100); do
 	sleep 0.1
 done
 "$bin/xen-init-dom0" >/dev/null
-"$bin/xenconsoled" --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xenconsoled.pid
+"$bin/xenconsoled" --log=guest --log-dir=/consoles --pid-file=/run/xenconsoled.pid
 /usr/libexec/xen-qemu-system-i386 -xen-domid 0 -xen-attach -name dom0 -nographic -M xenpv -daemonize \
 	-monitor none -serial none -parallel none -pidfile /run/qemu-dom0.pid &
 echo "DOM0 xen $(cat /proc/uptime)"

@@ -19,10 +19,12 @@ var (
 	dom0Init []byte
 	//go:embed initrd-init.sh
 	initrdInit []byte
+	//go:embed vif-bridge.sh
+	vifBridge []byte
 )
 
 // Packages are the Debian packages that the lab needs on this machine.
-var Packages = []string{"qemu-system-x86", "mmdebstrap", "openssh-client", "e2fsprogs", "kmod", "libvirt-clients", "busybox-static"}
+var Packages = []string{"qemu-system-x86", "mmdebstrap", "openssh-client", "e2fsprogs", "kmod", "libvirt-clients", "qemu-utils", "busybox-static"}
 
 // What dom0 is made of, without recommendations. No systemd: under emulation it takes most of a
 // minute to start.
@@ -71,12 +73,12 @@ func fetchImage(ctx context.Context) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	guest, err := lab.CountingInitrd(ctx, kernel)
+	guest, err := lab.CountingXenInitrd(ctx, kernel)
 	if err != nil {
 		return nil, err
 	}
-	key := strings.Join([]string{"2", dom0Packages, kernel.Version, guest, strings.Join(initrdModules, " "), strings.Join(dom0Modules, " "),
-		string(dom0Init), string(initrdInit), inittab, libvirtdStart, libvirtdConf, hostsFile}, "\x00")
+	key := strings.Join([]string{"3", dom0Packages, kernel.Version, guest, strings.Join(initrdModules, " "), strings.Join(dom0Modules, " "),
+		string(dom0Init), string(initrdInit), string(vifBridge), inittab, libvirtdStart, libvirtdConf, hostsFile}, "\x00")
 	dir, err := lab.Cached(ctx, "xen", key, func(ctx context.Context, dir string) error {
 		return buildImage(ctx, dir, kernel, guest)
 	})
@@ -108,6 +110,7 @@ func buildImage(ctx context.Context, dir string, kernel *lab.Kernel, guest strin
 	for name, text := range map[string]string{
 		"lab/init":                              string(dom0Init),
 		"lab/libvirtd":                          libvirtdStart,
+		"etc/xen/scripts/vif-bridge":            string(vifBridge),
 		"etc/inittab":                           inittab,
 		"etc/libvirt/libvirtd.conf":             libvirtdConf,
 		"etc/hosts":                             hostsFile,
@@ -128,6 +131,8 @@ func buildImage(ctx context.Context, dir string, kernel *lab.Kernel, guest strin
 	if err := errors.Join(
 		os.Chmod(filepath.Join(root, "root/.ssh"), 0o700),
 		os.RemoveAll(filepath.Join(root, "sbin/init")),
+		// udevd is there to tell libvirtd of devices that come and go, which takes no rules.
+		os.RemoveAll(filepath.Join(root, "usr/lib/udev/rules.d")),
 		// A dependency brought it in, and it fails to start here, which ends the whole daemon.
 		os.RemoveAll(filepath.Join(root, "usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so")),
 		os.Symlink("/bin/busybox", filepath.Join(root, "sbin/init")),

@@ -29,7 +29,7 @@ type Lab struct {
 // Paths inside every dom0.
 const (
 	GuestKernel = "/lab/vmlinux"            // for PV and PVH guests
-	GuestInitrd = "/lab/guest.cpio.gz"      // counting guest, see lab.CountingInitrd; console=hvc0
+	GuestInitrd = "/lab/guest.cpio.gz"      // counting guest, see lab.CountingXenInitrd; console=hvc0
 	ImageDir    = "/var/lib/libvirt/images" // folder of the pool "default"
 	SharedDir   = "/shared"                 // folder of the pool "shared", the same on both hosts; Lab.Shared out here
 	Bridge      = "xenbr0"                  // joins both hosts; no DHCP

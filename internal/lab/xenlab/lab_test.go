@@ -56,7 +56,7 @@ func TestTwoHosts(t *testing.T) {
 	must(a.Virsh(ctx, "migrate", "--live", "vm", b.URI, b.MigrateURI))
 	t.Logf("migrated after %v", time.Since(began))
 	after := tick(b, before+1)
-	console, err := b.ReadConsole(ctx, "vm")
+	console, err := b.ReadConsole("vm")
 	if err != nil {
 		t.Fatal(err)
 	}
