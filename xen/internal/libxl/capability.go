@@ -24,7 +24,9 @@ func partial(r hypervisor.ReasonCode, detail string) hypervisor.Support {
 var yes = hypervisor.Support{Level: hypervisor.Yes}
 
 const (
-	noSnapshots = "libvirt's Xen driver has no snapshots, and RAM and disks of a Xen machine can't be taken at one moment from outside: clone the machine while it is off, or keep its RAM with Suspend"
+	// virDomainRestoreFlags of the Xen driver refuses a changed definition, and
+	// there is no BlockCommit.
+	noSnapshots = "libvirt's Xen driver has no snapshots, and composed ones could neither be reverted nor deleted: saved RAM comes back only on the disks that it was saved with, and nothing merges disks. Clone the machine while it is off, or keep its RAM with Suspend"
 	noAgent     = "libvirt's Xen driver has no channel to an agent in the guest"
 	// What Xen says in its log for a PV machine without shadow paging is
 	// "Failed to enable logdirty: 22".
@@ -45,13 +47,12 @@ var fixed = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.PowerReset:         partial(hypervisor.ReasonEmulated, "libvirt's Xen driver has no Reset: the domain is destroyed and created anew from its definition"),
 	hypervisor.MemoryHotAdd:       partial(hypervisor.ReasonEmulated, "Xen has no memory slots: a machine made with MaxMemoryBytes starts ballooned and grows up to it"),
 	hypervisor.DiskGrowLive:       no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no BlockResize: power the machine off first"),
-	hypervisor.MigrateStorage:     no(hypervisor.ReasonNotImplemented, "clone the machine to the other datastore"),
-	hypervisor.MigrateLiveStorage: no(hypervisor.ReasonPlatform, "libvirt's Xen driver can't mirror the disks of a running machine"),
+	hypervisor.MigrateLiveStorage: no(hypervisor.ReasonPlatform, "libvirt's Xen driver can't mirror the disks of a running machine: power it off first"),
 	hypervisor.MigrateBoth:        no(hypervisor.ReasonPlatform, "libvirt's Xen driver refuses to copy storage in a migration (VIR_MIGRATE_NON_SHARED_DISK): use a shared datastore"),
 	hypervisor.MigratePostCopy:    no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no post-copy migration"),
 	hypervisor.MigrateTuning:      no(hypervisor.ReasonPlatform, "libvirt's Xen driver refuses limits of bandwidth and downtime, compression, auto-converge and several streams"),
-	hypervisor.DevicePCI:          {Level: hypervisor.Unproven, Reason: hypervisor.ReasonConfig, Detail: "by virsh a PV machine was seen to start with a device; through this driver it was not, as libvirt 9.0 lost the device from its list after it was prepared"},
-	hypervisor.DevicePrepare:      {Level: hypervisor.Unproven, Reason: hypervisor.ReasonConfig, Detail: "after it, libvirt 9.0 on the lab's hosts no longer listed the device"},
+	hypervisor.DevicePCI:          partial(hypervisor.ReasonConfig, "PV and HVM machines take PCI functions while they are off; Xen needs an IOMMU for it, of which libvirt doesn't tell: \"xl info\" does, as pv_directio and hvm_directio"),
+	hypervisor.DevicePrepare:      partial(hypervisor.ReasonPlatform, "takes functions from the control domain and gives them back; libvirt can't set the number of virtual functions"),
 	hypervisor.DeviceVF:           {Level: hypervisor.Unproven, Reason: hypervisor.ReasonNoDevice, Detail: "the same code as for PCI functions, never run with SR-IOV hardware"},
 	hypervisor.DeviceVGPU:         no(hypervisor.ReasonPlatform, "libvirt's Xen driver has no mediated devices"),
 	hypervisor.DeviceHotplug:      no(hypervisor.ReasonPlatform, "a PV machine takes a device while it runs only if it had one from the start, and lets go of it only with a guest driver (xen-pcifront) that libvirt can't see: power it off first"),
@@ -95,7 +96,7 @@ func cpuHotAdd(f *libvirtx.Facts) hypervisor.Support {
 	if f.CPU.Threads < 2 {
 		return no(hypervisor.ReasonConfig, "libvirt gives a running machine at most as many CPUs as the host has, and host %s has one", f.Name)
 	}
-	return hypervisor.Support{Level: hypervisor.Unproven, Reason: hypervisor.ReasonConfig, Detail: "never run on a host with several CPUs; libvirt gives a running machine at most as many as the host has"}
+	return partial(hypervisor.ReasonConfig, fmt.Sprintf("libvirt gives a running machine at most as many CPUs as the host has, %d", f.CPU.Threads))
 }
 
 // onMachine answers for one machine where it can do less than its host.

@@ -281,7 +281,8 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	}
 	tid := hypervisor.TaskID("libxl:prepare-device:" + libvirtx.Nonce())
 	return d.Tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		_, err := libvirtx.Do(context.WithoutCancel(ctx), h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+		var notes []string
+		_, err := libvirtx.Do(context.WithoutCancel(ctx), h.Conn, 3, func(c *libvirt.Connect) (struct{}, error) {
 			fn, err := libvirtx.FindPCI(c, dev.Address)
 			if err != nil {
 				return struct{}{}, err
@@ -295,10 +296,16 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 			case *p.Passthrough && !held:
 				return struct{}{}, n.Detach()
 			case !*p.Passthrough && held:
-				return struct{}{}, n.ReAttach()
+				if err := n.ReAttach(); err != nil {
+					return struct{}{}, err
+				}
+				if fn, err = libvirtx.FindPCI(c, dev.Address); err == nil && fn.Driver == stubDriver {
+					notes = append(notes, "no other driver of the control domain takes the device: "+stubDriver+" keeps it, and it can be assigned")
+				}
+				return struct{}{}, err
 			}
 			return struct{}{}, nil
 		})
-		return hypervisor.TaskState{Result: id.Ref(), Err: err}
+		return hypervisor.TaskState{Result: id.Ref(), Notes: notes, Err: err}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,9 +55,14 @@ func (w *world) do(t *hypervisor.Task[hypervisor.None], what string) {
 	w.ok(err, what)
 }
 
-func (w *world) create(kind, name string) *hypervisor.VM {
+func (w *world) create(kind, name string) *hypervisor.VM { return w.createOn(kind, name, "") }
+
+// createOn makes a machine that is removed when the test ends.
+func (w *world) createOn(kind, name string, host hypervisor.HostID) *hypervisor.VM {
 	w.Helper()
-	vm, err := w.c.CreateVM(w.ctx, guest(kind, name, w.ds)).Wait(w.ctx)
+	spec := guest(kind, name, w.ds)
+	spec.Placement.Host = host
+	vm, err := w.c.CreateVM(w.ctx, spec).Wait(w.ctx)
 	w.ok(err, "create "+name)
 	w.Cleanup(func() {
 		ctx, stop := context.WithTimeout(context.Background(), time.Minute)
@@ -90,18 +96,22 @@ func (w *world) goesOn(vm *hypervisor.VM, n int, after string) int {
 // where xl does not know it.
 func (w *world) xl(name string) []string {
 	w.Helper()
-	var out []string
-	for _, h := range w.l.Hosts {
-		text, err := h.Run(w.ctx, "xl list")
-		w.ok(err, "xl list")
-		state := ""
-		for line := range strings.Lines(text) {
-			if f := strings.Fields(line); len(f) > 4 && f[0] == name {
-				state = f[4]
+	out := make([]string, len(w.l.Hosts))
+	errs := make([]error, len(w.l.Hosts))
+	var wg sync.WaitGroup
+	for i, h := range w.l.Hosts {
+		wg.Go(func() {
+			text, err := h.Run(w.ctx, "xl list")
+			errs[i] = err
+			for line := range strings.Lines(text) {
+				if f := strings.Fields(line); len(f) > 4 && f[0] == name {
+					out[i] = f[4]
+				}
 			}
-		}
-		out = append(out, state)
+		})
 	}
+	wg.Wait()
+	w.ok(errors.Join(errs...), "xl list")
 	return out
 }
 
@@ -118,8 +128,8 @@ func (w *world) agree(vm *hypervisor.VM, name string, want hypervisor.PowerState
 	if all[i].State != want || all[i].Name != name {
 		w.Errorf("after %s the machine is listed as %q, %s; want %q, %s", after, all[i].Name, all[i].State, name, want)
 	}
-	for n, h := range w.l.Hosts {
-		here := w.xl(name)[n]
+	for n, here := range w.xl(name) {
+		h := w.l.Hosts[n]
 		on := all[i].Host == w.id(h) && (want == hypervisor.Running || want == hypervisor.Paused)
 		switch {
 		case on != (here != ""):
@@ -209,13 +219,13 @@ func (w *world) move(vm *hypervisor.VM, name, kind string, from hypervisor.HostI
 // moveOut migrates live to another Client, which has the other host alone.
 func (w *world) moveOut(vm *hypervisor.VM, name string, n int) {
 	w.Helper()
-	h, _, err := hostOf(w.ctx, w.l, vm.ID())
+	at, err := look(w.ctx, w.l, vm.ID())
 	w.ok(err, "find the machine")
 	target := w.l.Hosts[0]
-	if h == target {
+	if at.host == target {
 		target = w.l.Hosts[1]
 	}
-	source, err := openHosts(w.ctx, false, h)
+	source, err := openHosts(w.ctx, false, at.host)
 	w.ok(err, "open one host")
 	defer source.Close()
 	other, err := openHosts(w.ctx, false, target)
@@ -242,9 +252,9 @@ func TestTemplateCannotStart(t *testing.T) {
 	vm := w.create(pvh, "golden")
 	_, err := vm.MarkTemplate(w.ctx).Wait(w.ctx)
 	w.ok(err, "MarkTemplate")
-	h, _, err := hostOf(w.ctx, w.l, vm.ID())
+	at, err := look(w.ctx, w.l, vm.ID())
 	w.ok(err, "find the template")
-	if out, err := h.Virsh(w.ctx, "start", "golden"); err == nil || !strings.Contains(err.Error(), fleet.GuardNetwork) {
+	if out, err := at.host.Virsh(w.ctx, "start", "golden"); err == nil || !strings.Contains(err.Error(), fleet.GuardNetwork) {
 		t.Errorf("virsh start of a template: %q, %v; want an error that names %s", out, err, fleet.GuardNetwork)
 	}
 	if s := w.xl("golden"); s[0]+s[1] != "" {

@@ -8,7 +8,10 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +23,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // One lab of two hosts serves all tests of the package.
@@ -114,67 +118,85 @@ func guest(kind, name string, ds hypervisor.DatastoreID) hypervisor.VMSpec {
 		Placement: hypervisor.Placement{Datastore: ds}}
 }
 
-// hostOf finds the host that has the machine; an active one counts.
-func hostOf(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (found *xenlab.Host, state string, err error) {
-	for _, h := range l.Hosts {
-		if s, err := h.Virsh(ctx, "domstate", string(id)); err == nil && (found == nil || strings.TrimSpace(s) != "shut off") {
-			found, state = h, strings.TrimSpace(s)
-		}
-	}
-	if found == nil {
-		return nil, "", fmt.Errorf("machine %s: %w", id, hypervisor.ErrNotFound)
-	}
-	return found, state, nil
+// seen is what virsh says of a machine.
+type seen struct {
+	host        *xenlab.Host
+	state, name string
+	saved       bool
 }
 
-// platformState asks virsh.
-func platformState(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (hypervisor.PowerState, error) {
-	h, s, err := hostOf(ctx, l, id)
-	if err != nil {
-		return "", err
+// look asks virsh on every host for a machine; an active one counts. It is one
+// command for each host, since each takes a host a third of a second.
+func look(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (seen, error) {
+	all := make([]seen, len(l.Hosts))
+	var wg sync.WaitGroup
+	for i, h := range l.Hosts {
+		wg.Go(func() {
+			// The last command decides how virsh ends.
+			out, err := h.Virsh(ctx, fmt.Sprintf("list --uuid --inactive --with-managed-save; domstate %[1]s; domname %[1]s", id))
+			lines := slices.DeleteFunc(strings.Split(out, "\n"), func(s string) bool { return strings.TrimSpace(s) == "" })
+			if n := len(lines); err == nil && n >= 2 {
+				all[i] = seen{h, strings.TrimSpace(lines[n-2]), strings.TrimSpace(lines[n-1]), slices.Contains(lines[:n-2], string(id))}
+			}
+		})
 	}
-	switch s {
-	case "running", "idle":
-		return hypervisor.Running, nil
-	case "paused":
-		return hypervisor.Paused, nil
-	case "shut off":
-		saved, err := h.Virsh(ctx, "list", "--uuid", "--inactive", "--with-managed-save")
-		if strings.Contains(saved, string(id)) {
-			return hypervisor.Suspended, err
+	wg.Wait()
+	var found seen
+	for _, s := range all {
+		if s.host != nil && (found.host == nil || s.state != "shut off") {
+			found = s
 		}
-		return hypervisor.Off, err
 	}
-	return "", fmt.Errorf("virsh says %q", s)
+	if found.host == nil {
+		return found, fmt.Errorf("machine %s: %w", id, hypervisor.ErrNotFound)
+	}
+	return found, nil
+}
+
+// platformState is virsh's word for a machine's state.
+func platformState(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (hypervisor.PowerState, error) {
+	s, err := look(ctx, l, id)
+	switch {
+	case err != nil:
+		return "", err
+	case s.state == "running" || s.state == "idle":
+		return hypervisor.Running, nil
+	case s.state == "paused":
+		return hypervisor.Paused, nil
+	case s.state == "shut off" && s.saved:
+		return hypervisor.Suspended, nil
+	case s.state == "shut off":
+		return hypervisor.Off, nil
+	}
+	return "", fmt.Errorf("virsh says %q", s.state)
 }
 
 // count waits for the guest's next count on the console, so that what an
 // earlier boot or another host left in the log does not count.
 func count(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (int, error) {
-	h, _, err := hostOf(ctx, l, id)
+	s, err := look(ctx, l, id)
 	if err != nil {
 		return 0, err
 	}
-	name, err := h.Virsh(ctx, "domname", string(id))
-	if err != nil {
-		return 0, err
-	}
-	read := func(ctx context.Context) (tick, lines int, err error) {
-		text, err := h.Run(ctx, "cat '/var/log/xen/console/guest-"+strings.TrimSpace(name)+".log' 2>/dev/null || :")
-		tick, lines = lab.LastTick(bytes.ReplaceAll([]byte(text), []byte("\r\n"), []byte("\n")))
+	read := func() (tick, lines int, err error) {
+		text, err := s.host.ReadConsole(s.name)
+		if errors.Is(err, fs.ErrNotExist) { // it has printed nothing yet
+			err = nil
+		}
+		tick, lines = lab.LastTick(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")))
 		return tick, lines, err
 	}
-	_, before, err := read(ctx)
+	_, before, err := read()
 	if err != nil {
 		return 0, err
 	}
 	n := 0
 	limit, stop := context.WithTimeout(ctx, 2*time.Minute)
 	defer stop()
-	err = lab.WaitFor(limit, 200*time.Millisecond, func(ctx context.Context) error {
-		tick, lines, err := read(ctx)
+	err = lab.WaitFor(limit, 100*time.Millisecond, func(context.Context) error {
+		tick, lines, err := read()
 		if err == nil && lines <= before {
-			err = fmt.Errorf("the guest on %s does not count on: %d lines as before", h.Name, lines)
+			err = fmt.Errorf("the guest on %s does not count on: %d lines as before", s.host.Name, lines)
 		}
 		n = tick
 		return err
@@ -182,15 +204,16 @@ func count(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (int, error) 
 	return n, err
 }
 
-// firstDisk finds the image of the machine's first disk, on its host.
-func firstDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (*xenlab.Host, string, error) {
-	h, _, err := hostOf(ctx, l, id)
+// onFirstDisk runs a shell command on the image of a machine's first disk:
+// out here where that is possible, else on its host, which is slow.
+func onFirstDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID, command string) (string, error) {
+	s, err := look(ctx, l, id)
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
-	doc, err := h.Virsh(ctx, "dumpxml", string(id))
+	doc, err := s.host.Virsh(ctx, "dumpxml", string(id))
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 	var x struct {
 		Disks []struct {
@@ -200,32 +223,35 @@ func firstDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (*xenlab.
 		} `xml:"devices>disk"`
 	}
 	if err := xml.Unmarshal([]byte(doc), &x); err != nil {
-		return nil, "", err
+		return "", err
 	}
 	if len(x.Disks) == 0 {
-		return nil, "", errors.New("no disk")
+		return "", errors.New("no disk")
 	}
-	return h, x.Disks[0].Source.File, nil
+	image := x.Disks[0].Source.File
+	if name, ok := strings.CutPrefix(image, xenlab.SharedDir+"/"); ok {
+		here := filepath.Join(l.Shared, name)
+		info, err := lab.Command(ctx, "qemu-img", "info", "-U", "--output=json", here)
+		if err != nil {
+			return "", err
+		}
+		if !strings.Contains(info, `"backing-filename"`) { // its path makes sense on the host only
+			return lab.Command(ctx, "sh", "-c", "image='"+here+"'; content='"+filepath.Join(l.Dir, "content")+"'; "+command)
+		}
+	}
+	return s.host.Run(ctx, "image='"+image+"'; content=/tmp/content; "+command)
 }
 
 // The content identity of a disk is a line at 1 MiB, padded to a sector.
 const contentAt = 1 << 20
 
 func writeDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID, content string) error {
-	h, p, err := firstDisk(ctx, l, id)
-	if err != nil {
-		return err
-	}
-	_, err = h.Run(ctx, fmt.Sprintf(`printf '%%-512s' "%s" >/tmp/content && qemu-io -f qcow2 -c 'write -s /tmp/content %d 512' '%s'`, content, contentAt, p))
+	_, err := onFirstDisk(ctx, l, id, fmt.Sprintf(`printf '%%-512s' "%s" >"$content" && qemu-io -f qcow2 -c "write -s $content %d 512" "$image"`, content, contentAt))
 	return err
 }
 
 func readDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (string, error) {
-	h, p, err := firstDisk(ctx, l, id)
-	if err != nil {
-		return "", err
-	}
-	out, err := h.Run(ctx, fmt.Sprintf(`qemu-img dd -U -f qcow2 -O raw bs=512 skip=%d count=%d if='%s' of=/tmp/content && head -c 512 /tmp/content`, contentAt/512, contentAt/512+1, p))
+	out, err := onFirstDisk(ctx, l, id, fmt.Sprintf(`qemu-img dd -U -f qcow2 -O raw bs=512 skip=%d count=%d if="$image" of="$content" && head -c 512 "$content"`, contentAt/512, contentAt/512+1))
 	return strings.TrimRight(out, " \x00"), err
 }
 
@@ -259,9 +285,19 @@ func backend(t testing.TB, l *xenlab.Lab) *hypervisortest.Backend {
 		t.Fatal(err)
 	}
 	ds := poolUUID(t, l.Hosts[0], "shared")
+	first, err := c.FindHost(context.Background(), l.Hosts[0].Name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &hypervisortest.Backend{
 		Client: c, Reopen: open,
-		Spec:     func(name string) hypervisor.VMSpec { return guest(pvh, name, ds) },
+		Spec:   func(name string) hypervisor.VMSpec { return guest(pvh, name, ds) },
+		Device: hypervisor.DeviceRequest{ID: libvirtx.DeviceID(first.ID(), xenlab.RNG)},
+		DeviceSpec: func(name string) hypervisor.VMSpec {
+			s := guest(pv, name, ds)
+			s.Placement.Host = first.ID()
+			return s
+		},
 		AbsentVM: "0c0ffee0-0000-4000-8000-000000000000", EventWait: time.Minute,
 		Booted: func(ctx context.Context, id hypervisor.VMID) error {
 			n, err := count(ctx, l, id)

@@ -20,7 +20,10 @@ type move struct {
 	from, to *fleet.Host
 	x        *libvirtxml.Domain // the definition for the next start
 	state    hypervisor.PowerState
-	still    bool // the guest stands still while its memory is sent
+	still    bool            // the guest stands still while its memory is sent
+	pools    []libvirtx.Pool // of the source
+	pool     libvirtx.Pool   // where the disks go, if they do
+	keep     bool            // the old images stay
 	report   hypervisor.MigrateReport
 }
 
@@ -53,9 +56,8 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	}
 	m := &move{from: h}
 	type seen struct {
-		live  *libvirtxml.Domain
-		mark  libvirtx.Mark
-		pools []libvirtx.Pool
+		live *libvirtxml.Domain
+		mark libvirtx.Mark
 	}
 	v, err := fleet.OnHost(ctx, h, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (v seen, err error) {
 		if m.state, err = libvirtx.State(dom); err != nil {
@@ -67,7 +69,7 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		if m.x, _, err = libvirtx.Inactive(dom); err != nil {
 			return v, err
 		}
-		v.pools, err = libvirtx.Pools(c)
+		m.pools, err = libvirtx.Pools(c)
 		return v, err
 	})
 	if err != nil {
@@ -76,15 +78,14 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	if v.mark.Role != "" {
 		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
 	}
-	if r.Storage != "" && !onStorage(v.pools, v.live, r.Storage) {
-		k := hypervisor.MigrateBoth
-		switch {
-		case r.Host == "" && m.state == hypervisor.Off:
-			k = hypervisor.MigrateStorage
-		case r.Host == "":
-			k = hypervisor.MigrateLiveStorage
-		}
-		return nil, refuse(id.Ref(), k)
+	here := r.To == nil && (r.Host == "" || r.Host == h.ID())
+	switch {
+	case r.Storage != "" && here && (m.state == hypervisor.Running || m.state == hypervisor.Paused):
+		return nil, refuse(id.Ref(), hypervisor.MigrateLiveStorage)
+	case r.Storage != "" && here:
+		return m, m.planStorage(ctx, id, r, v.live)
+	case r.Storage != "" && !onStorage(m.pools, v.live, r.Storage):
+		return nil, refuse(id.Ref(), hypervisor.MigrateBoth)
 	}
 	if r.Host == "" {
 		if len(target.Members) != 1 {
@@ -103,7 +104,7 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		m.block(hypervisor.ReasonSameHost, m.to.ID().Ref(), "the machine is on this host already")
 		return m, nil
 	}
-	return m, m.checkTarget(ctx, id, v.live, v.pools)
+	return m, m.checkTarget(ctx, id, v.live)
 }
 
 // onStorage reports whether all disks of a machine are in a pool.
@@ -153,7 +154,7 @@ func (m *move) how(mode hypervisor.MigrateMode, id hypervisor.VMID, x *libvirtxm
 }
 
 // checkTarget looks whether the other host can take the machine.
-func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxml.Domain, pools []libvirtx.Pool) error {
+func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxml.Domain) error {
 	to := m.to.ID()
 	type seen struct {
 		pools []libvirtx.Pool
@@ -200,9 +201,9 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 		if p == "" {
 			continue
 		}
-		here, ok := libvirtx.PoolOf(pools, p)
+		here, ok := libvirtx.PoolOf(m.pools, p)
 		if there, found := libvirtx.PoolOf(v.pools, p); !ok || !found || here.UUID != there.UUID {
-			m.block(hypervisor.ReasonDiskUnreachable, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(libvirtx.ImageID(pools, m.from.ID(), p))},
+			m.block(hypervisor.ReasonDiskUnreachable, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(libvirtx.ImageID(m.pools, m.from.ID(), p))},
 				"image %s is not in a storage pool that both hosts have: move it to a shared one (with one UUID on both)", p)
 		}
 	}
@@ -249,18 +250,23 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		report(hypervisor.TaskState{Fraction: -1, Phase: m.report.Method})
 		begin := time.Now()
 		sure := context.WithoutCancel(ctx)
-		result := hypervisor.MigrateResult{VM: id, Host: m.to.ID(), Downtime: -1, Method: m.report.Method}
-		var err error
-		if m.state == hypervisor.Running {
-			err = m.send(sure, id)
-		} else {
-			err = m.hand(sure, id)
+		s := hypervisor.TaskState{Migration: &hypervisor.MigrateResult{Downtime: -1}}
+		switch {
+		case m.pool.UUID != "":
+			s = m.copyDisks(ctx, d, id, report)
+		case m.state == hypervisor.Running:
+			s.Err = m.send(sure, id)
+		default:
+			s.Err = m.hand(sure, id)
 		}
-		result.Total = time.Since(begin)
-		return hypervisor.TaskState{Result: id.Ref(), Migration: &result, Err: err}
+		s.Result = id.Ref()
+		if r := s.Migration; r != nil {
+			r.VM, r.Host, r.Method, r.Total = id, m.to.ID(), m.report.Method, time.Since(begin)
+		}
+		return s
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || m.pool.UUID != "" {
+		return t, err
 	}
 	return unstoppable{t}, nil
 }
