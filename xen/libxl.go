@@ -51,14 +51,19 @@ type LibxlPeer = libxl.Peer
 // destroyed and created anew. Rename is composed too: the definition is
 // removed and made again under the new name, so that watchers of other
 // processes see a deletion and a creation. There are no snapshots: libvirt's
-// Xen driver has none, and RAM and disks can't be taken at one moment from
-// outside.
+// Xen driver has none, it restores saved RAM only onto the disks that it was
+// saved with, and it merges no disks.
 //
 // A running PVH or HVM machine migrates live. A PV machine migrates live only
 // where Xen has shadow paging, which Debian's is built without and libvirt
 // does not tell: Mode Live is refused for it, and AutoMigrate moves it while
-// it stands still, RAM and all. Host devices can be given to PV and HVM
-// machines that are off; Xen has no passthrough for PVH.
+// it stands still, RAM and all. The host copies the disks of a machine that is
+// off to another of its datastores.
+//
+// Host devices can be given to PV and HVM machines that are off; Xen has no
+// passthrough for PVH, and needs an IOMMU for the others, of which libvirt does
+// not tell. The control domain needs the module xen-pciback, and udevd: without
+// it libvirt 9.0 was seen to lose a device that PrepareDevice took.
 //
 // As gives *libvirt.Connect for a Client of one host and for a Host, and
 // *libvirt.Domain for a VM (Free it).

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -131,6 +132,14 @@ func (h *Host) Run(ctx context.Context, command string) (string, error) {
 func (h *Host) ReadConsole(name string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(h.file("consoles"), "guest-"+name+".log"))
 }
+
+// Ends says how often libvirtd ended on the host, and how.
+func (h *Host) Ends() []string {
+	text, _ := os.ReadFile(h.machine.Console) // none says nothing
+	return endLine.FindAllString(string(text), -1)
+}
+
+var endLine = regexp.MustCompile(`DOM0 libvirtd ended with [^\r\n]*`)
 
 // WaitTick waits until the counting guest has counted to at least n on this host, and returns its
 // newest count.

@@ -44,10 +44,13 @@ var (
 // is missing, hence the edit in buildImage.
 const (
 	inittab = `::sysinit:/lab/init
-::respawn:/lab/libvirtd
+::respawn:/lab/supervise
 `
-	libvirtdStart = `#!/bin/sh
-exec /usr/sbin/libvirtd --listen >>/var/log/libvirtd.out 2>&1
+	// Init starts it again when it ends, as systemd does with Debian's libvirtd.service
+	// (Restart=on-failure). How it ended is on the host's console.
+	supervise = `#!/bin/sh
+/usr/sbin/libvirtd --listen >>/var/log/libvirtd.out 2>&1
+echo "DOM0 libvirtd ended with $? $(cat /proc/uptime)" >/dev/console
 `
 	libvirtdConf = `listen_tls = 0
 listen_tcp = 1
@@ -78,7 +81,7 @@ func fetchImage(ctx context.Context) (*image, error) {
 		return nil, err
 	}
 	key := strings.Join([]string{"3", dom0Packages, kernel.Version, guest, strings.Join(initrdModules, " "), strings.Join(dom0Modules, " "),
-		string(dom0Init), string(initrdInit), string(vifBridge), inittab, libvirtdStart, libvirtdConf, hostsFile}, "\x00")
+		string(dom0Init), string(initrdInit), string(vifBridge), inittab, supervise, libvirtdConf, hostsFile}, "\x00")
 	dir, err := lab.Cached(ctx, "xen", key, func(ctx context.Context, dir string) error {
 		return buildImage(ctx, dir, kernel, guest)
 	})
@@ -109,7 +112,7 @@ func buildImage(ctx context.Context, dir string, kernel *lab.Kernel, guest strin
 	}
 	for name, text := range map[string]string{
 		"lab/init":                              string(dom0Init),
-		"lab/libvirtd":                          libvirtdStart,
+		"lab/supervise":                         supervise,
 		"etc/xen/scripts/vif-bridge":            string(vifBridge),
 		"etc/inittab":                           inittab,
 		"etc/libvirt/libvirtd.conf":             libvirtdConf,

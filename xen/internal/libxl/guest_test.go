@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
@@ -244,6 +245,37 @@ func (w *world) moveOut(vm *hypervisor.VM, name string, n int) {
 	}
 	w.goesOn(vm, n, "Migrate to another Client")
 	w.agree(vm, name, hypervisor.Running, "Migrate to another Client")
+}
+
+// TestLibvirtdEnds shows that machines run on when libvirtd ends, and that the
+// Client is of use again when it is back.
+func TestLibvirtdEnds(t *testing.T) {
+	w := newWorld(t, false)
+	vm := w.create(pvh, "survivor")
+	w.do(vm.Start(w.ctx), "Start")
+	n := w.goesOn(vm, 0, "Start")
+	at, err := look(w.ctx, w.l, vm.ID())
+	w.ok(err, "find the machine")
+	ends := len(at.host.Ends())
+	_, err = at.host.Run(w.ctx, "kill -KILL $(pidof libvirtd)")
+	w.ok(err, "end libvirtd")
+	err = lab.WaitFor(w.ctx, 200*time.Millisecond, func(ctx context.Context) error {
+		_, err := vm.Info(ctx)
+		if err == nil && len(at.host.Ends()) == ends {
+			err = errors.New("libvirtd has not ended")
+		} else if err != nil && !errors.Is(err, hypervisor.ErrUnavailable) {
+			t.Errorf("Info without libvirtd: %v (kind %s), want %v", err, hypervisor.KindOf(err), hypervisor.ErrUnavailable)
+			return nil
+		}
+		return err
+	})
+	w.ok(err, "wait for libvirtd")
+	n = w.goesOn(vm, n, "an end of libvirtd")
+	w.agree(vm, "survivor", hypervisor.Running, "an end of libvirtd")
+	w.do(vm.Pause(w.ctx), "Pause")
+	w.agree(vm, "survivor", hypervisor.Paused, "Pause after an end of libvirtd")
+	w.do(vm.Resume(w.ctx), "Resume")
+	w.goesOn(vm, n, "Resume")
 }
 
 // TestTemplateCannotStart shows that virsh can't start a template either.

@@ -36,6 +36,11 @@ var shared struct {
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if shared.lab != nil {
+		for _, h := range shared.lab.Hosts {
+			for _, end := range h.Ends() {
+				fmt.Fprintln(os.Stderr, h.Name+":", end)
+			}
+		}
 		if err := shared.lab.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "stop the lab:", err)
 			code = 1
