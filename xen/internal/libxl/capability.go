@@ -66,7 +66,7 @@ var fixed = map[hypervisor.Capability]hypervisor.Support{
 	hypervisor.HighAvailability:   no(hypervisor.ReasonPlatform, "libvirt restarts no machines elsewhere: that is the work of a cluster manager such as Pacemaker"),
 	hypervisor.ReplicationRead:    no(hypervisor.ReasonPlatform, "libvirt does not replicate machines"),
 	hypervisor.TaskResume:         partial(hypervisor.ReasonEmulated, "creating and cloning are found again by what they made; other work only by its own Client"),
-	hypervisor.TaskCancel:         partial(hypervisor.ReasonPlatform, "creating and cloning can be cancelled between images; libvirt's Xen driver has no AbortJob, so saving and migrating run to their end"),
+	hypervisor.TaskCancel:         partial(hypervisor.ReasonPlatform, "creating, cloning and moving disks can be cancelled between images; libvirt's Xen driver has no AbortJob, so saving and migrating run to their end"),
 }
 
 // needsHosts are those that a Client of one host can't do.

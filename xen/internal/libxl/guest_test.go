@@ -65,6 +65,11 @@ func (w *world) createOn(kind, name string, host hypervisor.HostID) *hypervisor.
 	spec.Placement.Host = host
 	vm, err := w.c.CreateVM(w.ctx, spec).Wait(w.ctx)
 	w.ok(err, "create "+name)
+	w.removeAtEnd(vm, name)
+	return vm
+}
+
+func (w *world) removeAtEnd(vm *hypervisor.VM, name string) {
 	w.Cleanup(func() {
 		ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 		defer stop()
@@ -73,7 +78,6 @@ func (w *world) createOn(kind, name string, host hypervisor.HostID) *hypervisor.
 			w.Errorf("delete %s: %v", name, err)
 		}
 	})
-	return vm
 }
 
 func (w *world) count(vm *hypervisor.VM) int {
