@@ -193,7 +193,7 @@ func (e *env) measureCancel() {
 		before, err := vm.Snapshots(e.ctx)
 		e.ok(err, "Snapshots")
 		r := cancelSoon(e, "snapshot.create (memory)", func() *hypervisor.Task[*hypervisor.Snapshot] {
-			return vm.CreateSnapshot(e.ctx, "measured", &hypervisor.SnapshotOptions{Memory: true})
+			return vm.CreateSnapshot(e.ctx, "measured with RAM", &hypervisor.SnapshotOptions{Memory: true})
 		})
 		up("snapshot.create (memory)", hypervisor.Running)
 		l, err := vm.Snapshots(e.ctx)
