@@ -8,8 +8,10 @@ import (
 	"testing"
 
 	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // TestBuiltin uses libvirt's test driver: no daemon, no root, no guest.
@@ -135,5 +137,31 @@ func TestUnreachable(t *testing.T) {
 	}
 	if _, err := Open(ctx, Config{Hosts: []string{"test:///default", "test:///default"}}); !errors.Is(err, hypervisor.ErrInvalidArgument) {
 		t.Errorf("Open of one host twice: %v", err)
+	}
+}
+
+// TestMissingNetwork checks a move of a machine on a libvirt network that the
+// other host has, and on one that it lacks.
+func TestMissingNetwork(t *testing.T) {
+	d, err := open(t.Context(), Config{Hosts: []string{"test:///default"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	h := d.(*driver).Members[0]
+	on := func(network string) libvirtxml.DomainInterface {
+		return libvirtxml.DomainInterface{Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: network}}}
+	}
+	m := &move{d: d.(*driver), dd: d.(*driver), src: h, dst: h, live: &libvirtxml.Domain{Name: "guest", UUID: "0c0ffee0-0000-4000-8000-000000000000",
+		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{on("default"), on("absent")}}}}
+	f, err := h.Identify(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := libvirtx.Do(t.Context(), h.Conn, 6, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, m.checkHost(c, f, f) }); err != nil {
+		t.Fatal(err)
+	}
+	if b := m.report.Blockers; len(b) != 1 || b[0].Reason != hypervisor.ReasonNetworkMissing || b[0].Object.ID != "network:absent" {
+		t.Errorf("blockers are %+v, want network:absent alone", b)
 	}
 }

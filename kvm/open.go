@@ -40,7 +40,7 @@ var (
 var platform = fleet.Platform{
 	Name: "kvm", Product: "QEMU/KVM through libvirt", ReadFacts: libvirtx.ReadFacts,
 	OSType: libvirtxml.DomainOSType{Type: "hvm"}, MACPrefix: "52:54:00", NICModel: "virtio",
-	Networks: networks, AddDisk: addDisk, Fits: fits, Resize: resize,
+	Networks: userNetwork, AddDisk: addDisk, Fits: fits, Resize: resize,
 	Passthrough: passthrough, Suspend: suspend, Reset: reset, Reboot: reboot, Shutdown: shutdown,
 	Undefine: libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA |
 		libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.DOMAIN_UNDEFINE_NVRAM,
