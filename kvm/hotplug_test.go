@@ -136,12 +136,16 @@ func TestHotPlug(t *testing.T) {
 	if err := change(hypervisor.Changes{MemoryBytes: 400 * hypervisor.MiB}); !errors.Is(err, hypervisor.ErrInvalidArgument) {
 		t.Errorf("a DIMM of 16 MiB: %v, want ErrInvalidArgument", err)
 	}
-	// All or none: of two changes the first could be made, the second never.
+	// All or none: of two changes the first could be made, the second never. What
+	// libvirt tells of the memory by now may be older than the DIMM: QEMU holds
+	// its news of the balloon back for up to a second.
+	before, err := vm.Info(ctx)
+	ok(err)
 	if err := change(hypervisor.Changes{MemoryBytes: 512 * hypervisor.MiB, MaxCPUs: 1, NextStart: true}); !errors.Is(err, hypervisor.ErrInvalidArgument) {
 		t.Errorf("fewer CPUs at most than the machine has: %v, want ErrInvalidArgument", err)
 	}
-	if i, err := vm.Info(ctx); err != nil || i.MemoryBytes != 384*hypervisor.MiB {
-		t.Errorf("of changes that were refused the memory was made: %d MiB (%v)", i.MemoryBytes>>20, err)
+	if i, err := vm.Info(ctx); err != nil || i.MemoryBytes != before.MemoryBytes {
+		t.Errorf("of changes that were refused the memory was made: %d MiB, not %d (%v)", i.MemoryBytes>>20, before.MemoryBytes>>20, err)
 	}
 	ok(change(hypervisor.Changes{CPUs: 3, MaxCPUs: 4, NextStart: true}))
 	if g, err := lookInside(ctx, vm); err != nil || g.cpus != 2 {
