@@ -36,8 +36,10 @@ const (
 	hostMemory = 1280 // MiB
 	dom0Memory = 560
 	// Without la57 and smap because a PV dom0 dies of them under QEMU 7.2's emulation, without
-	// rdtscp because Xen can't emulate that for PVH guests.
-	cpu = "max,-la57,-smap,-rdtscp"
+	// rdtscp because Xen can't emulate that for PVH guests. Without xsave and so AVX because the
+	// emulation loses XCR0 when Xen changes between domains: programs that glibc has chosen AVX
+	// for then end with SIGILL now and then, libvirtd in dom0 and a guest's init among them.
+	cpu = "max,-la57,-smap,-rdtscp,-xsave,-avx,-avx2,-fma,-f16c"
 )
 
 func (h *Host) powerOn(img *image) (err error) {
@@ -62,7 +64,7 @@ func (h *Host) powerOn(img *image) (err error) {
 		// Interrupt remapping is left out: Xen does not get along with QEMU's.
 		"-device", "intel-iommu,intremap=off",
 		"-kernel", img.xen,
-		"-append", fmt.Sprintf("console=com1 dom0_mem=%dM,max:%dM dom0_max_vcpus=1 sched=credit iommu=no-intremap noreboot loglvl=warning", dom0Memory, dom0Memory),
+		"-append", fmt.Sprintf("console=com1 dom0_mem=%dM,max:%dM dom0_max_vcpus=1 iommu=no-intremap noreboot loglvl=warning", dom0Memory, dom0Memory),
 		"-initrd", fmt.Sprintf("%s console=hvc0 quiet mitigations=off nokaslr net.ifnames=0 cryptomgr.notests lab.host=%d,%s", img.kernel, h.number, img.initrd),
 		"-drive", "file="+img.disk+",format=raw,if=none,id=root,snapshot=on,cache=unsafe", "-device", "virtio-blk-pci,drive=root,addr=3",
 		"-netdev", fmt.Sprintf("user,id=n0,hostfwd=tcp:127.0.0.1:%d-:22,hostfwd=tcp:127.0.0.1:%d-:16509", ports[0], ports[1]),
