@@ -59,7 +59,7 @@ func (h *Host) powerOn(img *image) (err error) {
 	h.MigrateURI = fmt.Sprintf("tcp://10.99.0.%d", h.number)
 	wire := func(host int) string { return filepath.Join(h.dir, fmt.Sprintf("wire%d", host)) }
 	h.machine, err = qemu.Start(h.Name, h.dir,
-		"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", cpu, "-smp", "2", "-m", strconv.Itoa(hostMemory),
+		"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", cpu, "-smp", "1", "-m", strconv.Itoa(hostMemory),
 		"-uuid", fmt.Sprintf("5e000000-0000-4000-8000-%012d", h.number),
 		// Interrupt remapping is left out: Xen does not get along with QEMU's.
 		"-device", "intel-iommu,intremap=off",
