@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -41,10 +42,19 @@ func Detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 		return err
 	}
 	if s != hypervisor.Off {
-		if err := dom.DetachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_LIVE); err != nil && !libvirtx.NotFound(err) {
-			return err
+		end := time.Now().Add(unplugLimit)
+		for {
+			err := dom.DetachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
+			if err == nil || libvirtx.NotFound(err) {
+				break
+			}
+			// A Xen guest that has not taken a new device yet can't let go of it.
+			if !strings.Contains(err.Error(), "libxenlight failed to detach") || time.Now().After(end) {
+				return err
+			}
+			time.Sleep(500 * time.Millisecond)
 		}
-		for end := time.Now().Add(unplugLimit); ; time.Sleep(50 * time.Millisecond) {
+		for ; ; time.Sleep(50 * time.Millisecond) {
 			live, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
 				return err
