@@ -37,8 +37,8 @@ const (
 	dom0Memory = 560
 	// Without la57 and smap because a PV dom0 dies of them under QEMU 7.2's emulation, without
 	// rdtscp because Xen can't emulate that for PVH guests. Without xsave and so AVX because the
-	// emulation loses XCR0 when Xen changes between domains: programs that glibc has chosen AVX
-	// for then end with SIGILL now and then, libvirtd in dom0 and a guest's init among them.
+	// emulation now and then refuses AVX code, which glibc uses where it can: a guest's init was
+	// seen to end so (vmovd, invalid opcode), and nothing spares libvirtd in dom0.
 	cpu = "max,-la57,-smap,-rdtscp,-xsave,-avx,-avx2,-fma,-f16c"
 )
 
