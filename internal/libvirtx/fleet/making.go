@@ -137,9 +137,9 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 		return hypervisor.DoneTask(tid, hypervisor.TaskState{Result: id.Ref()}), nil
 	}
 	t, err := f.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		beat, since := mark.Beat, time.Now()
+		beat, since, phase := mark.Beat, time.Now(), "making"
 		for {
-			report(hypervisor.TaskState{Fraction: -1, Phase: "making"})
+			report(hypervisor.TaskState{Fraction: -1, Phase: phase})
 			if err := Pause(ctx, PollEvery); err != nil {
 				return hypervisor.TaskState{Err: err}
 			}
@@ -158,7 +158,7 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 			case time.Since(since) > deadAfter:
 				left, err := f.sweep(context.WithoutCancel(ctx), id)
 				if libvirtx.KindOf(err) == hypervisor.KindBusy {
-					report(hypervisor.TaskState{Fraction: -1, Phase: phaseCopyGoesOn})
+					phase = phaseCopyGoesOn
 					continue
 				}
 				if err == nil {
