@@ -96,8 +96,14 @@ func TestHotPlug(t *testing.T) {
 	sees("32 MiB less", func(g inGuest) bool { return g.balloon == 32<<20/4096 })
 	ok(change(hypervisor.Changes{MemoryBytes: 256 * hypervisor.MiB}))
 	sees("them back", func(g inGuest) bool { return g.balloon == 0 })
+	// What comes on top of a machine that the balloon has made smaller brings
+	// all of it back.
+	ok(change(hypervisor.Changes{MemoryBytes: 224 * hypervisor.MiB}))
 	ok(change(hypervisor.Changes{MemoryBytes: 384 * hypervisor.MiB}))
-	sees("128 MiB more, as a DIMM", func(g inGuest) bool { return g.kib > first.kib+120<<10 })
+	if i, err := vm.Info(ctx); err != nil || i.MemoryBytes != 384*hypervisor.MiB {
+		t.Errorf("with a DIMM the machine has %d MiB (%v), want 384", i.MemoryBytes>>20, err)
+	}
+	sees("128 MiB more, as a DIMM", func(g inGuest) bool { return g.kib > first.kib+120<<10 && g.balloon == 0 })
 
 	disk, err := vm.AttachDisk(ctx, hypervisor.DiskSpec{SizeBytes: 8 * hypervisor.MiB}).Wait(ctx)
 	ok(err)

@@ -5,6 +5,7 @@ package kvm
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -230,6 +231,9 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 	}
 	switch {
 	case dimm > 0:
+		if err := fillBalloon(dom, id); err != nil {
+			return err
+		}
 		doc, err := (&libvirtxml.DomainMemorydev{Model: "dimm", Target: &libvirtxml.DomainMemorydevTarget{
 			Size: &libvirtxml.DomainMemorydevTargetSize{Value: uint(dimm), Unit: "KiB"},
 			Node: &libvirtxml.DomainMemorydevTargetNode{Value: 0}}}).Marshal()
@@ -252,4 +256,30 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 		return err
 	}
 	return libvirtx.Define(c, x)
+}
+
+// balloonLimit is how long a guest may take to have its memory back.
+const balloonLimit = 30 * time.Second
+
+// fillBalloon gives a guest all the memory that its machine has, so that more
+// comes on top of it: libvirt counts a DIMM only for a guest that has all.
+func fillBalloon(dom *libvirt.Domain, id hypervisor.VMID) error {
+	asked := false
+	for end := time.Now().Add(balloonLimit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		x, _, err := libvirtx.Parse(dom, 0)
+		if err != nil {
+			return err
+		}
+		all := libvirtx.MemoryKiB(x)
+		if libvirtx.CurrentKiB(x) >= all {
+			return nil
+		}
+		if !asked {
+			asked = true
+			if err := dom.SetMemoryFlags(uint64(all), libvirt.DOMAIN_MEM_LIVE|libvirt.DOMAIN_MEM_CONFIG); err != nil {
+				return err
+			}
+		}
+	}
+	return hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest's balloon did not give its memory back within %v: does its virtio-balloon driver run?", balloonLimit)
 }
