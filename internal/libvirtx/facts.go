@@ -33,7 +33,7 @@ type Facts struct {
 }
 
 // FactCalls is the number of requests that ReadFacts sends.
-const FactCalls = 8
+const FactCalls = 9
 
 // ReadFacts asks for capabilities (libvirt.org/formatcaps.html), domain
 // capabilities (formatdomaincaps.html) and node information.
@@ -69,6 +69,11 @@ func ReadFacts(c *libvirt.Connect) (*Facts, error) {
 		f.Version = f.Libvirt
 	}
 	f.MemoryBytes = int64(node.Memory) << 10
+	// That is the sum of the NUMA nodes, which may lack memory that was plugged
+	// in later; what the host as a whole has counts it.
+	if s, err := c.GetMemoryStats(libvirt.NODE_MEMORY_STATS_ALL_CELLS, 0); err == nil && s.TotalSet {
+		f.MemoryBytes = max(f.MemoryBytes, int64(s.Total)<<10)
+	}
 	f.CPU = hypervisor.CPUInfo{Model: node.Model, MHz: int(node.MHz), Sockets: int(node.Sockets * max(node.Nodes, 1)),
 		Cores: int(node.Sockets * node.Cores * max(node.Nodes, 1)), Threads: int(node.Cpus)}
 	f.host(&caps.Host)

@@ -23,7 +23,7 @@ func TestKinds(t *testing.T) {
 		{libvirt.Error{Code: libvirt.ERR_OPERATION_TIMEOUT, Message: "Timed out during operation: cannot acquire state change lock"}, hypervisor.KindBusy, false},
 		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Domain: libvirt.FROM_RPC, Message: "internal error: client socket is closed"}, hypervisor.KindUnavailable, true},
 		{libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_RPC, Message: "Cannot recv data: Connection reset by peer"}, hypervisor.KindUnavailable, true},
-		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: qemu unexpectedly closed the monitor"}, hypervisor.KindUnknown, false},
+		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: qemu unexpectedly closed the monitor"}, hypervisor.KindUnavailable, false},
 		{libvirt.Error{Code: libvirt.ERR_OPERATION_ABORTED, Message: "operation aborted: job 'migration out' canceled by client"}, hypervisor.KindCanceled, false},
 		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "qemu-img: write: No space left on device"}, hypervisor.KindExhausted, false},
 		{libvirt.Error{Code: libvirt.ERR_OPERATION_INVALID, Message: "Requested operation is not valid: domain is not running"}, hypervisor.KindInvalidState, false},
