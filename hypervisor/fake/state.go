@@ -55,6 +55,7 @@ type disk struct {
 	Volume          hypervisor.VolumeID
 	Bus             string
 	ReadOnly, CDROM bool
+	image           *volume // Volume's, once it was looked up
 }
 
 type attachment struct {

@@ -119,8 +119,8 @@ func (b *Backend) full(m *vm, v *hypervisor.VMInfo, s *slab) {
 	}
 	v.CreatedAt = m.Created
 	at := len(s.disks)
-	for _, d := range m.Disks {
-		s.disks = append(s.disks, b.diskInfo(d))
+	for i := range m.Disks {
+		s.disks = append(s.disks, b.diskInfo(&m.Disks[i]))
 	}
 	v.Disks = s.disks[at:len(s.disks):len(s.disks)]
 	at = len(s.nics)
@@ -144,9 +144,12 @@ func (b *Backend) full(m *vm, v *hypervisor.VMInfo, s *slab) {
 	}
 }
 
-func (b *Backend) diskInfo(d disk) hypervisor.DiskInfo {
+func (b *Backend) diskInfo(d *disk) hypervisor.DiskInfo {
 	i := hypervisor.DiskInfo{ID: d.ID, Volume: d.Volume, Bus: d.Bus, ReadOnly: d.ReadOnly, CDROM: d.CDROM, Format: "fake"}
-	if v := b.st.Volumes[d.Volume]; v != nil {
+	if d.image == nil || d.image.ID != d.Volume {
+		d.image = b.st.Volumes[d.Volume]
+	}
+	if v := d.image; v != nil {
 		i.Datastore, i.SizeBytes, i.UsedBytes, i.Provisioning, i.Parent = v.Datastore, v.Size, v.Used, v.Prov, v.Parent
 	}
 	return i
