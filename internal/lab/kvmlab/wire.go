@@ -56,7 +56,8 @@ func sweepWire(dir string) {
 
 func (w *wire) address(host int) string { return fmt.Sprintf("%s.%d", w.prefix, host+1) }
 
-// plug leads a cable into the network namespace of process pid and puts it on a bridge br0 there.
+// plug leads a cable into the network namespace of process pid and puts it on a bridge br0 there. The bridge has an
+// address of its own: otherwise it may take over that of a guest's adapter, and when the guest moves both hosts have it.
 func (w *wire) plug(ctx context.Context, host, pid int) error {
 	cable := fmt.Sprintf("%sh%d", w.bridge, host+1)
 	_, err := lab.Command(ctx, "bash", "-ec", `
@@ -64,10 +65,10 @@ ip link add $1 type veth peer name eth0 netns $3
 ip link set $1 master $2 up
 nsenter --net=/proc/$3/ns/net bash -ec "
 ip link set lo up
-ip link add br0 type bridge
+ip link add br0 address 02:00:00:00:00:0$5 type bridge
 ip link set eth0 master br0 up
 ip addr add $4/24 dev br0
-ip link set br0 up"`, "-", cable, w.bridge, fmt.Sprint(pid), w.address(host))
+ip link set br0 up"`, "-", cable, w.bridge, fmt.Sprint(pid), w.address(host), fmt.Sprint(host+1))
 	return err
 }
 
