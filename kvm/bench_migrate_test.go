@@ -32,7 +32,11 @@ func BenchmarkMigrate(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer vm.Delete(ctx, hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}).Wait(ctx)
+	defer func() {
+		if _, err := vm.Delete(ctx, hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}).Wait(ctx); err != nil {
+			b.Error(err)
+		}
+	}()
 	if _, err := vm.Start(ctx).Wait(ctx); err != nil {
 		b.Fatal(err)
 	}
