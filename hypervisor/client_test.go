@@ -198,3 +198,30 @@ func TestWatchPolls(t *testing.T) {
 		}
 	})
 }
+
+// TestObserverHearsOfCloseInBetween: work that a driver accepts while its
+// Client closes is told to have ended, once.
+func TestObserverHearsOfCloseInBetween(t *testing.T) {
+	ends := 0
+	s := &stub{}
+	c, err := hypervisor.New(t.Context(), s, &hypervisor.Options{
+		Observer: func(ctx context.Context, _ hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
+			return ctx, func(hypervisor.OperationEnd) { ends++ }
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.start = func(context.Context) (hypervisor.DriverTask, error) {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		return hypervisor.DoneTask("late", hypervisor.TaskState{}), nil
+	}
+	if err := c.VM("1").Start(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if ends != 1 {
+		t.Errorf("the end was told %d times, want once", ends)
+	}
+}
