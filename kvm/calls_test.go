@@ -44,9 +44,9 @@ func TestCalls(t *testing.T) {
 	if n := list(hypervisor.Brief); n != 2 || brief != n {
 		t.Errorf("a brief listing sends %d requests for one machine, %d for three; want 2", brief, n)
 	}
-	// Two look-ups of a definition for each machine: libvirt has no request for all.
-	if n := list(hypervisor.Full); n-full != 2*2 || full-2 > 2+3*2 {
-		t.Errorf("a full listing sends %d requests for one machine, %d for three; want two more for each", full, n)
+	// One request for each machine's definition: libvirt has none for all.
+	if n := list(hypervisor.Full); n-full != 2 || full-2 > 2+3*2 {
+		t.Errorf("a full listing sends %d requests for one machine, %d for three; want one more for each", full, n)
 	}
 	// look-up by UUID twice, statistics, definition, saved state, snapshots (2),
 	// pools (2 each of 2, and the list), the disk's image (3), the job

@@ -92,11 +92,29 @@ func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect,
 			need = append(need, i)
 		}
 	}
-	hypervisor.CountCalls(ctx, len(need))
+	doms := map[string]*libvirt.Domain{}
+	if len(need) > 0 {
+		hypervisor.CountCalls(ctx, 1+len(need))
+		all, err := c.ListAllDomains(0) // in one request, in place of a look-up for each
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			defer all[i].Free()
+			if id, err := all[i].GetUUIDString(); err == nil { // local
+				doms[id] = &all[i]
+			}
+		}
+	}
 	gone := make([]bool, len(stats))
 	err = libvirtx.Each(len(need), func(n int) error {
 		i := need[n]
-		x, mark, err := definition(c, stats[i].UUID)
+		dom := doms[stats[i].UUID]
+		if dom == nil { // it went between the two requests
+			gone[i] = true
+			return nil
+		}
+		x, mark, err := libvirtx.Parse(dom, 0)
 		if libvirtx.NotFound(err) || err == nil && mark.Role != "" {
 			gone[i] = true
 			return nil
@@ -120,16 +138,6 @@ func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect,
 		}
 	}
 	return keep, nil
-}
-
-// definition reads a domain's live definition, and its mark.
-func definition(c *libvirt.Connect, uuid string) (*libvirtxml.Domain, libvirtx.Mark, error) {
-	dom, err := c.LookupDomainByUUIDString(uuid)
-	if err != nil {
-		return nil, libvirtx.Mark{}, err
-	}
-	defer dom.Free()
-	return libvirtx.Parse(dom, 0)
 }
 
 // GetVM implements hypervisor.Driver.
