@@ -101,10 +101,10 @@ func freeze(ctx context.Context, c *libvirt.Connect, k *fleet.Cloning, m *fleet.
 		return nil, err
 	}
 	sure := context.WithoutCancel(ctx)
-	if k.Request.Mode == hypervisor.FullClone {
-		if err := m.Note(sure, func(n *libvirtx.Mark) { n.Source = string(k.Source) }); err != nil {
-			return nil, err
-		}
+	// Whoever cleans up finds what was made for the source by this, and takes
+	// back what is in Overlays.
+	if err := m.Note(sure, func(n *libvirtx.Mark) { n.Source = string(k.Source) }); err != nil {
+		return nil, err
 	}
 	made, list, err := overlays(c, string(k.Source), x)
 	if err == nil && k.Request.Mode == hypervisor.FullClone { // before the source has them
@@ -135,9 +135,6 @@ func freeze(ctx context.Context, c *libvirt.Connect, k *fleet.Cloning, m *fleet.
 		err = libvirtx.Define(c, x)
 	}
 	if err != nil {
-		for _, v := range made {
-			_ = libvirtx.DeleteVolume(c, v.Pool, v.Name) // what this call made
-		}
 		return nil, err
 	}
 	if k.Request.Mode == hypervisor.Linked {

@@ -69,57 +69,91 @@ func (d *driver) subtree(ctx context.Context, id hypervisor.VMID, sid hypervisor
 	})
 }
 
-// deleteSnapshot merges one snapshot away.
+// deleteSnapshot merges one snapshot away. Where the connection breaks it goes
+// on from what is there.
 func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID) (note string, err error) {
 	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return "", err
 	}
-	b, err := d.Books(ctx, h)
-	if err != nil {
-		return "", err
-	}
-	return fleet.OnHost(context.WithoutCancel(ctx), h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
-		return mergeSnapshot(b, c, dom, string(id), sid)
+	sure := context.WithoutCancel(ctx)
+	var rest []libvirtxml.DomainSnapshot // those that remain, once it is merged
+	err = fleet.Again(sure, func(again bool) error {
+		if again {
+			_, err := fleet.OnHost(sure, h, id, 2, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				return struct{}{}, endCommits(dom, func(string) bool { return true })
+			})
+			if err != nil {
+				return err
+			}
+		}
+		b, err := d.Books(sure, h)
+		if err != nil {
+			return err
+		}
+		_, err = fleet.OnHost(sure, h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			if rest == nil {
+				n, left, err := mergeSnapshot(b, c, dom, string(id), sid)
+				if note += n; err != nil {
+					return struct{}{}, err
+				}
+				rest = left
+			}
+			return struct{}{}, forget(dom, sid, rest, again)
+		})
+		return err
 	})
+	return note, err
 }
 
-// deleteSnapshot merges the image above each frozen image down into it, so
-// that what is copied is what changed since the snapshot.
-func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, err error) {
+// endCommits sees commits to their end that nobody waits for any more, of
+// disks on images that are theirs.
+func endCommits(dom *libvirt.Domain, theirs func(image string) bool) error {
+	x, _, err := libvirtx.Parse(dom, 0)
+	if err != nil {
+		return err
+	}
+	for _, k := range libvirtx.Writable(x) {
+		j, err := dom.GetBlockJobInfo(k.Target.Dev, 0)
+		active := j != nil && j.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT
+		if err == nil && (active || j.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_COMMIT) && theirs(libvirtx.DiskPath(k)) {
+			if err := finish(dom, k.Target.Dev, active, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// mergeSnapshot merges the image above each frozen image down into it, so that
+// what is copied is what changed since the snapshot. It returns the other
+// snapshots as they are to be afterwards.
+func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, rest []libvirtxml.DomainSnapshot, err error) {
 	snaps, err := readSnapshots(dom)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	s, err := findSnapshot(snaps, sid)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	snap, err := dom.SnapshotLookupByName(s.Name, 0)
-	if err != nil {
-		return "", err
-	}
-	defer snap.Free()
 	if internal(s) {
-		if err := free(b, s, hypervisor.VMID(uuid)); err != nil {
-			return "", err
-		}
-		return "", snap.Delete(0)
+		return "", snaps, free(b, s, hypervisor.VMID(uuid))
 	}
 	if st, err := libvirtx.State(dom); err != nil {
-		return "", err
+		return "", nil, err
 	} else if st == hypervisor.Suspended {
-		return "", hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.VMID(uuid).Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
+		return "", nil, hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.VMID(uuid).Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
 	}
 	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	own := b.Of(uuid, x, mark)
 	ice := frozen(s)
 	for _, f := range ice { // refused before anything is touched
 		if refs := b.Above(f, own); len(refs) > 0 {
-			return "", fleet.BusyWith(sid.Ref(), refs, "the snapshot is the base of")
+			return "", nil, fleet.BusyWith(sid.Ref(), refs, "the snapshot is the base of")
 		}
 	}
 	for dev, f := range ice {
@@ -129,12 +163,17 @@ func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid
 		case len(above) == 0:
 			if !slices.ContainsFunc(libvirtx.Writable(x), func(k *libvirtxml.DomainDisk) bool { return libvirtx.DiskPath(k) == f }) {
 				if _, err := b.Remove(c, fleet.Paths{f: true}); err != nil {
-					return note, err
+					return note, nil, err
 				}
+			}
+		case len(above) == 1 && libvirtx.OwnedBy(above[0], uuid) && len(b.Users(above[0])) == 0 && len(b.Images.Above[above[0]]) == 0:
+			// Merged already: nobody uses it any more.
+			if _, err := b.Remove(c, fleet.Paths{above[0]: true}); err != nil {
+				return note, nil, err
 			}
 		case len(above) == 1:
 			if err := mergeOverlay(b, c, dom, uuid, dev, f, above[0], snaps); err != nil {
-				return note, err
+				return note, nil, err
 			}
 		default:
 			note = fmt.Sprintf("image %s stays as the common base of %d branches until one of them is deleted", f, len(above))
@@ -142,13 +181,38 @@ func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid
 	}
 	if s.Memory != nil && s.Memory.File != "" {
 		if _, err := b.Remove(c, fleet.Paths{s.Memory.File: true}); err != nil {
-			return note, err
+			return note, nil, err
 		}
 	}
-	if err := snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY); err != nil {
-		return note, err
+	return note, snaps, nil
+}
+
+// forget removes the record of a snapshot, and an internal one itself. again
+// says that it may be gone already.
+func forget(dom *libvirt.Domain, sid hypervisor.SnapshotID, snaps []libvirtxml.DomainSnapshot, again bool) error {
+	s, err := findSnapshot(snaps, sid)
+	if err != nil {
+		return err
 	}
-	return note, restate(dom, snaps, s)
+	snap, err := dom.SnapshotLookupByName(s.Name, 0)
+	switch {
+	case again && libvirtx.NotFound(err):
+	case err != nil:
+		return err
+	default:
+		defer snap.Free()
+		flags := libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY
+		if internal(s) {
+			flags = 0
+		}
+		if err := snap.Delete(flags); err != nil {
+			return err
+		}
+	}
+	if internal(s) {
+		return nil
+	}
+	return restate(dom, snaps, s)
 }
 
 // restate writes the snapshots that remain back as they are. When libvirt

@@ -35,6 +35,7 @@ type move struct {
 	shared    []libvirtx.Pool
 	report    hypervisor.MigrateReport
 	crossHost bool
+	left      []hypervisor.Ref // what the work on the way could not remove
 }
 
 // CheckMigrate implements hypervisor.Migrator.

@@ -164,25 +164,30 @@ func TestMoveAnswerLost(t *testing.T) {
 	before := is(from, "nothing")
 	host := func(h *kvmlab.Host) hypervisor.HostID { return hypervisor.HostID(h.UUID) }
 
-	proxies[1].loseAnswer(procDefine)
-	_, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Host: host(to), Storage: there}).Wait(ctx)
-	if !errors.Is(err, hypervisor.ErrUnavailable) {
-		t.Errorf("a cold move whose definition's answer was lost: %v, want ErrUnavailable", err)
-	}
-	if now := is(from, "a lost answer to the definition"); len(now) != len(before) {
-		t.Errorf("images before %q, now %q", before, now)
-	}
-	proxies[0].loseAnswer(procUndefine)
-	if _, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Host: host(to), Storage: there}).Wait(ctx); err != nil {
-		t.Errorf("a cold move that left its source without an answer: %v", err)
-	}
-	if now := is(to, "a lost answer from the source"); len(now) != len(before) {
-		t.Errorf("images before %q, now %q", before, now)
+	// There and back, and there again: each request is asked for twice, and in
+	// the second round its first copy arrives last.
+	for i, lose := range []func(p *proxy, procedure uint32){func(p *proxy, q uint32) { p.loseAnswer(q, 0) }, (*proxy).delay, (*proxy).delay} {
+		a, b, pool := from, to, there
+		if i == 1 {
+			a, b, pool = to, from, here
+		}
+		pa, pb := proxies[i%2], proxies[1-i%2]
+		lose(pb, procDefine)
+		lose(pa, procUndefine)
+		if _, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Host: host(b), Storage: pool}).Wait(ctx); err != nil {
+			t.Errorf("a cold move from %s without the answers to two requests: %v", a.Name, err)
+		}
+		if !pa.struck() || !pb.struck() {
+			t.Error("no answer was lost")
+		}
+		if now := is(b, "lost answers"); len(now) != len(before) {
+			t.Errorf("images before %q, now %q", before, now)
+		}
 	}
 	if _, err := vm.Start(ctx).Wait(ctx); err != nil {
 		t.Fatal(err)
 	}
-	proxies[1].loseAnswer(procBlockJobAbort)
+	proxies[1].loseAnswer(procBlockJobAbort, 0)
 	_, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Storage: poolUUID(t, to, "shared")}).Wait(ctx)
 	var e *hypervisor.Error
 	if !errors.As(err, &e) || e.Kind != hypervisor.KindUnavailable || len(e.Leftover) != 1 {

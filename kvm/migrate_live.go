@@ -40,10 +40,7 @@ func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) 
 	if err != nil {
 		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.dst, all)}
 	}
-	r := measured(sure, m.dst, m.id)
-	s := hypervisor.TaskState{Migration: r}
-	r.Kept, s.Err = m.dropSource(sure, fromPaths(all))
-	return s
+	return m.arrived(sure, measured(sure, m.dst, m.id), all)
 }
 
 // params are the options as libvirt has them.
@@ -99,10 +96,12 @@ func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParamet
 		v, err := libvirtx.Do(context.WithoutCancel(ctx), m.dst.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
 			return libvirtx.CreateVolume(c, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 		})
+		if v.Name != "" {
+			all, moved[path] = append(all, copied{k.Target.Dev, from, v}), v
+		}
 		if err != nil {
 			return all, err
 		}
-		all, moved[path] = append(all, copied{k.Target.Dev, from, v}), v
 		p.MigrateDisks = append(p.MigrateDisks, k.Target.Dev)
 	}
 	p.MigrateDisksSet = true
@@ -249,51 +248,61 @@ func (m *move) abort(ctx context.Context) {
 // dropSource removes the source's images once the machine is seen at the
 // destination on its new ones; KeepSource keeps them, and a base that other
 // machines stand on stays in any case.
-func (m *move) dropSource(ctx context.Context, old fleet.Paths) (kept []hypervisor.Ref, err error) {
-	if len(old) == 0 {
+func (m *move) dropSource(ctx context.Context, all []copied) (kept []hypervisor.Ref, err error) {
+	if len(all) == 0 {
 		return nil, nil
 	}
-	_, err = fleet.OnHost(ctx, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		x, _, err := libvirtx.Parse(dom, 0)
-		if err != nil {
-			return struct{}{}, err
-		}
-		for _, k := range libvirtx.Writable(x) {
-			if p, ok := libvirtx.PoolOf(m.dstPools, libvirtx.DiskPath(k)); !ok || p.UUID != m.pool.UUID {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindUnknown, m.id.Ref(), "the machine is on image %s, not on datastore %s: the source's images stay", libvirtx.DiskPath(k), m.pool.Name)
-			}
-		}
-		return struct{}{}, nil
-	})
-	b, berr := m.d.Books(ctx, m.src)
-	if err = errors.Join(err, berr); err != nil {
-		return nil, err
+	for _, k := range all { // as long as nobody knows
+		kept = append(kept, k.from.Ref())
 	}
-	_, err = libvirtx.Do(ctx, m.src.Conn, len(old), func(c *libvirt.Connect) (struct{}, error) {
-		drop := fleet.Paths{}
-		for p := range old {
-			for _, in := range b.Images.Chain(p) {
-				v := b.Images.ByPath[in]
-				own := in == p || libvirtx.OwnedBy(in, string(m.id))
-				switch {
-				case m.r.KeepSource && own:
-					kept = append(kept, v.Ref())
-				case own && len(b.Others(in, string(m.id))) == 0:
-					drop[in] = true
+	err = fleet.Again(ctx, func(bool) error {
+		_, err := fleet.OnHost(ctx, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			x, _, err := libvirtx.Parse(dom, 0)
+			if err != nil {
+				return struct{}{}, err
+			}
+			for _, k := range libvirtx.Writable(x) {
+				if p, ok := libvirtx.PoolOf(m.dstPools, libvirtx.DiskPath(k)); !ok || p.UUID != m.pool.UUID {
+					return struct{}{}, hypervisor.Errorf(hypervisor.KindUnknown, m.id.Ref(), "the machine is on image %s, not on datastore %s: the source's images stay", libvirtx.DiskPath(k), m.pool.Name)
 				}
 			}
-		}
-		for p := range drop {
-			if deps := b.Dependants(drop); len(deps) > 0 && dependsOn(b, p, drop) {
-				delete(drop, p)
-				kept = append(kept, b.Images.ByPath[p].Ref())
+			return struct{}{}, nil
+		})
+		return err
+	})
+	if err != nil {
+		return kept, err
+	}
+	var b *fleet.Books
+	err = fleet.Again(ctx, func(bool) error {
+		b, err = m.d.Books(ctx, m.src)
+		return err
+	})
+	if err != nil {
+		return kept, err
+	}
+	kept = nil
+	drop := fleet.Paths{}
+	for p := range fromPaths(all) {
+		for _, in := range b.Images.Chain(p) {
+			v := b.Images.ByPath[in]
+			own := in == p || libvirtx.OwnedBy(in, string(m.id))
+			switch {
+			case m.r.KeepSource && own:
+				kept = append(kept, v.Ref())
+			case own && len(b.Others(in, string(m.id))) == 0:
+				drop[in] = true
 			}
 		}
-		left, err := b.Remove(c, drop)
-		kept = append(kept, left...)
-		return struct{}{}, err
-	})
-	return kept, err
+	}
+	for p := range drop {
+		if deps := b.Dependants(drop); len(deps) > 0 && dependsOn(b, p, drop) {
+			delete(drop, p)
+			kept = append(kept, b.Images.ByPath[p].Ref())
+		}
+	}
+	left, err := b.Discard(ctx, drop)
+	return append(kept, left...), err
 }
 
 // dependsOn reports whether an image outside a set stands on p.

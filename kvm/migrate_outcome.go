@@ -22,21 +22,18 @@ import (
 // errNoOutcome is in an error when nobody could say how a migration ended.
 var errNoOutcome = errors.New("the outcome is not known")
 
-// outcomeLimit is how long a host may be away before the outcome is given up.
-const outcomeLimit = 2 * time.Minute
-
 // outcome finds out how a migration ended whose call was lost, by the source's
 // job and by where the machine is. It returns nil if the machine has moved.
 func (m *move) outcome(ctx context.Context, lost error, report func(hypervisor.TaskState)) error {
 	sure := context.WithoutCancel(ctx)
-	for end := time.Now().Add(outcomeLimit); time.Now().Before(end); _ = fleet.Pause(sure, fleet.PollEvery) {
+	for end := time.Now().Add(fleet.OutcomeLimit); time.Now().Before(end); _ = fleet.Pause(sure, fleet.PollEvery) {
 		s, err := m.d.jobState(sure, m.src, m.id)
 		if err == nil && s != nil { // it goes on
 			report(*s)
 			if ctx.Err() != nil {
 				m.abort(sure)
 			}
-			end = time.Now().Add(outcomeLimit)
+			end = time.Now().Add(fleet.OutcomeLimit)
 			continue
 		}
 		here, err := active(sure, m.src, m.id)
@@ -67,20 +64,16 @@ func active(ctx context.Context, h *fleet.Host, id hypervisor.VMID) (bool, error
 // machine came to use all the same stay, and the ones that they stand for are
 // what is left.
 func (m *move) undo(ctx context.Context, h *fleet.Host, all []copied) (left []hypervisor.Ref) {
-	used, err := diskPaths(ctx, h, m.id)
+	var made []libvirtx.Volume
 	for _, k := range all {
-		if err == nil && used[k.to.Path] {
-			left = append(left, k.from.Ref())
-			continue
-		}
-		derr := err
-		if derr == nil {
-			_, derr = libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
-				return struct{}{}, libvirtx.DeleteVolume(c, k.to.Pool, k.to.Name)
-			})
-		}
-		if derr != nil {
-			left = append(left, k.to.Ref())
+		made = append(made, k.to)
+	}
+	left = append(m.left, h.Tidy(ctx, made)...)
+	if used, err := diskPaths(ctx, h, m.id); err == nil {
+		for _, k := range all {
+			if used[k.to.Path] {
+				left = append(left, k.from.Ref())
+			}
 		}
 	}
 	return left
@@ -88,34 +81,25 @@ func (m *move) undo(ctx context.Context, h *fleet.Host, all []copied) (left []hy
 
 // retract takes a definition back from the destination, and the images.
 func (m *move) retract(ctx context.Context, all []copied) (left []hypervisor.Ref) {
-	_, err := fleet.OnHost(ctx, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
-	})
-	if err != nil && !libvirtx.NotFound(err) {
+	if err := m.dst.Undefine(ctx, m.id, undefine); err != nil && !libvirtx.NotFound(err) {
 		left = append(left, m.id.Ref())
 	}
 	return append(left, m.undo(ctx, m.dst, all)...)
 }
 
-// leave removes the definition from the source. An answer that was lost is
-// looked for: a machine must not end with two definitions, nor with none.
+// undefine keeps what the machine's other definition needs.
+func undefine(dom *libvirt.Domain) error {
+	return dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
+}
+
+// leave removes the definition from the source: a machine must not end with
+// two definitions, nor with none.
 func (m *move) leave(ctx context.Context) error {
-	_, err := fleet.OnHost(ctx, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM)
-	})
-	if !libvirtx.Lost(err) {
-		return err
+	err := m.src.Undefine(ctx, m.id, undefine)
+	if libvirtx.KindOf(err) == hypervisor.KindUnavailable {
+		return hypervisor.Errorf(hypervisor.KindUnavailable, m.id.Ref(), "the connection broke when the machine left host %s: it may be defined there and on host %s (%w: %w)", m.src.ID(), m.dst.ID(), errNoOutcome, err)
 	}
-	for end := time.Now().Add(outcomeLimit); time.Now().Before(end); _ = fleet.Pause(ctx, fleet.PollEvery) {
-		_, there := fleet.OnHost(ctx, m.src, m.id, 1, func(*fleet.Host, *libvirt.Connect, *libvirt.Domain) (struct{}, error) { return struct{}{}, nil })
-		switch {
-		case libvirtx.NotFound(there):
-			return nil
-		case there == nil:
-			return err
-		}
-	}
-	return hypervisor.Errorf(hypervisor.KindUnavailable, m.id.Ref(), "the connection broke when the machine left host %s: it may be defined there and on host %s (%w: %w)", m.src.ID(), m.dst.ID(), errNoOutcome, err)
+	return err
 }
 
 // diskPaths are the images that a machine's definitions on a host name, the

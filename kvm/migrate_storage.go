@@ -30,6 +30,17 @@ func fromPaths(all []copied) fleet.Paths {
 	return out
 }
 
+// arrived removes the source of disks that have moved, and says what is kept
+// and what should have gone.
+func (m *move) arrived(ctx context.Context, r *hypervisor.MigrateResult, all []copied) hypervisor.TaskState {
+	kept, err := m.dropSource(ctx, all)
+	if err != nil {
+		return hypervisor.TaskState{Migration: r, Err: err, Leftover: append(m.left, kept...)}
+	}
+	r.Kept = kept
+	return hypervisor.TaskState{Migration: r, Leftover: m.left}
+}
+
 // liveStorage mirrors the disks of a machine that runs and switches over when
 // all are in step, so that a failure leaves all of them where they were.
 func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
@@ -42,7 +53,7 @@ func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState
 				return struct{}{}, err
 			}
 			n, err := m.mirror(c, dom, k)
-			if n.to.Path != "" {
+			if n.to.Name != "" {
 				all = append(all, n)
 			}
 			if err != nil {
@@ -79,9 +90,7 @@ func (m *move) liveStorage(ctx context.Context, report func(hypervisor.TaskState
 	for _, k := range all {
 		r.BytesCopied += k.to.Allocation
 	}
-	kept, err := m.dropSource(sure, fromPaths(all))
-	r.Kept = kept
-	return hypervisor.TaskState{Migration: r, Err: err}
+	return m.arrived(sure, r, all)
 }
 
 // mirror starts the copy of one disk.
@@ -91,10 +100,10 @@ func (m *move) mirror(c *libvirt.Connect, dom *libvirt.Domain, k *libvirtxml.Dom
 		return copied{}, err
 	}
 	to, err := libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
-	if err != nil {
-		return copied{}, err
-	}
 	n := copied{k.Target.Dev, from, to}
+	if err != nil {
+		return n, err
+	}
 	dest := libvirtxml.DomainDisk{Device: "disk"}
 	libvirtx.SetDiskPath(&dest, to.Path, to.Format)
 	doc, err := dest.Marshal()
@@ -133,39 +142,41 @@ func inStep(ctx context.Context, dom *libvirt.Domain, dev string, progress func(
 func (m *move) coldStorage(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 	sure := context.WithoutCancel(ctx)
 	var all []copied
-	_, err := fleet.OnHost(sure, m.src, m.id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	next, err := fleet.OnHost(sure, m.src, m.id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (*libvirtxml.Domain, error) {
 		x, mark, err := libvirtx.Inactive(dom)
 		if err != nil {
-			return struct{}{}, err
+			return nil, err
 		}
 		moved := map[string]libvirtx.Volume{}
 		for i, k := range libvirtx.Writable(x) {
 			if err := ctx.Err(); err != nil {
-				return struct{}{}, err
+				return nil, err
 			}
 			report(hypervisor.TaskState{Fraction: float64(i) / float64(len(libvirtx.Writable(x))), Phase: "copying " + k.Target.Dev})
 			from, err := libvirtx.FindImage(c, m.srcPools, libvirtx.DiskPath(k))
 			if err != nil {
-				return struct{}{}, err
+				return nil, err
 			}
 			to, err := libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format),
 				Capacity: from.Capacity, Format: from.Format, From: from.Path})
-			if err != nil {
-				return struct{}{}, err
+			if to.Name != "" {
+				all = append(all, copied{k.Target.Dev, from, to})
 			}
-			all = append(all, copied{k.Target.Dev, from, to})
+			if err != nil {
+				return nil, err
+			}
 			moved[from.Path] = to
 		}
 		if err := ctx.Err(); err != nil {
-			return struct{}{}, err
+			return nil, err
 		}
 		repoint(x, moved)
 		mark.Images = nil // bases that stay behind
-		if err := libvirtx.MarkDefinition(x, mark); err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, libvirtx.Define(c, x)
+		return x, libvirtx.MarkDefinition(x, mark)
 	})
+	if err == nil {
+		err = m.src.Define(sure, next)
+	}
 	if err != nil {
 		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.src, all)}
 	}
@@ -173,8 +184,7 @@ func (m *move) coldStorage(ctx context.Context, report func(hypervisor.TaskState
 	for _, k := range all {
 		r.BytesCopied += k.to.Allocation
 	}
-	r.Kept, err = m.dropSource(sure, fromPaths(all))
-	return hypervisor.TaskState{Migration: r, Err: err}
+	return m.arrived(sure, r, all)
 }
 
 // coldMove moves the definition of a machine that is off, and its disks if
@@ -204,8 +214,7 @@ func (m *move) coldMove(ctx context.Context, report func(hypervisor.TaskState)) 
 	if err != nil {
 		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.dst, all)}
 	}
-	_, err = libvirtx.Do(sure, m.dst.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
-	if err != nil {
+	if err := m.dst.Define(sure, x); err != nil {
 		return hypervisor.TaskState{Err: err, Leftover: m.retract(sure, all)}
 	}
 	if err := m.leave(sure); errors.Is(err, errNoOutcome) {
@@ -217,8 +226,7 @@ func (m *move) coldMove(ctx context.Context, report func(hypervisor.TaskState)) 
 	for _, k := range all {
 		r.BytesCopied += k.from.Allocation
 	}
-	r.Kept, err = m.dropSource(sure, fromPaths(all))
-	return hypervisor.TaskState{Migration: r, Err: err}
+	return m.arrived(sure, r, all)
 }
 
 // sendDisks streams the images to the other host. One that stands on another
@@ -236,7 +244,7 @@ func (m *move) sendDisks(ctx context.Context, report func(hypervisor.TaskState))
 		n, err := libvirtx.Do(sure, m.src.Conn, 6, func(c *libvirt.Connect) (copied, error) {
 			return libvirtx.Do(sure, m.dst.Conn, 6, func(to *libvirt.Connect) (copied, error) { return m.sendDisk(ctx, c, to, k, report) })
 		})
-		if n.to.Path != "" {
+		if n.to.Name != "" {
 			all = append(all, n)
 		}
 		if err != nil {
@@ -256,10 +264,12 @@ func (m *move) sendDisk(ctx context.Context, c, to *libvirt.Connect, k *libvirtx
 	if from.Backing != "" {
 		send, err = libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: from.Pool, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format),
 			Capacity: from.Capacity, Format: from.Format, From: from.Path})
+		if send.Name != "" {
+			defer func() { m.left = append(m.left, m.src.Tidy(context.WithoutCancel(ctx), []libvirtx.Volume{send})...) }()
+		}
 		if err != nil {
 			return n, err
 		}
-		defer libvirtx.DeleteVolume(c, send.Pool, send.Name)
 	}
 	n.to, err = libvirtx.CreateVolume(to, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 	if err != nil {

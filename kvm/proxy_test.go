@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
 )
@@ -38,10 +39,14 @@ type proxy struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
 	shut   bool
-	last   uint32        // the procedure after which nothing is passed on; 0 is none
-	held   bool          // it was seen
-	passed chan struct{} // closed when it was passed on
-	mute   uint32        // the procedure whose next answer is lost; 0 is none
+	last   uint32         // the procedure after which nothing is passed on; 0 is none
+	held   bool           // it was seen
+	passed chan struct{}  // closed when it was passed on
+	lose   uint32         // the procedure of which an answer is lost; 0 is none
+	skip   int            // after this many
+	late   bool           // the host gets the request when the sender has asked again
+	seen   []uint32       // the procedures of all requests
+	coming sync.WaitGroup // requests that are late
 }
 
 func newProxy(t testing.TB, h *kvmlab.Host) *proxy {
@@ -99,37 +104,116 @@ func (p *proxy) holdAfter(procedure uint32) <-chan struct{} {
 	return p.passed
 }
 
-// loseAnswer breaks the connection of the next request of a procedure: the
-// host gets it and does it, and the sender never hears.
-func (p *proxy) loseAnswer(procedure uint32) {
+// loseAnswer breaks the connection of a request of a procedure, after skip
+// others: the host does it, and the sender never hears.
+func (p *proxy) loseAnswer(procedure uint32, skip int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mute = procedure
+	p.lose, p.skip, p.late = procedure, skip, false
+}
+
+// delay is loseAnswer for a request that is long on its way: the host gets it
+// after one more of its kind has come by another way.
+func (p *proxy) delay(procedure uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lose, p.skip, p.late = procedure, 0, true
+}
+
+// struck reports whether the answer was lost that was to be. The host has the
+// request by then.
+func (p *proxy) struck() bool {
+	p.coming.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lose == 0
+}
+
+// procedures are those of the requests since it was last asked.
+func (p *proxy) procedures() []uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	seen := p.seen
+	p.seen = nil
+	return seen
 }
 
 // What becomes of a request.
+type fate int
+
 const (
-	pass = iota
+	pass fate = iota
 	passLast
 	drop
-	passMute
+	lose
+	loseLate
 )
 
 // admit says what becomes of a request.
-func (p *proxy) admit(procedure uint32) int {
+func (p *proxy) admit(procedure uint32) fate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.seen = append(p.seen, procedure)
 	switch {
 	case p.held:
 		return drop
 	case p.last != 0 && procedure == p.last:
 		p.held = true
 		return passLast
-	case p.mute != 0 && procedure == p.mute:
-		p.mute = 0
-		return passMute
+	case p.lose == 0 || procedure != p.lose:
+	case p.skip > 0:
+		p.skip--
+	default:
+		p.lose = 0
+		if p.late {
+			p.coming.Add(1)
+			return loseLate
+		}
+		return lose
 	}
 	return pass
+}
+
+// again waits until a procedure was asked for once more, or nobody does.
+func (p *proxy) again(procedure uint32) {
+	before := p.times(procedure)
+	for range 100 {
+		time.Sleep(20 * time.Millisecond)
+		if p.times(procedure) > before {
+			time.Sleep(200 * time.Millisecond) // it is done by now
+			return
+		}
+	}
+}
+
+func (p *proxy) times(procedure uint32) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.seen {
+		if s == procedure {
+			n++
+		}
+	}
+	return n
+}
+
+// Packets are: length, program, version, procedure, type, serial, status,
+// content (libvirt.org/kbase/internals/rpc.html). Type 0 is a call and 1 its
+// reply; the program 0x6b656570 is keepalive.
+type packet []byte
+
+func (k packet) word(n int) uint32 { return binary.BigEndian.Uint32(k[4*n:]) }
+func (k packet) call() bool        { return k.word(1) != 0x6b656570 && k.word(4) == 0 }
+func (k packet) reply() bool       { return k.word(1) != 0x6b656570 && k.word(4) == 1 }
+
+func readPacket(from io.Reader) (packet, error) {
+	k := make(packet, 28)
+	if _, err := io.ReadFull(from, k); err != nil {
+		return nil, err
+	}
+	k = append(k, make(packet, k.word(0)-28)...)
+	_, err := io.ReadFull(from, k[28:])
+	return k, err
 }
 
 func (p *proxy) serve(c net.Conn) {
@@ -145,51 +229,69 @@ func (p *proxy) serve(c net.Conn) {
 		s.Close()
 	}
 	p.mu.Unlock()
+	var lost atomic.Int64 // the serial of the request whose answer is lost, plus 1
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		io.Copy(c, s)
-		c.Close()
+		defer c.Close()
+		for {
+			k, err := readPacket(s)
+			if err != nil {
+				return
+			}
+			if k.reply() && lost.Load() == int64(k.word(5))+1 {
+				s.Close()
+				return
+			}
+			if _, err := c.Write(k); err != nil {
+				io.Copy(io.Discard, s) // nobody hears it
+				return
+			}
+		}
 	})
-	if p.count(c, s) == passMute {
-		wg.Wait() // the host has answered, to nobody
+	late := p.requests(c, s, &lost)
+	if lost.Load() == 0 {
+		s.Close()
 	}
-	s.Close()
 	wg.Wait()
+	s.Close()
+	if late {
+		p.coming.Done()
+	}
 }
 
-// count passes packets on: length, then program, version, procedure, type,
-// serial, status (libvirt.org/kbase/internals/rpc.html). Type 0 is a call;
-// the program 0x6b656570 is keepalive.
-func (p *proxy) count(from net.Conn, to io.Writer) (fate int) {
-	head := make([]byte, 28)
+// requests passes a client's packets on until one end is closed. It reports
+// whether the last one was late.
+func (p *proxy) requests(from net.Conn, to io.Writer, lost *atomic.Int64) (late bool) {
 	for {
-		if _, err := io.ReadFull(from, head); err != nil {
-			return pass
+		k, err := readPacket(from)
+		if err != nil {
+			return late
 		}
-		n := int64(binary.BigEndian.Uint32(head))
-		fate = pass
-		if binary.BigEndian.Uint32(head[16:]) == 0 && binary.BigEndian.Uint32(head[4:]) != 0x6b656570 {
-			if fate = p.admit(binary.BigEndian.Uint32(head[12:])); fate == drop {
-				io.Copy(io.Discard, from) // until the client is gone
-				return drop
-			}
+		what := pass
+		if k.call() {
+			what = p.admit(k.word(3))
 			p.calls.Add(1)
 		}
-		body := make([]byte, n-28)
-		if _, err := io.ReadFull(from, body); err != nil {
-			return pass
+		switch what {
+		case drop:
+			io.Copy(io.Discard, from) // until the client is gone
+			return late
+		case lose, loseLate:
+			lost.Store(int64(k.word(5)) + 1)
 		}
-		if fate == passMute {
+		if what == loseLate {
 			from.Close()
+			p.again(k.word(3))
+			late = true
 		}
-		if _, err := to.Write(append(head, body...)); err != nil {
-			return pass
+		if _, err := to.Write(k); err != nil {
+			return late
 		}
-		switch fate {
-		case passLast:
+		if what == passLast {
 			close(p.passed)
-		case passMute:
-			return passMute
+		}
+		if late {
+			return late
 		}
 	}
 }

@@ -83,7 +83,7 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 
 // Reconfigure implements hypervisor.Reconfigurer.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
-	return d.Change(ctx, id, ch, func(c *libvirt.Connect, dom *libvirt.Domain, _ *libvirtx.Facts, s hypervisor.PowerState) error {
+	return d.Change(ctx, id, ch, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, _ *libvirtx.Facts, s hypervisor.PowerState) error {
 		if s == hypervisor.Off {
 			return changeOff(c, dom, id, ch)
 		}

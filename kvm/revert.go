@@ -34,56 +34,64 @@ func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 		if err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
-		s, err := fleet.OnHost(context.WithoutCancel(ctx), h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.TaskState, error) {
-			return revert(ctx, b, c, dom, id, sid, r, report)
+		var made []libvirtx.Volume
+		var old *libvirtxml.Domain
+		sure := context.WithoutCancel(ctx)
+		_, err = fleet.OnHost(sure, h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			var err error
+			made, old, err = revert(ctx, b, c, dom, id, sid, r, report)
+			return struct{}{}, err
 		})
-		s.Err = err
-		return s
+		if err == nil && old != nil {
+			left, err := b.Discard(sure, overtaken(b, old, string(id)))
+			return hypervisor.TaskState{Err: err, Leftover: left}
+		}
+		left := h.Tidy(sure, made)
+		if old != nil { // what the machine was may be wanted still
+			left = append(left, h.Unused(sure, images(b, overtaken(b, old, string(id))))...)
+		}
+		return hypervisor.TaskState{Err: err, Leftover: left}
 	})
 }
 
-func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest, report func(hypervisor.TaskState)) (hypervisor.TaskState, error) {
-	var out hypervisor.TaskState
+// revert returns the images that it made, and the definition that the machine
+// had before if it changed that.
+func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest, report func(hypervisor.TaskState)) (made []libvirtx.Volume, old *libvirtxml.Domain, err error) {
 	snaps, err := readSnapshots(dom)
 	if err != nil {
-		return out, err
+		return made, nil, err
 	}
 	s, err := findSnapshot(snaps, sid)
 	if err != nil {
-		return out, err
+		return made, nil, err
 	}
 	now, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
-		return out, err
+		return made, nil, err
 	}
 	if fleet.IsTemplate(now, mark) {
-		return out, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine first")
+		return nil, nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine first")
 	}
 	if internal(s) {
-		return out, revertInternal(b, dom, s, id, r)
+		return nil, nil, revertInternal(b, dom, s, id, r)
 	}
 	then, err := definitionOf(s)
 	if err != nil {
-		return out, err
+		return made, nil, err
 	}
 	// The disks and hardware come back; what the machine is called and marked
 	// with is not part of a snapshot.
 	then.Name, then.Metadata, then.Description = now.Name, now.Metadata, now.Description
 	report(hypervisor.TaskState{Fraction: -1, Phase: "making overlays"})
 	moved := map[string]libvirtx.Volume{}
-	undo := func() {
-		for _, v := range moved {
-			if libvirtx.DeleteVolume(c, v.Pool, v.Name) != nil {
-				out.Leftover = append(out.Leftover, v.Ref())
-			}
-		}
-	}
 	for _, k := range libvirtx.Writable(then) {
 		base := libvirtx.DiskPath(k)
 		v, err := fleet.Overlay(c, b.Pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
+		if v.Name != "" {
+			made = append(made, v)
+		}
 		if err != nil {
-			undo()
-			return out, err
+			return made, nil, err
 		}
 		moved[base] = v
 	}
@@ -91,22 +99,18 @@ func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvir
 	var saved string // the saved RAM's definition, with the new images
 	if hasMemory(s) && !r.KeepOff {
 		if saved, err = savedDefinition(c, s.Memory.File, now, moved); err != nil {
-			undo()
-			return out, err
+			return made, nil, err
 		}
 	}
 	if err := ctx.Err(); err != nil {
-		undo()
-		return out, err
+		return made, nil, err
 	}
 	report(hypervisor.TaskState{Fraction: -1, Phase: "switching over"})
 	if err := off(dom); err != nil {
-		undo()
-		return out, err
+		return made, nil, err
 	}
 	if err := libvirtx.Define(c, then); err != nil {
-		undo()
-		return out, err
+		return made, now, err
 	}
 	if saved != "" {
 		flags := libvirt.DOMAIN_SAVE_RUNNING
@@ -114,14 +118,10 @@ func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvir
 			flags = libvirt.DOMAIN_SAVE_PAUSED
 		}
 		if err := c.DomainRestoreFlags(s.Memory.File, saved, flags); err != nil {
-			return out, err
+			return made, now, err
 		}
 	}
-	if err := createSnapshot(dom, *s, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE|libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT); err != nil {
-		return out, err
-	}
-	out.Leftover, err = dropOverlays(b, c, now, string(id))
-	return out, err
+	return made, now, createSnapshot(dom, *s, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE|libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT)
 }
 
 // definitionOf returns the persistent definition that a snapshot keeps.
@@ -190,19 +190,27 @@ func off(dom *libvirt.Domain) error {
 	return nil
 }
 
-// dropOverlays removes the images that a machine wrote to before a revert, if
-// they are overlays of it that nothing stands on and no snapshot froze.
-func dropOverlays(b *fleet.Books, c *libvirt.Connect, before *libvirtxml.Domain, uuid string) ([]hypervisor.Ref, error) {
-	drop := fleet.Paths{}
+// overtaken are the images that a machine wrote to before a revert, if they are
+// overlays of it that nothing stands on and no snapshot froze.
+func overtaken(b *fleet.Books, before *libvirtxml.Domain, uuid string) fleet.Paths {
+	out := fleet.Paths{}
 	for _, k := range libvirtx.Writable(before) {
 		p := libvirtx.DiskPath(k)
 		v := b.Images.ByPath[p]
 		used := slices.ContainsFunc(b.Users(p), func(u fleet.User) bool { return u.VM.ID != uuid || u.Snapshot != "" })
 		if v.Backing != "" && libvirtx.OwnedBy(p, uuid) && len(b.Images.Above[p]) == 0 && !used {
-			drop[p] = true
+			out[p] = true
 		}
 	}
-	return b.Remove(c, drop)
+	return out
+}
+
+func images(b *fleet.Books, of fleet.Paths) []libvirtx.Volume {
+	var out []libvirtx.Volume
+	for p := range of {
+		out = append(out, b.Images.ByPath[p])
+	}
+	return out
 }
 
 // revertInternal lets libvirt do it, which writes to the image that holds the

@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -146,47 +147,95 @@ func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	}
 	return d.Run(ctx, "snapshot", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		sure := context.WithoutCancel(ctx)
-		var left []hypervisor.Ref
-		_, err := fleet.OnDomain(sure, d.Fleet, id, 8, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		h, err := d.Locate(ctx, id)
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		var made []libvirtx.Volume
+		asked := false
+		_, err = fleet.OnHost(sure, h, id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			var err error
-			left, err = d.snapshot(ctx, h, c, dom, id, r, report)
+			made, asked, err = snapshot(ctx, c, dom, id, r, report)
 			return struct{}{}, err
 		})
-		return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: r.Name, Name: r.Name}, Err: err, Leftover: left}
+		if asked && libvirtx.Lost(err) {
+			err = taken(sure, h, id, r.Name, err)
+		}
+		if err != nil {
+			return hypervisor.TaskState{Err: err, Leftover: h.Tidy(sure, made)}
+		}
+		if r.Quiesce {
+			err = quiesced(sure, h, id, r.Name)
+		}
+		return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: r.Name, Name: r.Name}, Err: err}
 	})
 }
 
-func (d *driver) snapshot(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, report func(hypervisor.TaskState)) ([]hypervisor.Ref, error) {
+// taken looks for the snapshot whose answer was lost.
+func taken(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string, lost error) error {
+	err := fleet.Again(ctx, func(bool) error {
+		_, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			s, err := dom.SnapshotLookupByName(name, 0)
+			if err != nil {
+				return struct{}{}, err
+			}
+			return struct{}{}, s.Free()
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%w (and the snapshot: %w)", lost, err)
+	}
+	return nil
+}
+
+// quiesced notes that a snapshot's file systems were frozen.
+func quiesced(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string) error {
+	return fleet.Again(ctx, func(bool) error {
+		_, err := fleet.OnHost(ctx, h, id, 2, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			_, mark, err := libvirtx.Inactive(dom)
+			if err != nil || slices.Contains(mark.Quiesced, name) {
+				return struct{}{}, err
+			}
+			mark.Quiesced = append(mark.Quiesced, name)
+			return struct{}{}, libvirtx.MarkDomain(dom, mark)
+		})
+		return err
+	})
+}
+
+// snapshot returns what it made, and whether libvirt was asked for the snapshot.
+func snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, report func(hypervisor.TaskState)) (made []libvirtx.Volume, asked bool, err error) {
 	s, err := libvirtx.State(dom)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	x, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	on := s == hypervisor.Running || s == hypervisor.Paused
 	switch {
 	case mark.Role != "":
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+		return nil, false, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
 	case fleet.IsTemplate(x, mark):
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "a template's disks never change: deploy from it, or turn it into a machine first")
+		return nil, false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "a template's disks never change: deploy from it, or turn it into a machine first")
 	case s == hypervisor.Suspended:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
+		return nil, false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
 	case r.Memory && !on:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s and has no RAM to keep: start it, or leave Memory out", s)
+		return nil, false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s and has no RAM to keep: start it, or leave Memory out", s)
 	case r.Memory && passthrough(x):
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotMemory, hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved: detach it, or leave Memory out")
+		return nil, false, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotMemory, hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved: detach it, or leave Memory out")
 	case r.Quiesce && !agentConnected(x):
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotQuiesce, hypervisor.ReasonToolsMissing, agentRemedy)
+		return nil, false, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotQuiesce, hypervisor.ReasonToolsMissing, agentRemedy)
 	}
 	if old, err := dom.SnapshotLookupByName(r.Name, 0); err == nil {
 		_ = old.Free() // a local reference
-		return nil, hypervisor.Errorf(hypervisor.KindExists, hypervisor.SnapshotID(r.Name).Ref(), "the machine has a snapshot of this name: libvirt wants unique names")
+		return nil, false, hypervisor.Errorf(hypervisor.KindExists, hypervisor.SnapshotID(r.Name).Ref(), "the machine has a snapshot of this name: libvirt wants unique names")
 	}
 	disks := libvirtx.Writable(x)
 	if len(disks) == 0 {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotDisk, hypervisor.ReasonConfig, "the machine has no disk to snapshot")
+		return nil, false, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotDisk, hypervisor.ReasonConfig, "the machine has no disk to snapshot")
 	}
 	report(hypervisor.TaskState{Fraction: -1, Phase: "freezing"})
 	doc := libvirtxml.DomainSnapshot{Name: r.Name, Description: r.Description, Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"}}
@@ -204,28 +253,11 @@ func (d *driver) snapshot(ctx context.Context, h *fleet.Host, c *libvirt.Connect
 	if err == nil {
 		err = ctx.Err()
 	}
-	if err == nil {
-		doc.Disks = over
-		err = createSnapshot(dom, doc, flags)
-	}
 	if err != nil {
-		var left []hypervisor.Ref
-		for _, v := range made {
-			if derr := libvirtx.DeleteVolume(c, v.Pool, v.Name); derr != nil {
-				left = append(left, v.Ref())
-			}
-		}
-		return left, err
+		return made, false, err
 	}
-	if r.Quiesce {
-		_, mark, err = libvirtx.Inactive(dom)
-		if err == nil {
-			mark.Quiesced = append(mark.Quiesced, r.Name)
-			err = libvirtx.MarkDomain(dom, mark)
-		}
-		return nil, err
-	}
-	return nil, nil
+	doc.Disks = over
+	return made, true, createSnapshot(dom, doc, flags)
 }
 
 func createSnapshot(dom *libvirt.Domain, x libvirtxml.DomainSnapshot, flags libvirt.DomainSnapshotCreateFlags) error {
@@ -259,10 +291,12 @@ func overlays(c *libvirt.Connect, uuid string, x *libvirtxml.Domain) ([]libvirtx
 			continue
 		}
 		v, err := fleet.Overlay(c, pools, uuid, k.Target.Dev, libvirtx.DiskPath(k), libvirtx.Pool{})
+		if v.Name != "" {
+			made = append(made, v)
+		}
 		if err != nil {
 			return made, nil, err
 		}
-		made = append(made, v)
 		list.Disks = append(list.Disks, libvirtxml.DomainSnapshotDisk{Name: k.Target.Dev, Snapshot: "external",
 			Driver: &libvirtxml.DomainDiskDriver{Type: "qcow2"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: v.Path}}})

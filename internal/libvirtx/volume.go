@@ -147,7 +147,8 @@ func FindImage(c *libvirt.Connect, pools []Pool, image string) (Volume, error) {
 }
 
 // CreateVolume makes an image: blank, an overlay, or a copy. A copy that
-// should be larger than its source is enlarged.
+// should be larger than its source is enlarged. With an error it returns the
+// image that may be there all the same, if there may be one.
 func CreateVolume(c *libvirt.Connect, pools []Pool, s VolumeSpec) (Volume, error) {
 	p, err := c.LookupStoragePoolByUUIDString(s.Pool)
 	if err != nil {
@@ -176,6 +177,12 @@ func CreateVolume(c *libvirt.Connect, pools []Pool, s VolumeSpec) (Volume, error
 	if err != nil {
 		return Volume{}, err
 	}
+	maybe := Volume{Pool: s.Pool, Name: s.Name, Format: s.Format}
+	for _, p := range pools {
+		if p.UUID == s.Pool {
+			maybe.Path = path.Join(p.Path, s.Name)
+		}
+	}
 	var v *libvirt.StorageVol
 	if s.From == "" {
 		v, err = p.StorageVolCreateXML(doc, flags)
@@ -191,6 +198,9 @@ func CreateVolume(c *libvirt.Connect, pools []Pool, s VolumeSpec) (Volume, error
 		defer src.Free()
 		v, err = p.StorageVolCreateXMLFrom(doc, src, flags)
 	}
+	if Lost(err) {
+		return maybe, err
+	}
 	if err != nil {
 		return Volume{}, err
 	}
@@ -201,10 +211,13 @@ func CreateVolume(c *libvirt.Connect, pools []Pool, s VolumeSpec) (Volume, error
 			out.Capacity = s.Capacity
 		}
 	}
-	if err != nil {
-		_ = v.Delete(0) // what this call made
+	if err != nil && v.Delete(0) == nil {
+		return Volume{}, err
 	}
-	return out, err
+	if err != nil {
+		return maybe, err
+	}
+	return out, nil
 }
 
 // Resize enlarges an image that no machine runs on.

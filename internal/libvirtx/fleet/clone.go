@@ -80,7 +80,7 @@ func (f *Fleet) CloneAs(ctx context.Context, src hypervisor.VMID, r hypervisor.C
 	}
 	t, err := f.RunAs(ctx, tid, "clone", hypervisor.VMID(uuid), LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		defer release()
-		return f.Make(ctx, k.Site, k.Domain, k.Mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect, m *Making) ([]libvirtx.Volume, error) {
+		return f.Make(ctx, k.Site, k.Domain, k.Mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect, m *Making) error {
 			return k.images(ctx, c, m, report)
 		})
 	})
@@ -146,13 +146,13 @@ func (f *Fleet) define(k *Cloning) error {
 }
 
 // images makes the clone's images and points its definition at them.
-func (k *Cloning) images(ctx context.Context, c *libvirt.Connect, m *Making, report func(hypervisor.TaskState)) (made []libvirtx.Volume, err error) {
+func (k *Cloning) images(ctx context.Context, c *libvirt.Connect, m *Making, report func(hypervisor.TaskState)) (err error) {
 	disks := libvirtx.Writable(k.Domain)
 	if k.Freeze != nil {
 		report(hypervisor.TaskState{Fraction: -1, Phase: "freezing"})
 		thaw, ferr := k.Freeze(ctx, c, m)
 		if ferr != nil {
-			return nil, ferr
+			return ferr
 		}
 		if k.Request.Mode == hypervisor.FullClone {
 			defer func() {
@@ -164,7 +164,7 @@ func (k *Cloning) images(ctx context.Context, c *libvirt.Connect, m *Making, rep
 	}
 	for i, disk := range disks {
 		if err := ctx.Err(); err != nil {
-			return made, err
+			return err
 		}
 		report(hypervisor.TaskState{Fraction: float64(i) / float64(len(disks)), Phase: "copying"})
 		base := libvirtx.DiskPath(disk)
@@ -175,12 +175,11 @@ func (k *Cloning) images(ctx context.Context, c *libvirt.Connect, m *Making, rep
 			v, err = k.copy(c, disk, base)
 		}
 		if err != nil {
-			return made, err
+			return err
 		}
-		made = append(made, v)
 		libvirtx.SetDiskPath(disk, v.Path, v.Format)
 	}
-	return made, nil
+	return nil
 }
 
 // copy makes an independent image of the same size and checks it.
@@ -197,7 +196,6 @@ func (k *Cloning) copy(c *libvirt.Connect, disk *libvirtxml.DomainDisk, base str
 		Capacity: from.Capacity, Format: "qcow2", From: base})
 	if err == nil && (v.Capacity != from.Capacity || v.Backing != "") {
 		err = fmt.Errorf("the copy of %s has %d bytes on base %q, wanted %d on none", base, v.Capacity, v.Backing, from.Capacity)
-		_ = libvirtx.DeleteVolume(c, v.Pool, v.Name) // what this call made
 	}
 	return v, err
 }

@@ -4,9 +4,7 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -56,8 +54,9 @@ func (f *Fleet) Create(ctx context.Context, s hypervisor.VMSpec, define func(at 
 		return nil, err
 	}
 	return f.RunAs(ctx, tid, "create", id, LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		return f.Make(ctx, at, x, mark, tid, s.Start, report, func(ctx context.Context, c *libvirt.Connect, _ *Making) ([]libvirtx.Volume, error) {
-			return at.makeDisks(ctx, c, x, uuid, plan, report)
+		return f.Make(ctx, at, x, mark, tid, s.Start, report, func(ctx context.Context, c *libvirt.Connect, _ *Making) error {
+			_, err := at.makeDisks(ctx, c, x, uuid, plan, report)
+			return err
 		})
 	})
 }
@@ -65,35 +64,26 @@ func (f *Fleet) Create(ctx context.Context, s hypervisor.VMSpec, define func(at 
 // Make reserves the domain, makes its images, and defines it. What fails is
 // taken back; a machine that can't be started stays and is named.
 func (f *Fleet) Make(ctx context.Context, at Site, x *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID, start bool,
-	report func(hypervisor.TaskState), images func(ctx context.Context, c *libvirt.Connect, m *Making) ([]libvirtx.Volume, error)) hypervisor.TaskState {
+	report func(hypervisor.TaskState), images func(ctx context.Context, c *libvirt.Connect, m *Making) error) hypervisor.TaskState {
 	id := hypervisor.VMID(x.UUID)
 	// Calls that were sent must be seen to their end before anything is undone.
 	sure := context.WithoutCancel(ctx)
-	m, err := f.begin(sure, at.Host, x, mark, tid)
+	m, left, err := f.begin(sure, at.Host, x, mark, tid)
 	if err != nil {
-		return hypervisor.TaskState{Err: err}
+		return hypervisor.TaskState{Err: err, Leftover: left}
 	}
-	var vols []libvirtx.Volume
-	_, err = libvirtx.Do(sure, at.Host.Conn, 1, func(c *libvirt.Connect) (struct{}, error) {
-		var err error
-		vols, err = images(ctx, c, m)
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return struct{}{}, err
-		}
-		m.end()
-		return struct{}{}, libvirtx.Define(c, x)
-	})
+	_, err = libvirtx.Do(sure, at.Host.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, images(ctx, c, m) })
+	m.end()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = at.Host.Define(sure, x)
+	}
 	if err != nil {
-		left, uerr := at.undo(sure, vols)
-		if aerr := m.abort(sure); aerr != nil {
-			left = append(left, id.Ref())
-			uerr = errors.Join(uerr, aerr)
-		}
-		if uerr != nil {
-			err = fmt.Errorf("%w (and cleaning up: %w)", err, uerr)
+		left, terr := f.takeBack(ctx, at.Host, id, report)
+		if terr != nil {
+			err = fmt.Errorf("%w (and cleaning up: %w)", err, terr)
 		}
 		return hypervisor.TaskState{Err: err, Leftover: left}
 	}
@@ -107,19 +97,6 @@ func (f *Fleet) Make(ctx context.Context, at Site, x *libvirtxml.Domain, mark li
 		}
 	}
 	return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}
-}
-
-// undo removes images that a failed call made.
-func (at Site) undo(ctx context.Context, vols []libvirtx.Volume) (left []hypervisor.Ref, err error) {
-	for _, v := range slices.Backward(vols) {
-		_, e := libvirtx.Do(ctx, at.Host.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
-			return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
-		})
-		if e != nil {
-			left, err = append(left, v.Ref()), e
-		}
-	}
-	return left, err
 }
 
 // fits refuses what the host could never run.
@@ -209,10 +186,12 @@ func (at Site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.
 		}
 		v, err := libvirtx.CreateVolume(c, at.Pools, libvirtx.VolumeSpec{Pool: p.pool.UUID, Name: libvirtx.ImageName(uuid, k.Target.Dev, "qcow2"),
 			Capacity: max(p.spec.SizeBytes, p.image.Capacity), Format: "qcow2", Thick: p.spec.Provisioning == hypervisor.Thick, From: p.image.Path})
+		if v.Name != "" {
+			made = append(made, v)
+		}
 		if err != nil {
 			return made, err
 		}
-		made = append(made, v)
 		if p.spec.SizeBytes > 0 && v.Capacity > p.spec.SizeBytes {
 			return made, hypervisor.Errorf(hypervisor.KindInvalidArgument, p.spec.Image.Ref(), "the image has %d bytes: SizeBytes %d can't make it smaller", v.Capacity, p.spec.SizeBytes)
 		}

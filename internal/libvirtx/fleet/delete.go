@@ -5,8 +5,10 @@ package fleet
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
@@ -35,23 +37,20 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 		if err != nil {
 			return hypervisor.TaskState{Err: err}
 		}
-		var left []hypervisor.Ref
-		_, err = OnHost(sure, h, id, 8, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			s, err := libvirtx.State(dom)
-			if err != nil {
+		var x *libvirtxml.Domain
+		images, memory := Paths{}, Paths{}
+		_, err = OnHost(ctx, h, id, 4, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			if _, err := ended(dom, id, r.Force); err != nil {
 				return struct{}{}, err
 			}
-			if (s == hypervisor.Running || s == hypervisor.Paused) && !r.Force {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: power it off, or delete it with Force", s)
-			}
-			x, mark, err := libvirtx.Parse(dom, 0)
-			if err != nil {
+			var err error
+			var mark libvirtx.Mark
+			if x, mark, err = libvirtx.Parse(dom, 0); err != nil {
 				return struct{}{}, err
 			}
 			if mark.Role != "" {
 				return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
 			}
-			var images, memory Paths
 			if r.Disks == hypervisor.DeleteDisks {
 				images = b.Of(string(id), x, mark)
 				if deps := b.Dependants(images); len(deps) > 0 {
@@ -63,38 +62,65 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 					}
 				}
 			}
-			if memory, err = f.memoryFiles(dom); err != nil {
-				return struct{}{}, err
-			}
-			if err := ctx.Err(); err != nil {
-				return struct{}{}, err
-			}
-			if s == hypervisor.Running || s == hypervisor.Paused {
-				if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.KindInvalidState {
-					return struct{}{}, err
-				}
-			}
-			if persistent, err := dom.IsPersistent(); err == nil && persistent {
-				if err := f.undefine(dom); err != nil {
-					return struct{}{}, err
-				}
-			}
-			shares, sharesErr := libvirtx.RemoveMDevs(c, x)
-			for p := range memory {
-				if images == nil {
-					images = Paths{}
-				}
-				images[p] = true
-			}
-			left, err = b.Remove(c, images)
-			left = append(left, shares...)
-			return struct{}{}, errors.Join(err, sharesErr)
+			memory, err = f.memoryFiles(dom)
+			return struct{}{}, err
 		})
 		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = h.Undefine(sure, id, func(dom *libvirt.Domain) error { return f.destroy(dom, id, r.Force) })
+		}
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		var left []hypervisor.Ref
+		err = Again(sure, func(bool) error {
+			_, err := libvirtx.Do(sure, h.Conn, 1, func(c *libvirt.Connect) (struct{}, error) {
+				var err error
+				left, err = libvirtx.RemoveMDevs(c, x)
+				return struct{}{}, err
+			})
+			return err
+		})
+		maps.Copy(images, memory)
+		gone, derr := b.Discard(sure, images)
+		if err = errors.Join(err, derr); err == nil {
 			err = f.forgetElsewhere(sure, h, id)
 		}
-		return hypervisor.TaskState{Err: err, Leftover: left}
+		return hypervisor.TaskState{Err: err, Leftover: append(gone, left...)}
 	})
+}
+
+// ended reports whether a machine does not run; only with force may it.
+func ended(dom *libvirt.Domain, id hypervisor.VMID, force bool) (bool, error) {
+	s, err := libvirtx.State(dom)
+	on := s == hypervisor.Running || s == hypervisor.Paused
+	if err == nil && on && !force {
+		err = hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: power it off, or delete it with Force", s)
+	}
+	return !on, err
+}
+
+// destroy ends a machine if it runs, and forgets it if it is defined.
+func (f *Fleet) destroy(dom *libvirt.Domain, id hypervisor.VMID, force bool) error {
+	off, err := ended(dom, id, force)
+	if err != nil {
+		return err
+	}
+	if !off {
+		if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.KindInvalidState {
+			return err
+		}
+	}
+	persistent, err := dom.IsPersistent()
+	if libvirtx.NotFound(err) || err == nil && !persistent {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.undefine(dom)
 }
 
 // forgetElsewhere removes definitions that other hosts kept, or the machine

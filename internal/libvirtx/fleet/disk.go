@@ -135,7 +135,8 @@ func (f *Fleet) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor
 			if err != nil {
 				return "", err
 			}
-			if made, err = at.makeDisks(ctx, c, x, string(id), plan, report); err != nil {
+			made, err = at.makeDisks(ctx, c, x, string(id), plan, report)
+			if err != nil {
 				return "", err
 			}
 			k := &x.Devices.Disks[len(x.Devices.Disks)-1]
@@ -146,8 +147,7 @@ func (f *Fleet) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor
 			return k.Target.Dev, Attach(dom, id, doc)
 		})
 		if err != nil {
-			left, _ := at.undo(sure, made) // the first error counts
-			return hypervisor.TaskState{Err: err, Leftover: left}
+			return hypervisor.TaskState{Err: err, Leftover: h.Tidy(sure, made)}
 		}
 		return hypervisor.TaskState{Result: hypervisor.DiskID(dev).Ref()}
 	})
@@ -155,55 +155,60 @@ func (f *Fleet) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor
 
 // DetachDisk implements hypervisor.DiskAttacher.
 func (f *Fleet) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, p hypervisor.DiskPolicy) (hypervisor.DriverTask, error) {
-	return f.Simple(ctx, "detach-disk", id, ShortWork, func(ctx context.Context) error {
+	return f.Run(ctx, "detach-disk", id, ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
 		h, err := f.Locate(ctx, id)
 		if err != nil {
-			return err
+			return hypervisor.TaskState{Err: err}
 		}
 		b, err := f.Books(ctx, h)
 		if err != nil {
-			return err
+			return hypervisor.TaskState{Err: err}
 		}
-		_, err = OnHost(context.WithoutCancel(ctx), h, id, 6, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		remove := Paths{}
+		doc, err := OnHost(ctx, h, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (string, error) {
 			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
-				return struct{}{}, err
+				return "", err
 			}
 			k, err := libvirtx.FindDisk(x, disk)
 			if err != nil {
-				return struct{}{}, err
+				return "", err
 			}
 			image := libvirtx.DiskPath(k)
-			remove := Paths{}
 			if p == hypervisor.DeleteDisks && image != "" && k.Device != "cdrom" {
 				remove[image] = true
 				if o := b.Others(image, string(id)); len(o) > 0 {
-					return struct{}{}, BusyWith(disk.Ref(), o, "its image is a disk of")
+					return "", BusyWith(disk.Ref(), o, "its image is a disk of")
 				}
 				if deps := b.Dependants(remove); len(deps) > 0 {
-					return struct{}{}, BusyWith(disk.Ref(), deps, "its image is the base of")
+					return "", BusyWith(disk.Ref(), deps, "its image is the base of")
 				}
 				for _, u := range b.Users(image) {
 					if u.Snapshot != "" {
-						return struct{}{}, hypervisor.Errorf(hypervisor.KindBusy, disk.Ref(), "snapshot %q needs its image: delete the snapshot first, or keep the image", u.Snapshot)
+						return "", hypervisor.Errorf(hypervisor.KindBusy, disk.Ref(), "snapshot %q needs its image: delete the snapshot first, or keep the image", u.Snapshot)
 					}
 				}
 			}
 			k.BackingStore = nil
-			doc, err := k.Marshal()
-			if err != nil {
-				return struct{}{}, err
-			}
-			err = Detach(dom, id, doc, func(x *libvirtxml.Domain) bool {
-				_, err := libvirtx.FindDisk(x, disk)
-				return err == nil
-			})
-			if err != nil {
-				return struct{}{}, err
-			}
-			_, err = b.Remove(c, remove)
-			return struct{}{}, err
+			return k.Marshal()
 		})
-		return err
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		sure := context.WithoutCancel(ctx)
+		err = Again(sure, func(bool) error {
+			_, err := OnHost(sure, h, id, 4, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				return struct{}{}, Detach(dom, id, doc, func(x *libvirtxml.Domain) bool {
+					_, err := libvirtx.FindDisk(x, disk)
+					return err == nil
+				})
+			})
+			return err
+		})
+		if err != nil {
+			return hypervisor.TaskState{Err: err}
+		}
+		left, err := b.Discard(sure, remove)
+		return hypervisor.TaskState{Err: err, Leftover: left}
 	})
 }

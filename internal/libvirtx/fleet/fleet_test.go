@@ -139,7 +139,7 @@ func TestThawFails(t *testing.T) {
 		Freeze: func(context.Context, *libvirt.Connect, *Making) (func() error, error) {
 			return func() error { return broken }, nil
 		}}
-	if _, err := k.images(t.Context(), nil, nil, func(hypervisor.TaskState) {}); !errors.Is(err, broken) {
+	if err := k.images(t.Context(), nil, nil, func(hypervisor.TaskState) {}); !errors.Is(err, broken) {
 		t.Errorf("an overlay of the source that can't be merged back: %v, want %v", err, broken)
 	}
 }

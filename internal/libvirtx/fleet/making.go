@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -38,8 +39,9 @@ type Making struct {
 	done chan struct{}
 }
 
-// begin reserves a machine's domain and starts the beat.
-func (f *Fleet) begin(ctx context.Context, h *Host, like *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID) (*Making, error) {
+// begin reserves a machine's domain and starts the beat. A reservation that may
+// be left by an error is named.
+func (f *Fleet) begin(ctx context.Context, h *Host, like *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID) (m *Making, left []hypervisor.Ref, err error) {
 	mark.Role, mark.Task, mark.Beat = roleMaking, string(tid), "0"
 	os := f.platform.OSType
 	x := &libvirtxml.Domain{Type: like.Type, Name: like.Name, UUID: like.UUID, VCPU: &libvirtxml.DomainVCPU{Value: 1},
@@ -47,9 +49,10 @@ func (f *Fleet) begin(ctx context.Context, h *Host, like *libvirtxml.Domain, mar
 		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{f.guard()}}}
 	libvirtx.SetMemory(x, TemplateKiB, TemplateKiB)
 	if err := libvirtx.MarkDefinition(x, mark); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	_, err := libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+	sent := false
+	_, err = libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 		// Defining the same UUID with the same name again would replace it.
 		if dom, err := c.LookupDomainByUUIDString(x.UUID); err == nil {
 			_ = dom.Free() // a local reference
@@ -61,15 +64,22 @@ func (f *Fleet) begin(ctx context.Context, h *Host, like *libvirtxml.Domain, mar
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: x.Name},
 				"the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
 		}
+		sent = true
 		return struct{}{}, libvirtx.Define(c, x)
 	})
+	if sent && libvirtx.Lost(err) {
+		// Asked for again it could come late and replace the finished machine.
+		if left, terr := f.takeBack(ctx, h, hypervisor.VMID(x.UUID), func(hypervisor.TaskState) {}); terr != nil {
+			return nil, left, fmt.Errorf("%w (and taking the reservation back: %w)", err, terr)
+		}
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	beat, stop := context.WithCancel(context.WithoutCancel(ctx))
-	m := &Making{host: h, uuid: x.UUID, mark: mark, stop: stop, done: make(chan struct{})}
+	m = &Making{host: h, uuid: x.UUID, mark: mark, stop: stop, done: make(chan struct{})}
 	go m.beat(beat)
-	return m, nil
+	return m, nil, nil
 }
 
 func (m *Making) beat(ctx context.Context) {
@@ -97,16 +107,22 @@ func (m *Making) end() {
 	<-m.done
 }
 
-// abort takes the reservation away again.
-func (m *Making) abort(ctx context.Context) error {
-	m.end()
-	_, err := OnHost(ctx, m.host, hypervisor.VMID(m.uuid), 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, dom.UndefineFlags(0)
-	})
-	if libvirtx.NotFound(err) {
-		return nil
+// takeBack sweeps up after a making of this process that failed. While a host
+// goes on copying for it, what can't be stopped is waited for until ctx ends.
+func (f *Fleet) takeBack(ctx context.Context, h *Host, id hypervisor.VMID, report func(hypervisor.TaskState)) (left []hypervisor.Ref, err error) {
+	for {
+		err = answered(context.WithoutCancel(ctx), func() error {
+			left, err = f.sweep(context.WithoutCancel(ctx), h, id)
+			return err
+		})
+		if libvirtx.KindOf(err) != hypervisor.KindBusy {
+			return left, err
+		}
+		report(hypervisor.TaskState{Fraction: -1, Phase: phaseCopyGoesOn})
+		if Pause(ctx, PollEvery) != nil {
+			return left, err
+		}
 	}
-	return err
 }
 
 // Made looks for a machine that a token stands for. It returns a task if one
@@ -156,7 +172,11 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 			case m.Beat != beat:
 				beat, since = m.Beat, time.Now()
 			case time.Since(since) > deadAfter:
-				left, err := f.sweep(context.WithoutCancel(ctx), id)
+				var left []hypervisor.Ref
+				h, err := f.Locate(ctx, id)
+				if err == nil {
+					left, err = f.sweep(context.WithoutCancel(ctx), h, id)
+				}
 				if libvirtx.KindOf(err) == hypervisor.KindBusy {
 					phase = phaseCopyGoesOn
 					continue
@@ -178,20 +198,25 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 // still copies an image for it.
 const phaseCopyGoesOn = "waiting for a copy that nobody wants to end"
 
-// sweep removes what a dead maker left: images that nothing stands on, the
-// overlays that it gave to the clone's source, and the reservation. A host that
-// still copies one is KindBusy: the copy can't be stopped.
-func (f *Fleet) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Ref, error) {
-	h, err := f.Locate(ctx, id)
-	if err != nil {
-		return nil, err
-	}
+// sweep removes what a maker left that failed or is dead: images that nothing
+// stands on, the overlays that it gave to the clone's source, and the
+// reservation. A host that still copies one is KindBusy: the copy can't be
+// stopped.
+func (f *Fleet) sweep(ctx context.Context, h *Host, id hypervisor.VMID) ([]hypervisor.Ref, error) {
+	left := []hypervisor.Ref{id.Ref()}
 	b, err := f.Books(ctx, h)
 	if err != nil {
-		return nil, err
+		return left, err
 	}
-	left := []hypervisor.Ref{id.Ref()}
-	_, err = OnHost(ctx, h, id, 2, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err = libvirtx.Do(ctx, h.Conn, 3, func(c *libvirt.Connect) (struct{}, error) {
+		dom, err := c.LookupDomainByUUIDString(string(id))
+		if libvirtx.NotFound(err) {
+			return struct{}{}, nil
+		}
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer dom.Free()
 		_, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return struct{}{}, err
@@ -199,27 +224,69 @@ func (f *Fleet) sweep(ctx context.Context, id hypervisor.VMID) ([]hypervisor.Ref
 		if mark.Role != roleMaking {
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, id.Ref(), "the machine is finished")
 		}
-		for p, v := range b.Images.ByPath {
+		made := Paths{}
+		for p := range b.Images.ByPath {
 			if libvirtx.OwnedBy(p, string(id)) && len(b.Images.Above[p]) == 0 {
-				switch err := libvirtx.DeleteVolume(c, v.Pool, v.Name); {
-				case libvirtx.Kind(err) == hypervisor.KindBusy:
-					return struct{}{}, err
-				case err != nil:
-					left = append(left, v.Ref())
-				}
+				made[p] = true
 			}
 		}
-		if mark.Source != "" {
+		images, err := b.Remove(c, made)
+		left = append(left, images...)
+		if libvirtx.Kind(err) == hypervisor.KindBusy || libvirtx.Lost(err) {
+			return struct{}{}, err
+		}
+		if len(mark.Overlays) > 0 {
 			if err := f.platform.MergeBack(c, b, mark.Source, mark.Overlays); err != nil {
 				return struct{}{}, err
 			}
 		}
-		return struct{}{}, dom.UndefineFlags(0)
+		return struct{}{}, f.dropOverlays(ctx, c, h, mark)
 	})
+	if err == nil {
+		err = h.Undefine(ctx, id, func(dom *libvirt.Domain) error { return dom.UndefineFlags(0) })
+		if libvirtx.NotFound(err) {
+			err = nil
+		}
+	}
 	if err == nil {
 		left = left[1:]
 	}
 	return left, err
+}
+
+// dropOverlays removes the overlays that a clone's source was given and did not
+// come to use, or no longer uses.
+func (f *Fleet) dropOverlays(ctx context.Context, c *libvirt.Connect, h *Host, mark libvirtx.Mark) error {
+	if mark.Source == "" {
+		return nil
+	}
+	dom, err := c.LookupDomainByUUIDString(mark.Source)
+	if libvirtx.NotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	x, _, err := libvirtx.Parse(dom, 0)
+	if err != nil {
+		return err
+	}
+	b, err := f.Books(ctx, h)
+	if err != nil {
+		return err
+	}
+	used, drop := Paths{}, Paths{}
+	for _, k := range libvirtx.Writable(x) {
+		used[libvirtx.DiskPath(k)] = true
+	}
+	for p, v := range b.Images.ByPath {
+		if libvirtx.OwnedBy(p, mark.Source) && used[v.Backing] && !used[p] && len(b.Images.Above[p]) == 0 && len(b.Users(p)) == 0 {
+			drop[p] = true
+		}
+	}
+	_, err = b.Remove(c, drop)
+	return err
 }
 
 func (f *Fleet) readMark(ctx context.Context, id hypervisor.VMID) (libvirtx.Mark, error) {

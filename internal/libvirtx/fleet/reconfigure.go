@@ -15,7 +15,7 @@ import (
 // Change reconfigures a machine. change is called for one whose hardware may
 // change and whose host could run it afterwards, with its state.
 func (f *Fleet) Change(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes,
-	change func(c *libvirt.Connect, dom *libvirt.Domain, facts *libvirtx.Facts, s hypervisor.PowerState) error) (hypervisor.DriverTask, error) {
+	change func(h *Host, c *libvirt.Connect, dom *libvirt.Domain, facts *libvirtx.Facts, s hypervisor.PowerState) error) (hypervisor.DriverTask, error) {
 	if ch.Name != "" {
 		if err := libvirtx.CheckName("new name", ch.Name, id.Ref()); err != nil {
 			return nil, err
@@ -42,7 +42,7 @@ func (f *Fleet) Change(ctx context.Context, id hypervisor.VMID, ch hypervisor.Ch
 			if err := f.fits(facts, id.Ref(), want); err != nil {
 				return struct{}{}, err
 			}
-			return struct{}{}, change(c, dom, facts, s)
+			return struct{}{}, change(h, c, dom, facts, s)
 		})
 		return err
 	})

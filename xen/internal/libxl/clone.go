@@ -33,8 +33,8 @@ func planClone(k *fleet.Cloning, _ *libvirt.Domain) error {
 		return refuse(k.Source.Ref(), hypervisor.CloneRunning)
 	}
 	if k.Request.Mode == hypervisor.Linked && !fleet.IsTemplate(k.Domain, k.Mark) {
-		k.Freeze = func(_ context.Context, c *libvirt.Connect, _ *fleet.Making) (func() error, error) {
-			return nil, freeze(c, k)
+		k.Freeze = func(ctx context.Context, c *libvirt.Connect, m *fleet.Making) (func() error, error) {
+			return nil, freeze(ctx, c, k, m)
 		}
 	}
 	return nil
@@ -42,7 +42,11 @@ func planClone(k *fleet.Cloning, _ *libvirt.Domain) error {
 
 // freeze gives the source, which is off, overlays, so that its present images
 // stay as they are.
-func freeze(c *libvirt.Connect, k *fleet.Cloning) error {
+func freeze(ctx context.Context, c *libvirt.Connect, k *fleet.Cloning, m *fleet.Making) error {
+	// Whoever cleans up finds what was made for the source by this.
+	if err := m.Note(context.WithoutCancel(ctx), func(n *libvirtx.Mark) { n.Source = string(k.Source) }); err != nil {
+		return err
+	}
 	dom, err := c.LookupDomainByUUIDString(string(k.Source))
 	if err != nil {
 		return err
@@ -55,29 +59,19 @@ func freeze(c *libvirt.Connect, k *fleet.Cloning) error {
 	if err := fleet.Ready(dom, mark, k.Source, "cloned"); err != nil {
 		return err // started meanwhile
 	}
-	var made []libvirtx.Volume
 	for _, disk := range libvirtx.Writable(x) {
 		base := libvirtx.DiskPath(disk)
 		if !libvirtx.OwnedBy(base, string(k.Source)) && !slices.Contains(mark.Images, base) {
 			mark.Images = append(mark.Images, base)
 		}
-		var v libvirtx.Volume
-		if v, err = fleet.Overlay(c, k.Site.Pools, string(k.Source), disk.Target.Dev, base, libvirtx.Pool{}); err != nil {
-			break
+		v, err := fleet.Overlay(c, k.Site.Pools, string(k.Source), disk.Target.Dev, base, libvirtx.Pool{})
+		if err != nil {
+			return err
 		}
-		made = append(made, v)
 		libvirtx.SetDiskPath(disk, v.Path, v.Format)
 	}
-	if err == nil {
-		err = libvirtx.MarkDefinition(x, mark)
+	if err := libvirtx.MarkDefinition(x, mark); err != nil {
+		return err
 	}
-	if err == nil {
-		err = libvirtx.Define(c, x)
-	}
-	if err != nil {
-		for _, v := range made {
-			_ = libvirtx.DeleteVolume(c, v.Pool, v.Name) // what this call made
-		}
-	}
-	return err
+	return k.Site.Host.Define(context.WithoutCancel(ctx), x)
 }

@@ -307,28 +307,26 @@ func (m *move) send(ctx context.Context, id hypervisor.VMID) error {
 // hand moves the definition of a machine that is off: the target gets it
 // before the source forgets it.
 func (m *move) hand(ctx context.Context, id hypervisor.VMID) error {
-	_, err := fleet.OnHost(ctx, m.from, id, 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := fleet.OnHost(ctx, m.from, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		s, err := libvirtx.State(dom)
-		if err != nil {
-			return struct{}{}, err
-		}
-		if s != hypervisor.Off {
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s by now", s)
-		}
-		if _, err := libvirtx.Do(ctx, m.to.Conn, 1, func(to *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(to, m.x) }); err != nil {
-			return struct{}{}, err
-		}
-		err = dom.UndefineFlags(0)
-		if err == nil {
-			return struct{}{}, nil
-		}
-		_, back := fleet.OnHost(ctx, m.to, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			return struct{}{}, dom.UndefineFlags(0)
-		})
-		if back != nil {
-			err = fmt.Errorf("%w (and the target keeps a definition: %w)", err, back)
+		if err == nil && s != hypervisor.Off {
+			err = hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s by now", s)
 		}
 		return struct{}{}, err
 	})
+	if err != nil {
+		return err
+	}
+	undefine := func(dom *libvirt.Domain) error { return dom.UndefineFlags(0) }
+	err = m.to.Define(ctx, m.x)
+	if err == nil {
+		err = m.from.Undefine(ctx, id, undefine)
+		if err == nil || libvirtx.KindOf(err) == hypervisor.KindUnavailable {
+			return err // nobody knows: two definitions are better than none
+		}
+	}
+	if back := m.to.Undefine(ctx, id, undefine); back != nil && !libvirtx.NotFound(back) {
+		err = fmt.Errorf("%w (and the target keeps a definition: %w)", err, back)
+	}
 	return err
 }

@@ -63,52 +63,46 @@ func (m *move) copyDisks(ctx context.Context, d *driver, id hypervisor.VMID, rep
 	sure := context.WithoutCancel(ctx)
 	var made []libvirtx.Volume
 	old := fleet.Paths{}
-	_, err := fleet.OnHost(sure, m.from, id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	next, err := fleet.OnHost(sure, m.from, id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (*libvirtxml.Domain, error) {
 		x, mark, err := libvirtx.Inactive(dom)
 		if err != nil {
-			return struct{}{}, err
+			return nil, err
 		}
 		if err := fleet.Ready(dom, mark, id, "moved"); err != nil {
-			return struct{}{}, err // started meanwhile
+			return nil, err // started meanwhile
 		}
 		disks := libvirtx.Writable(x)
 		for i, k := range disks {
 			if err := ctx.Err(); err != nil {
-				return struct{}{}, err
+				return nil, err
 			}
 			report(hypervisor.TaskState{Fraction: float64(i) / float64(len(disks)), Phase: "copying " + k.Target.Dev})
 			from, err := libvirtx.FindImage(c, m.pools, libvirtx.DiskPath(k))
 			if err != nil {
-				return struct{}{}, err
+				return nil, err
 			}
 			to, err := libvirtx.CreateVolume(c, m.pools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(id), k.Target.Dev, from.Format),
 				Capacity: from.Capacity, Format: from.Format, From: from.Path})
-			if err != nil {
-				return struct{}{}, err
+			if to.Name != "" {
+				made = append(made, to)
 			}
-			made, old[from.Path] = append(made, to), true
+			if err != nil {
+				return nil, err
+			}
+			old[from.Path] = true
 			libvirtx.SetDiskPath(k, to.Path, to.Format)
 		}
 		if err := ctx.Err(); err != nil {
-			return struct{}{}, err
+			return nil, err
 		}
 		mark.Images = nil // bases that stay behind
-		if err := libvirtx.MarkDefinition(x, mark); err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, libvirtx.Define(c, x)
+		return x, libvirtx.MarkDefinition(x, mark)
 	})
+	if err == nil {
+		err = m.from.Define(sure, next)
+	}
 	if err != nil {
-		s := hypervisor.TaskState{Err: err}
-		for _, v := range made {
-			_, e := libvirtx.Do(sure, m.from.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
-				return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
-			})
-			if e != nil {
-				s.Leftover = append(s.Leftover, v.Ref())
-			}
-		}
-		return s
+		return hypervisor.TaskState{Err: err, Leftover: m.from.Tidy(sure, made)}
 	}
 	r := &hypervisor.MigrateResult{Downtime: -1}
 	for _, v := range made {
@@ -146,10 +140,6 @@ func (m *move) dropSource(ctx context.Context, d *driver, id hypervisor.VMID, ol
 			}
 		}
 	}
-	_, err = libvirtx.Do(ctx, m.from.Conn, len(drop), func(c *libvirt.Connect) (struct{}, error) {
-		left, err := b.Remove(c, drop)
-		kept = append(kept, left...)
-		return struct{}{}, err
-	})
-	return kept, err
+	left, err := b.Discard(ctx, drop)
+	return append(kept, left...), err
 }

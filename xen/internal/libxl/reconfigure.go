@@ -51,9 +51,9 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 
 // Reconfigure implements hypervisor.Reconfigurer.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
-	return d.Change(ctx, id, ch, func(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, s hypervisor.PowerState) error {
+	return d.Change(ctx, id, ch, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, s hypervisor.PowerState) error {
 		if s == hypervisor.Off {
-			return changeOff(c, dom, id, ch)
+			return changeOff(context.WithoutCancel(ctx), h, c, dom, id, ch)
 		}
 		return changeLive(c, dom, f, id, ch)
 	})
@@ -89,7 +89,7 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 // changeOff redefines. libvirt's Xen driver has no Rename, and refuses a
 // definition that changes the name of a UUID: with a new name the old
 // definition is removed first, and comes back if the new one is refused.
-func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
+func changeOff(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
 	x, m, err := libvirtx.Inactive(dom)
 	if err != nil {
 		return err
@@ -109,14 +109,18 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 		return err
 	}
 	x.Name = ch.Name
-	if err := dom.UndefineFlags(0); err != nil {
+	disks := diskRefs(c, old)
+	err = h.Undefine(ctx, id, func(dom *libvirt.Domain) error { return dom.UndefineFlags(0) })
+	if err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable {
 		return err
 	}
-	if err = libvirtx.Define(c, x); err == nil {
-		return nil
+	if err == nil {
+		if err = h.Define(ctx, x); err == nil {
+			return nil
+		}
 	}
-	if again := libvirtx.Define(c, old); again != nil {
-		return &hypervisor.Error{Kind: libvirtx.Kind(err), Object: id.Ref(), Leftover: diskRefs(c, old),
+	if again := h.Define(ctx, old); again != nil {
+		return &hypervisor.Error{Kind: libvirtx.KindOf(err), Object: id.Ref(), Leftover: disks,
 			Err: fmt.Errorf("the machine could not be renamed (%w), and its old definition not be restored (%w)", err, again)}
 	}
 	return err

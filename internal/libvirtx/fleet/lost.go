@@ -1,0 +1,140 @@
+//go:build cgo
+
+package fleet
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
+)
+
+// A request whose answer was lost may have been done, or may be done yet. What
+// leads to the same end however often it is done is asked for again, over a new
+// connection, until a host answers; so the end is known, and a request that
+// comes late changes nothing any more.
+
+// OutcomeLimit is how long a host may be away before an outcome is given up.
+const OutcomeLimit = 2 * time.Minute
+
+// Again does f again if the connection broke under it, until a host answers. f
+// is told whether it was begun before.
+func Again(ctx context.Context, f func(again bool) error) error {
+	err := f(false)
+	var e *hypervisor.Error
+	if !libvirtx.Lost(err) || errors.As(err, &e) && e.Unsent {
+		return err
+	}
+	return answered(ctx, func() error { return f(true) })
+}
+
+// answered does f until its host is there to answer.
+func answered(ctx context.Context, f func() error) error {
+	err := f()
+	for end := time.Now().Add(OutcomeLimit); libvirtx.KindOf(err) == hypervisor.KindUnavailable && time.Now().Before(end); err = f() {
+		if perr := Pause(ctx, PollEvery); perr != nil {
+			return errors.Join(perr, err)
+		}
+	}
+	return err
+}
+
+// Define stores a definition: twice is once.
+func (h *Host) Define(ctx context.Context, x *libvirtxml.Domain) error {
+	return Again(ctx, func(bool) error {
+		_, err := libvirtx.Do(ctx, h.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
+		return err
+	})
+}
+
+// Undefine forgets a domain: one that is gone after a lost answer is no error.
+func (h *Host) Undefine(ctx context.Context, id hypervisor.VMID, undefine func(*libvirt.Domain) error) error {
+	return Again(ctx, func(again bool) error {
+		_, err := OnHost(ctx, h, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, undefine(dom)
+		})
+		if again && libvirtx.NotFound(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// Tidy removes images that failed work made, but for those that a machine or a
+// snapshot came to use and those that others stand on. It names the ones that
+// should have gone and did not.
+func (h *Host) Tidy(ctx context.Context, made []libvirtx.Volume) []hypervisor.Ref {
+	b, unused, err := h.unused(ctx, made)
+	if err != nil { // nobody can say what is used
+		return refs(made)
+	}
+	drop := Paths{}
+	for _, v := range unused {
+		drop[v.Path] = true
+	}
+	left, _ := b.Discard(ctx, drop) // the first error counts
+	return left
+}
+
+// Unused names the images of some that nothing uses any more.
+func (h *Host) Unused(ctx context.Context, images []libvirtx.Volume) []hypervisor.Ref {
+	_, unused, err := h.unused(ctx, images)
+	if err != nil {
+		return refs(images)
+	}
+	return refs(unused)
+}
+
+func (h *Host) unused(ctx context.Context, images []libvirtx.Volume) (b *Books, unused []libvirtx.Volume, err error) {
+	if len(images) == 0 {
+		return &Books{host: h}, nil, nil
+	}
+	err = answered(ctx, func() error {
+		var err error
+		b, err = h.fleet.Books(ctx, h)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, v := range images {
+		if _, there := b.Images.ByPath[v.Path]; there && len(b.Users(v.Path)) == 0 && len(b.Images.Above[v.Path]) == 0 {
+			unused = append(unused, v)
+		}
+	}
+	return b, unused, nil
+}
+
+func refs(images []libvirtx.Volume) []hypervisor.Ref {
+	var out []hypervisor.Ref
+	for _, v := range images {
+		out = append(out, v.Ref())
+	}
+	return out
+}
+
+// Discard is Remove over a connection that may break.
+func (b *Books) Discard(ctx context.Context, images Paths) (left []hypervisor.Ref, err error) {
+	if len(images) == 0 {
+		return nil, nil
+	}
+	for p := range images { // what is left if no host answers
+		if v, ok := b.Images.ByPath[p]; ok {
+			left = append(left, v.Ref())
+		}
+	}
+	err = Again(ctx, func(bool) error {
+		_, err := libvirtx.Do(ctx, b.host.Conn, len(images), func(c *libvirt.Connect) (struct{}, error) {
+			var err error
+			left, err = b.Remove(c, images)
+			return struct{}{}, err
+		})
+		return err
+	})
+	return left, err
+}
