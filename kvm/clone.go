@@ -107,7 +107,7 @@ func freeze(ctx context.Context, c *libvirt.Connect, k *fleet.Cloning, m *fleet.
 		return nil, err
 	}
 	made, list, err := overlays(c, string(k.Source), x)
-	if err == nil && k.Request.Mode == hypervisor.FullClone { // before the source has them
+	if err == nil { // before the source has them
 		err = m.Note(sure, func(n *libvirtx.Mark) {
 			for _, v := range made {
 				n.Overlays = append(n.Overlays, v.Path)
@@ -132,7 +132,7 @@ func freeze(ctx context.Context, c *libvirt.Connect, k *fleet.Cloning, m *fleet.
 			moved[libvirtx.DiskPath(disk)] = made[i]
 		}
 		repoint(x, moved)
-		err = libvirtx.Define(c, x)
+		err = k.Site.Host.Define(sure, x)
 	}
 	if err != nil {
 		return nil, err

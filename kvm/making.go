@@ -43,7 +43,10 @@ func mergeBack(c *libvirt.Connect, b *fleet.Books, source string, overlays []str
 		if !slices.Contains(overlays, p) || base == "" || len(b.Images.Above[base]) != 1 {
 			continue
 		}
-		if err := mergeOverlay(b, c, dom, source, k.Target.Dev, base, p, snaps); err != nil {
+		if err := commitOverlay(b, c, dom, k.Target.Dev, base, p); err != nil {
+			return err
+		}
+		if err := forgetOverlay(b, c, dom, base, p, snaps); err != nil {
 			return err
 		}
 	}

@@ -77,10 +77,14 @@ func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 		return "", err
 	}
 	sure := context.WithoutCancel(ctx)
-	var rest []libvirtxml.DomainSnapshot // those that remain, once it is merged
+	var was map[string][]string           // what stood on what in the beginning
+	var snaps []libvirtxml.DomainSnapshot // as they are to be, once it is merged
 	err = fleet.Again(sure, func(again bool) error {
 		if again {
-			_, err := fleet.OnHost(sure, h, id, 2, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+			_, err := fleet.OnHost(sure, h, id, 2, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+				if err := endHelper(c, string(id)); err != nil {
+					return struct{}{}, err
+				}
 				return struct{}{}, endCommits(dom, func(string) bool { return true })
 			})
 			if err != nil {
@@ -91,15 +95,18 @@ func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 		if err != nil {
 			return err
 		}
+		if was == nil {
+			was = maps.Clone(b.Images.Above)
+		}
 		_, err = fleet.OnHost(sure, h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			if rest == nil {
-				n, left, err := mergeSnapshot(b, c, dom, string(id), sid)
-				if note += n; err != nil {
+			if snaps == nil {
+				var all []libvirtxml.DomainSnapshot
+				if note, all, err = mergeSnapshot(b, c, dom, string(id), sid, was); err != nil {
 					return struct{}{}, err
 				}
-				rest = left
+				snaps = all
 			}
-			return struct{}{}, forget(dom, sid, rest, again)
+			return struct{}{}, forget(dom, sid, snaps, again)
 		})
 		return err
 	})
@@ -126,9 +133,9 @@ func endCommits(dom *libvirt.Domain, theirs func(image string) bool) error {
 }
 
 // mergeSnapshot merges the image above each frozen image down into it, so that
-// what is copied is what changed since the snapshot. It returns the other
-// snapshots as they are to be afterwards.
-func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, rest []libvirtxml.DomainSnapshot, err error) {
+// what is copied is what changed since the snapshot. was is what stood on what
+// before that was begun. It returns the snapshots as they are to be afterwards.
+func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID, was map[string][]string) (note string, rest []libvirtxml.DomainSnapshot, err error) {
 	snaps, err := readSnapshots(dom)
 	if err != nil {
 		return "", nil, err
@@ -157,8 +164,13 @@ func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid
 		}
 	}
 	for dev, f := range ice {
-		switch above := b.Images.Above[f]; {
-		case frozenBy(snaps, f, s.Name):
+		above := b.Images.Above[f]
+		merged := "" // into f, and only to be forgotten
+		if w := was[f]; len(w) == 1 && len(above) > 1 && len(was[w[0]]) > 0 && len(b.Images.Above[w[0]]) == 0 {
+			merged, above = w[0], w
+		}
+		switch {
+		case merged == "" && frozenBy(snaps, f, s.Name):
 			// Another snapshot holds the same image: nothing was written between.
 		case len(above) == 0:
 			if !slices.ContainsFunc(libvirtx.Writable(x), func(k *libvirtxml.DomainDisk) bool { return libvirtx.DiskPath(k) == f }) {
@@ -172,7 +184,12 @@ func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid
 				return note, nil, err
 			}
 		case len(above) == 1:
-			if err := mergeOverlay(b, c, dom, uuid, dev, f, above[0], snaps); err != nil {
+			if merged == "" {
+				if err := commitOverlay(b, c, dom, dev, f, above[0]); err != nil {
+					return note, nil, err
+				}
+			}
+			if err := forgetOverlay(b, c, dom, f, above[0], snaps); err != nil {
 				return note, nil, err
 			}
 		default:
@@ -249,9 +266,8 @@ func frozenBy(snaps []libvirtxml.DomainSnapshot, p, but string) bool {
 	})
 }
 
-// merge commits image top into image base, which nothing else stands on, and
-// makes all that named top name base. Top is removed if nothing stands on it.
-func mergeOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid, dev, base, top string, snaps []libvirtxml.DomainSnapshot) error {
+// commitOverlay commits image top into image base, which nothing else stands on.
+func commitOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, dev, base, top string) error {
 	live, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
@@ -267,13 +283,14 @@ func mergeOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid,
 		}
 	}
 	if active != "" {
-		err = commit(dom, dev, base, top, active == top)
-	} else {
-		err = commitApart(b, c, dom, base, top)
+		return commit(dom, dev, base, top, active == top)
 	}
-	if err != nil {
-		return err
-	}
+	return commitApart(b, c, dom, base, top)
+}
+
+// forgetOverlay makes all that named top name base, and removes top if nothing
+// stands on it.
+func forgetOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, base, top string, snaps []libvirtxml.DomainSnapshot) error {
 	moved := map[string]libvirtx.Volume{top: b.Images.ByPath[base]}
 	for i := range snaps {
 		o := &snaps[i]
@@ -361,6 +378,26 @@ func finish(dom *libvirt.Domain, dev string, pivot bool, progress func(cur, end 
 	}
 }
 
+// helperName is the name of the domain that merges images of a machine.
+func helperName(uuid string) string { return libvirtx.HelperPrefix + uuid }
+
+// endHelper ends a helper domain whose connection is gone: libvirtd does the
+// same, but it may not have come to that.
+func endHelper(c *libvirt.Connect, uuid string) error {
+	dom, err := c.LookupDomainByName(helperName(uuid))
+	if libvirtx.NotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.KindInvalidState && !libvirtx.NotFound(err) {
+		return err
+	}
+	return nil
+}
+
 // commitApart merges images of a chain that no machine runs on. libvirt has no
 // call for that: a paused helper domain opens the chain for the time. It ends
 // with this process, whatever happens.
@@ -373,7 +410,7 @@ func commitApart(b *fleet.Books, c *libvirt.Connect, like *libvirt.Domain, base,
 	if err != nil {
 		return err
 	}
-	helper := &libvirtxml.Domain{Type: x.Type, Name: libvirtx.HelperPrefix + libvirtx.Nonce(), VCPU: &libvirtxml.DomainVCPU{Value: 1},
+	helper := &libvirtxml.Domain{Type: x.Type, Name: helperName(x.UUID), VCPU: &libvirtxml.DomainVCPU{Value: 1},
 		OS: &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: "hvm", Arch: x.OS.Type.Arch, Machine: x.OS.Type.Machine}},
 		Devices: &libvirtxml.DomainDeviceList{Emulator: x.Devices.Emulator, Disks: []libvirtxml.DomainDisk{{Device: "disk",
 			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"}}}}}

@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -308,14 +309,27 @@ func (m *move) proveShared(ctx context.Context) error {
 		v, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) {
 			return libvirtx.CreateVolume(c, m.srcPools, libvirtx.VolumeSpec{Pool: p.UUID, Name: name, Capacity: 4096, Format: "raw"})
 		})
+		var seen error
+		if err == nil {
+			_, seen = libvirtx.Do(ctx, m.dst.Conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindVolume(c, p.UUID, name) })
+		}
+		if v.Name != "" {
+			gone := fleet.Again(ctx, func(bool) error {
+				_, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
+					return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
+				})
+				return err
+			})
+			if gone != nil {
+				m.left = append(m.left, v.Ref())
+			}
+			err = errors.Join(err, gone)
+		}
 		if err != nil {
 			return err
 		}
-		_, seen := libvirtx.Do(ctx, m.dst.Conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindVolume(c, p.UUID, name) })
-		if _, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
-			return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
-		}); err != nil {
-			return err
+		if seen != nil && !libvirtx.NotFound(seen) {
+			return seen
 		}
 		if seen != nil {
 			b := hypervisor.Blocker{Reason: hypervisor.ReasonNoSharedStorage, Object: hypervisor.DatastoreID(p.UUID).Ref(),

@@ -23,7 +23,7 @@ func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) 
 	sure := context.WithoutCancel(ctx)
 	report(hypervisor.TaskState{Fraction: -1, Phase: "preparing"})
 	if err := m.proveShared(sure); err != nil {
-		return hypervisor.TaskState{Err: err}
+		return hypervisor.TaskState{Err: err, Leftover: m.left}
 	}
 	params, flags := m.params()
 	all, err := m.prepareDisks(ctx, &params)

@@ -193,7 +193,7 @@ func (m *move) coldMove(ctx context.Context, report func(hypervisor.TaskState)) 
 	sure := context.WithoutCancel(ctx)
 	start := time.Now()
 	if err := m.proveShared(sure); err != nil {
-		return hypervisor.TaskState{Err: err}
+		return hypervisor.TaskState{Err: err, Leftover: m.left}
 	}
 	all, err := m.sendDisks(ctx, report)
 	x := m.next
