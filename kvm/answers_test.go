@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,57 +17,40 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
+	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // TestAnswerLostAtEveryRequest does every operation with the answer to one of
-// its requests lost, for each request that changes something. The outcome must
-// be the whole work, or an error that says Unavailable with everything that is
-// left behind named; doing it again then ends as if nothing had happened.
+// its requests lost, for each request that changes something.
 func TestAnswerLostAtEveryRequest(t *testing.T) {
 	l := theLab(t)
 	for _, k := range answersCases() {
 		t.Run(k.name, func(t *testing.T) {
 			a := newAnswersTest(t, l, k)
 			a.must(k.do(a))
-			asked := [][]uint32{a.all[0].procedures(), a.all[1].procedures()}
+			faults := rpcproxy.Faults([][]uint32{a.all[0].Procedures(), a.all[1].Procedures()}, 2)
 			want := a.look()
 			a.end()
 			struck := 0
-			for host, all := range asked {
-				times := map[uint32]int{}
-				for _, p := range all {
-					name, ok := changing[p]
-					if times[p]++; !ok || times[p] > 2 {
-						continue
+			for _, f := range faults {
+				t.Run(f.Name, func(t *testing.T) {
+					a := newAnswersTest(t, l, k)
+					defer a.end()
+					p := a.all[f.Host]
+					p.LoseAnswer(f.Procedure, f.Skip)
+					rpcproxy.Try{Before: a.before, Want: want, Look: a.look, Do: func() error { return k.do(a) }, Done: k.done,
+						DeleteVolume: func(id hypervisor.VolumeID) error { return ended(a.ctx, a.direct.DeleteVolume(a.ctx, id)) }}.Run(t, p)
+					if p.Struck() {
+						struck++
 					}
-					t.Run(fmt.Sprintf("%s %d at %s", name, times[p], l.Hosts[host].Name), func(t *testing.T) {
-						a := newAnswersTest(t, l, k)
-						defer a.end()
-						a.all[host].loseAnswer(p, times[p]-1)
-						a.outcome(k, want, a.all[host])
-						if a.all[host].struck() {
-							struck++
-						}
-					})
-				}
+				})
 			}
 			if struck == 0 {
 				t.Error("no answer was lost in any of them")
 			}
 		})
 	}
-}
-
-// changing are the requests after which something is different.
-var changing = map[uint32]string{
-	9: "create", 10: "create-xml", procDefine: "define", 12: "destroy", 28: "resume", 34: "suspend",
-	93: "volume-create", 94: "volume-delete", procVolumeCreateFrom: "volume-create-from",
-	160: "attach", 161: "detach", 182: "managed-save", 184: "managed-save-remove",
-	procSnapshotCreate: "snapshot-create", 193: "snapshot-delete", 196: "create-with-flags",
-	199: "set-vcpus", 204: "set-memory", procUndefine: "undefine", 233: "restore",
-	procBlockJobAbort: "block-job-abort", 251: "block-resize", 260: "volume-resize", 264: "set-metadata",
-	procBlockCommit: "block-commit", 305: "migrate-perform", 345: "block-copy", 350: "define-flags", 358: "rename",
 }
 
 // answersCase is one operation, on a machine that prepare changes first.
@@ -89,9 +71,9 @@ type answersTest struct {
 	direct *hypervisor.Client
 	vm     *hypervisor.VM // of direct
 	c      *hypervisor.Client
-	all    []*proxy // between c and the hosts
-	base   scene    // before anything was made
-	before scene    // before the work
+	all    []*rpcproxy.Proxy // between c and the hosts
+	base   rpcproxy.Scene    // before anything was made
+	before rpcproxy.Scene    // before the work
 }
 
 func newAnswersTest(t *testing.T, l *kvmlab.Lab, k answersCase) *answersTest {
@@ -121,7 +103,7 @@ func newAnswersTest(t *testing.T, l *kvmlab.Lab, k answersCase) *answersTest {
 		k.prepare(a)
 	}
 	for _, p := range all {
-		p.procedures()
+		p.Procedures()
 	}
 	a.before = a.look()
 	return a
@@ -160,8 +142,8 @@ func (a *answersTest) end() {
 			}
 		}
 	}
-	if s := a.look(); !slices.Equal(s.files, a.base.files) || !slices.Equal(s.domains, a.base.domains) {
-		a.Errorf("after everything was deleted there are %q and %q", s.domains, s.files)
+	if s := a.look(); !slices.Equal(s.Files, a.base.Files) || !slices.Equal(s.Domains, a.base.Domains) {
+		a.Errorf("after everything was deleted there are %q and %q", s.Domains, s.Files)
 	}
 }
 
@@ -170,78 +152,13 @@ func ended[T any](ctx context.Context, t *hypervisor.Task[T]) error {
 	return err
 }
 
-// outcome does the work while an answer is lost and judges what comes of it.
-func (a *answersTest) outcome(k answersCase, want scene, p *proxy) {
-	err := k.do(a)
-	if !p.struck() { // work that waits asks as often as it has to
-		a.Log("no answer was lost")
-		a.must(err)
-	}
-	now := a.look()
-	if err == nil {
-		if now.shape() != want.shape() {
-			a.Errorf("it succeeded, but there is\n%s\nwant\n%s", now.shape(), want.shape())
-		}
-		return
-	}
-	var e *hypervisor.Error
-	if !errors.As(err, &e) || e.Kind != hypervisor.KindUnavailable {
-		a.Fatalf("the error is %v (%s), want Unavailable", err, hypervisor.KindOf(err))
-	}
-	a.Logf("%v", err)
-	left := map[string]bool{}
-	for _, r := range e.Leftover {
-		left[filepath.Base(r.ID)] = true
-	}
-	for _, d := range now.domains {
-		if !slices.Contains(a.before.domains, d) && !left[strings.Fields(d)[1]] && now.shape() != want.shape() {
-			a.Errorf("domain %s is left behind, Leftover names %v", d, e.Leftover)
-		}
-	}
-	for _, f := range now.files {
-		switch name := filepath.Base(f); {
-		case !now.used[f] && !left[name] && (a.before.used[f] || !slices.Contains(a.before.files, f)):
-			a.Errorf("image %s is left behind, Leftover names %v", f, e.Leftover)
-		case now.used[f] && left[name]:
-			a.Errorf("image %s is in use, and Leftover names it", f)
-		}
-	}
-	for _, r := range e.Leftover {
-		if r.Kind == hypervisor.KindOfVolume {
-			if err := ended(a.ctx, a.direct.DeleteVolume(a.ctx, hypervisor.VolumeID(r.ID))); err != nil {
-				a.Errorf("the leftover can't be deleted: %v", err)
-			}
-		}
-	}
-	if now = a.look(); now.shape() != want.shape() {
-		if err := k.do(a); err != nil && (k.done == hypervisor.KindUnknown || hypervisor.KindOf(err) != k.done) {
-			a.Errorf("again: %v", err)
-		}
-	}
-	if now = a.look(); now.shape() != want.shape() {
-		a.Errorf("in the end there is\n%s\nwant\n%s", now.shape(), want.shape())
-	}
-}
-
-// scene is what is on the hosts, without the driver's word for it.
-type scene struct {
-	domains []string // host and UUID
-	lines   []string // one for each domain
-	files   []string
-	used    map[string]bool // by a domain or a snapshot, with all below
-}
-
-// shape is a scene without what is different each time.
-func (s scene) shape() string {
-	return fmt.Sprintf("%s\n%d files, %d in use", strings.Join(s.lines, "\n"), len(s.files), len(s.used))
-}
-
-func (a *answersTest) look() scene {
+// look asks virsh and qemu-img.
+func (a *answersTest) look() rpcproxy.Scene {
 	a.Helper()
 	ctx := context.WithoutCancel(a.ctx)
-	s := scene{used: map[string]bool{}}
+	s := rpcproxy.Scene{Used: map[string]bool{}}
 	var err error
-	s.files, err = imageFiles(a.l)
+	s.Files, err = imageFiles(a.l)
 	a.must(err)
 	for _, h := range a.l.Hosts {
 		virsh := func(args ...string) string {
@@ -250,7 +167,7 @@ func (a *answersTest) look() scene {
 			return strings.TrimSpace(out)
 		}
 		for _, id := range strings.Fields(virsh("list", "--all", "--uuid")) {
-			s.domains = append(s.domains, h.Name+" "+id)
+			s.Domains = append(s.Domains, h.Name+" "+id)
 			line := h.Name
 			for _, which := range [][]string{{"dumpxml", id}, {"dumpxml", "--inactive", id}} {
 				var x libvirtxml.Domain
@@ -269,22 +186,22 @@ func (a *answersTest) look() scene {
 				a.must(x.Unmarshal(virsh("snapshot-dumpxml", id, n)))
 				line += ", snapshot " + n
 				if x.Memory != nil && x.Memory.File != "" {
-					s.used[x.Memory.File] = true
+					s.Used[x.Memory.File] = true
 				}
 				for _, f := range frozen(&x) {
 					line += " " + a.use(s, f)
 				}
 			}
-			s.lines = append(s.lines, line)
+			s.Lines = append(s.Lines, line)
 		}
 	}
-	slices.Sort(s.lines)
+	slices.Sort(s.Lines)
 	return s
 }
 
 // use notes an image and what it stands on, and tells its size and the length
 // of the chain. An image that is not there ends the test.
-func (a *answersTest) use(s scene, image string) string {
+func (a *answersTest) use(s rpcproxy.Scene, image string) string {
 	a.Helper()
 	out, err := exec.CommandContext(context.WithoutCancel(a.ctx), "qemu-img", "info", "-U", "--backing-chain", "--output=json", image).Output()
 	if err != nil {
@@ -296,7 +213,7 @@ func (a *answersTest) use(s scene, image string) string {
 	}
 	a.must(json.Unmarshal(out, &chain))
 	for _, c := range chain {
-		s.used[c.Filename] = true
+		s.Used[c.Filename] = true
 	}
 	return fmt.Sprintf("%d MiB in %d", chain[0].Size>>20, len(chain))
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
 )
 
 // TestCalls pins the number of requests on the wire.
@@ -14,8 +15,8 @@ func TestCalls(t *testing.T) {
 	l := theLab(t)
 	ctx := t.Context()
 	h := l.Hosts[0]
-	p := newProxy(t, h)
-	c, err := Open(ctx, Config{Hosts: []string{p.uri()}, DomainType: "qemu"})
+	p := rpcproxy.New(t, "unix", h.Socket)
+	c, err := Open(ctx, Config{Hosts: []string{socketURI(p)}, DomainType: "qemu"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +31,7 @@ func TestCalls(t *testing.T) {
 		vms = append(vms, vm)
 	}
 	list := func(d hypervisor.Detail) int64 {
-		return p.during(func() {
+		return p.During(func() {
 			if _, err := hypervisor.Collect(c.VMs(ctx, &hypervisor.ListOptions{Detail: d})); err != nil {
 				t.Fatal(err)
 			}
@@ -50,7 +51,7 @@ func TestCalls(t *testing.T) {
 	}
 	// look-up by UUID twice, statistics, definition, saved state, snapshots (2),
 	// pools (2 each of 2, and the list), the disk's image (3), the job
-	info := p.during(func() {
+	info := p.During(func() {
 		if _, err := vms[0].Info(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -58,14 +59,14 @@ func TestCalls(t *testing.T) {
 	if info > 18 {
 		t.Errorf("Info sends %d requests, want at most 18", info)
 	}
-	if n := p.during(func() {
+	if n := p.During(func() {
 		if _, err := vms[0].PowerOff(ctx).Wait(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}); n > 4 {
 		t.Errorf("PowerOff of a machine that is off sends %d requests, want at most 4", n)
 	}
-	if n := p.during(func() { c.VM(vms[0].ID()); c.Describe() }); n != 0 {
+	if n := p.During(func() { c.VM(vms[0].ID()); c.Describe() }); n != 0 {
 		t.Errorf("a handle costs %d requests", n)
 	}
 	for _, vm := range vms {

@@ -12,12 +12,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
+	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
 )
 
 // TestMain runs this when the test starts itself: a client that begins work,
@@ -103,16 +105,18 @@ func killedClone(t *testing.T, ctx context.Context, l *kvmlab.Lab, vm hypervisor
 	t.Helper()
 	var uris []string
 	sent := make(chan struct{}, len(l.Hosts))
+	var watching sync.WaitGroup
+	over, stop := context.WithCancel(ctx)
+	defer func() { stop(); watching.Wait() }()
 	for _, h := range l.Hosts {
-		p := newProxy(t, h)
-		uris = append(uris, p.uri())
-		passed := p.holdAfter(procedure)
-		p.wg.Go(func() {
+		p := rpcproxy.New(t, "unix", h.Socket)
+		uris = append(uris, socketURI(p))
+		passed := p.HoldAfter(procedure)
+		watching.Go(func() {
 			select {
 			case <-passed:
 				sent <- struct{}{}
-			case <-ctx.Done():
-			case <-p.done:
+			case <-over.Done():
 			}
 		})
 	}
@@ -198,7 +202,7 @@ func TestClientKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer release()
-		id := killedClone(t, ctx, l, vm.ID(), procVolumeCreateFrom, func(clone string) error {
+		id := killedClone(t, ctx, l, vm.ID(), rpcproxy.VolumeCreateFrom, func(clone string) error {
 			out, err := h.Virsh(ctx, "vol-list", "shared")
 			if err == nil && !strings.Contains(out, clone+".") {
 				err = fmt.Errorf("no volume of the clone in %s", out)
@@ -239,15 +243,15 @@ func TestClientKilled(t *testing.T) {
 		procedure uint32
 		begun     func(string) error
 	}{
-		{"overlay made", procSnapshotCreate, func(string) error {
+		{"overlay made", rpcproxy.SnapshotCreate, func(string) error {
 			now, err := firstDisk(ctx, l, vm.ID())
 			if err == nil && now == image {
 				err = errors.New("the source has no overlay")
 			}
 			return err
 		}},
-		{"copy under way", procVolumeCreateFrom, copyBegun(l)},
-		{"overlay merged back", procBlockCommit, func(string) error {
+		{"copy under way", rpcproxy.VolumeCreateFrom, copyBegun(l)},
+		{"overlay merged back", rpcproxy.BlockCommit, func(string) error {
 			out, err := virshOn(ctx, l, vm.ID(), "blockjob", "vda", "--raw")
 			if err == nil && !strings.Contains(out, "Active Block Commit") {
 				err = fmt.Errorf("no commit under way: %s", out)

@@ -22,6 +22,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
+	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
 )
 
 // One lab of two hosts serves all tests of the package.
@@ -98,6 +99,9 @@ func config(hosts ...*kvmlab.Host) Config {
 	}
 	return c
 }
+
+// socketURI leads to a host through a proxy.
+func socketURI(p *rpcproxy.Proxy) string { return "qemu+unix:///system?socket=" + p.Addr() }
 
 func poolUUID(t testing.TB, h *kvmlab.Host, name string) hypervisor.DatastoreID {
 	t.Helper()

@@ -10,14 +10,15 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
 )
 
 // TestLostConnection cuts the connection between and during calls.
 func TestLostConnection(t *testing.T) {
 	l := theLab(t)
 	ctx := t.Context()
-	p := newProxy(t, l.Hosts[0])
-	c, err := Open(ctx, Config{Hosts: []string{p.uri()}, DomainType: "qemu"})
+	p := rpcproxy.New(t, "unix", l.Hosts[0].Socket)
+	c, err := Open(ctx, Config{Hosts: []string{socketURI(p)}, DomainType: "qemu"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func TestLostConnection(t *testing.T) {
 	}
 	for range 3 {
 		stand()
-		p.cut()
+		p.Cut()
 		if _, err := vm.Info(ctx); err != nil {
 			t.Errorf("Info after the connection was cut: %v", err)
 		}
@@ -137,6 +138,7 @@ func TestDaemonRestart(t *testing.T) {
 			}
 		}
 	}
+	named := map[string]bool{}
 	for _, k := range tasks {
 		m, err := k.Wait(ctx)
 		var e *hypervisor.Error
@@ -149,6 +151,9 @@ func TestDaemonRestart(t *testing.T) {
 			t.Errorf("a clone in the middle of a restart ended with the untyped %v", err)
 		default:
 			t.Logf("a clone in the middle of a restart: %v", err)
+			for _, r := range e.Leftover {
+				named[r.ID] = true
+			}
 		}
 	}
 	if i, err := vm.Info(ctx); err != nil || i.State != hypervisor.Running {
@@ -196,6 +201,8 @@ func TestDaemonRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range left {
-		t.Logf("left after the restart: %s", v.Name)
+		if !named[string(v.ID)] {
+			t.Errorf("left after the restart, and not named: %s", v.Name)
+		}
 	}
 }

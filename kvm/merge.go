@@ -79,7 +79,7 @@ func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 	sure := context.WithoutCancel(ctx)
 	var was map[string][]string           // what stood on what in the beginning
 	var snaps []libvirtxml.DomainSnapshot // as they are to be, once it is merged
-	err = fleet.Again(sure, func(again bool) error {
+	err = h.Again(sure, func(again bool) error {
 		if again {
 			_, err := fleet.OnHost(sure, h, id, 2, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 				if err := endHelper(c, string(id)); err != nil {

@@ -314,7 +314,7 @@ func (m *move) proveShared(ctx context.Context) error {
 			_, seen = libvirtx.Do(ctx, m.dst.Conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindVolume(c, p.UUID, name) })
 		}
 		if v.Name != "" {
-			gone := fleet.Again(ctx, func(bool) error {
+			gone := m.src.Again(ctx, func(bool) error {
 				_, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 					return struct{}{}, libvirtx.DeleteVolume(c, v.Pool, v.Name)
 				})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
+	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
@@ -60,14 +61,14 @@ func TestMigrateFails(t *testing.T) {
 }
 
 // proxied is both hosts, with this program's connections through proxies.
-func proxied(t *testing.T, l *kvmlab.Lab) (Config, []*proxy) {
+func proxied(t *testing.T, l *kvmlab.Lab) (Config, []*rpcproxy.Proxy) {
 	cfg := Config{DomainType: "qemu", SerialLogDir: serialDir, Peers: map[string]Peer{}}
-	var all []*proxy
+	var all []*rpcproxy.Proxy
 	for _, h := range l.Hosts {
-		p := newProxy(t, h)
+		p := rpcproxy.New(t, "unix", h.Socket)
 		all = append(all, p)
-		cfg.Hosts = append(cfg.Hosts, p.uri())
-		cfg.Peers[p.uri()] = Peer{URI: h.TCPURI, Migrate: "tcp://" + h.Address}
+		cfg.Hosts = append(cfg.Hosts, socketURI(p))
+		cfg.Peers[socketURI(p)] = Peer{URI: h.TCPURI, Migrate: "tcp://" + h.Address}
 	}
 	return cfg, all
 }
@@ -90,7 +91,7 @@ func TestMigrateConnectionLost(t *testing.T) {
 	var fast sync.WaitGroup
 	r, err := m.during(t, hypervisor.MigrateOptions{Storage: poolUUID(t, to, "default")}, func(_ migration, from, _ *kvmlab.Host) {
 		for _, p := range proxies {
-			p.cut()
+			p.Cut()
 		}
 		// Seen: it may go fast now. The disk comes before the memory, which has its
 		// own limit from when it begins.
@@ -166,18 +167,18 @@ func TestMoveAnswerLost(t *testing.T) {
 
 	// There and back, and there again: each request is asked for twice, and in
 	// the second round its first copy arrives last.
-	for i, lose := range []func(p *proxy, procedure uint32){func(p *proxy, q uint32) { p.loseAnswer(q, 0) }, (*proxy).delay, (*proxy).delay} {
+	for i, lose := range []func(p *rpcproxy.Proxy, procedure uint32){func(p *rpcproxy.Proxy, q uint32) { p.LoseAnswer(q, 0) }, (*rpcproxy.Proxy).Delay, (*rpcproxy.Proxy).Delay} {
 		a, b, pool := from, to, there
 		if i == 1 {
 			a, b, pool = to, from, here
 		}
 		pa, pb := proxies[i%2], proxies[1-i%2]
-		lose(pb, procDefine)
-		lose(pa, procUndefine)
+		lose(pb, rpcproxy.Define)
+		lose(pa, rpcproxy.Undefine)
 		if _, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Host: host(b), Storage: pool}).Wait(ctx); err != nil {
 			t.Errorf("a cold move from %s without the answers to two requests: %v", a.Name, err)
 		}
-		if !pa.struck() || !pb.struck() {
+		if !pa.Struck() || !pb.Struck() {
 			t.Error("no answer was lost")
 		}
 		if now := is(b, "lost answers"); len(now) != len(before) {
@@ -187,7 +188,7 @@ func TestMoveAnswerLost(t *testing.T) {
 	if _, err := vm.Start(ctx).Wait(ctx); err != nil {
 		t.Fatal(err)
 	}
-	proxies[1].loseAnswer(procBlockJobAbort, 0)
+	proxies[1].LoseAnswer(rpcproxy.BlockJobAbort, 0)
 	_, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Storage: poolUUID(t, to, "shared")}).Wait(ctx)
 	var e *hypervisor.Error
 	if !errors.As(err, &e) || e.Kind != hypervisor.KindUnavailable || len(e.Leftover) != 1 {

@@ -255,7 +255,7 @@ func (m *move) dropSource(ctx context.Context, all []copied) (kept []hypervisor.
 	for _, k := range all { // as long as nobody knows
 		kept = append(kept, k.from.Ref())
 	}
-	err = fleet.Again(ctx, func(bool) error {
+	err = m.dst.Again(ctx, func(bool) error {
 		_, err := fleet.OnHost(ctx, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
@@ -274,7 +274,7 @@ func (m *move) dropSource(ctx context.Context, all []copied) (kept []hypervisor.
 		return kept, err
 	}
 	var b *fleet.Books
-	err = fleet.Again(ctx, func(bool) error {
+	err = m.src.Again(ctx, func(bool) error {
 		b, err = m.d.Books(ctx, m.src)
 		return err
 	})

@@ -173,7 +173,7 @@ func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 
 // taken looks for the snapshot whose answer was lost.
 func taken(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string, lost error) error {
-	err := fleet.Again(ctx, func(bool) error {
+	err := h.Again(ctx, func(bool) error {
 		_, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			s, err := dom.SnapshotLookupByName(name, 0)
 			if err != nil {
@@ -191,7 +191,7 @@ func taken(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string, 
 
 // quiesced notes that a snapshot's file systems were frozen.
 func quiesced(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string) error {
-	return fleet.Again(ctx, func(bool) error {
+	return h.Again(ctx, func(bool) error {
 		_, err := fleet.OnHost(ctx, h, id, 2, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			_, mark, err := libvirtx.Inactive(dom)
 			if err != nil || slices.Contains(mark.Quiesced, name) {

@@ -74,6 +74,9 @@ func (h *Conn) URI() string {
 	return "(unreadable URI)"
 }
 
+// Renewable reports whether the connection is dialled again when it breaks.
+func (h *Conn) Renewable() bool { return !h.given }
+
 // Native returns the connection if there is one.
 func (h *Conn) Native() *libvirt.Connect {
 	h.mu.Lock()

@@ -75,7 +75,7 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 			return hypervisor.TaskState{Err: err}
 		}
 		var left []hypervisor.Ref
-		err = Again(sure, func(bool) error {
+		err = h.Again(sure, func(bool) error {
 			_, err := libvirtx.Do(sure, h.Conn, 1, func(c *libvirt.Connect) (struct{}, error) {
 				var err error
 				left, err = libvirtx.RemoveMDevs(c, x)

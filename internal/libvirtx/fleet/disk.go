@@ -196,7 +196,7 @@ func (f *Fleet) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervi
 			return hypervisor.TaskState{Err: err}
 		}
 		sure := context.WithoutCancel(ctx)
-		err = Again(sure, func(bool) error {
+		err = h.Again(sure, func(bool) error {
 			_, err := OnHost(sure, h, id, 4, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 				return struct{}{}, Detach(dom, id, doc, func(x *libvirtxml.Domain) bool {
 					_, err := libvirtx.FindDisk(x, disk)

@@ -24,21 +24,25 @@ const OutcomeLimit = 2 * time.Minute
 
 // Again does f again if the connection broke under it, until a host answers. f
 // is told whether it was begun before.
-func Again(ctx context.Context, f func(again bool) error) error {
+func (h *Host) Again(ctx context.Context, f func(again bool) error) error {
 	err := f(false)
 	var e *hypervisor.Error
 	if !libvirtx.Lost(err) || errors.As(err, &e) && e.Unsent {
 		return err
 	}
-	return answered(ctx, func() error { return f(true) })
+	return h.answered(ctx, func() error { return f(true) })
 }
 
-// answered does f until its host is there to answer.
-func answered(ctx context.Context, f func() error) error {
+// answered does f until the host is there to answer, or the Client is closed.
+func (h *Host) answered(ctx context.Context, f func() error) error {
 	err := f()
-	for end := time.Now().Add(OutcomeLimit); libvirtx.KindOf(err) == hypervisor.KindUnavailable && time.Now().Before(end); err = f() {
-		if perr := Pause(ctx, PollEvery); perr != nil {
-			return errors.Join(perr, err)
+	for end := time.Now().Add(OutcomeLimit); h.Conn.Renewable() && libvirtx.KindOf(err) == hypervisor.KindUnavailable && time.Now().Before(end); err = f() {
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-h.fleet.done:
+			return err
+		case <-time.After(PollEvery):
 		}
 	}
 	return err
@@ -46,7 +50,7 @@ func answered(ctx context.Context, f func() error) error {
 
 // Define stores a definition: twice is once.
 func (h *Host) Define(ctx context.Context, x *libvirtxml.Domain) error {
-	return Again(ctx, func(bool) error {
+	return h.Again(ctx, func(bool) error {
 		_, err := libvirtx.Do(ctx, h.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
 		return err
 	})
@@ -54,7 +58,7 @@ func (h *Host) Define(ctx context.Context, x *libvirtxml.Domain) error {
 
 // Undefine forgets a domain: one that is gone after a lost answer is no error.
 func (h *Host) Undefine(ctx context.Context, id hypervisor.VMID, undefine func(*libvirt.Domain) error) error {
-	return Again(ctx, func(again bool) error {
+	return h.Again(ctx, func(again bool) error {
 		_, err := OnHost(ctx, h, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, undefine(dom)
 		})
@@ -94,7 +98,7 @@ func (h *Host) unused(ctx context.Context, images []libvirtx.Volume) (b *Books, 
 	if len(images) == 0 {
 		return &Books{host: h}, nil, nil
 	}
-	err = answered(ctx, func() error {
+	err = h.answered(ctx, func() error {
 		var err error
 		b, err = h.fleet.Books(ctx, h)
 		return err
@@ -128,7 +132,7 @@ func (b *Books) Discard(ctx context.Context, images Paths) (left []hypervisor.Re
 			left = append(left, v.Ref())
 		}
 	}
-	err = Again(ctx, func(bool) error {
+	err = b.host.Again(ctx, func(bool) error {
 		_, err := libvirtx.Do(ctx, b.host.Conn, len(images), func(c *libvirt.Connect) (struct{}, error) {
 			var err error
 			left, err = b.Remove(c, images)

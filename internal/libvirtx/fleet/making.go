@@ -111,7 +111,7 @@ func (m *Making) end() {
 // goes on copying for it, what can't be stopped is waited for until ctx ends.
 func (f *Fleet) takeBack(ctx context.Context, h *Host, id hypervisor.VMID, report func(hypervisor.TaskState)) (left []hypervisor.Ref, err error) {
 	for {
-		err = answered(context.WithoutCancel(ctx), func() error {
+		err = h.answered(context.WithoutCancel(ctx), func() error {
 			left, err = f.sweep(context.WithoutCancel(ctx), h, id)
 			return err
 		})

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 	"github.com/anyvisor/anyvisor/internal/lab"
+	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
@@ -104,6 +106,18 @@ func openHosts(ctx context.Context, p2p bool, hosts ...*xenlab.Host) (*hyperviso
 	}
 	return Open(ctx, cfg, nil)
 }
+
+// throughProxy puts a proxy before a host.
+func throughProxy(t testing.TB, h *xenlab.Host) *rpcproxy.Proxy {
+	t.Helper()
+	u, err := url.Parse(h.URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rpcproxy.New(t, "tcp", u.Host)
+}
+
+func proxyURI(p *rpcproxy.Proxy) string { return "xen+tcp://" + p.Addr() + "/" }
 
 func poolUUID(t testing.TB, h *xenlab.Host, name string) hypervisor.DatastoreID {
 	t.Helper()

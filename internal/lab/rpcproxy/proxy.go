@@ -1,6 +1,7 @@
-//go:build cgo
-
-package kvm
+// Package rpcproxy stands between libvirt's client library and a host, so that
+// tests can count the requests of libvirt's wire protocol, cut connections,
+// hold a client at a certain request, and lose the answer to one.
+package rpcproxy
 
 import (
 	"encoding/binary"
@@ -12,29 +13,59 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
 )
 
 // Procedures of libvirt's src/remote/remote_protocol.x.
 const (
-	procDefine           = 11  // REMOTE_PROC_DOMAIN_DEFINE_XML
-	procVolumeCreateFrom = 125 // REMOTE_PROC_STORAGE_VOL_CREATE_XML_FROM
-	procSnapshotCreate   = 185 // REMOTE_PROC_DOMAIN_SNAPSHOT_CREATE_XML
-	procUndefine         = 231 // REMOTE_PROC_DOMAIN_UNDEFINE_FLAGS
-	procBlockJobAbort    = 237 // REMOTE_PROC_DOMAIN_BLOCK_JOB_ABORT
-	procBlockCommit      = 290 // REMOTE_PROC_DOMAIN_BLOCK_COMMIT
+	Create            = 9
+	CreateXML         = 10
+	Define            = 11
+	Destroy           = 12
+	Resume            = 28
+	Suspend           = 34
+	VolumeCreate      = 93
+	VolumeDelete      = 94
+	VolumeCreateFrom  = 125
+	Attach            = 160
+	Detach            = 161
+	ManagedSave       = 182
+	ManagedSaveRemove = 184
+	SnapshotCreate    = 185
+	SnapshotDelete    = 193
+	CreateWithFlags   = 196
+	SetVCPUs          = 199
+	SetMemory         = 204
+	Undefine          = 231
+	Restore           = 233
+	BlockJobAbort     = 237
+	BlockResize       = 251
+	VolumeResize      = 260
+	SetMetadata       = 264
+	BlockCommit       = 290
+	MigratePerform    = 305
+	BlockCopy         = 345
+	DefineFlags       = 350
+	Rename            = 358
 )
 
-// proxy stands between libvirt's client library and a host's socket. It counts
-// the requests of libvirt's wire protocol, can cut the connections, and can
-// hold a client at a certain request.
-type proxy struct {
-	ln    net.Listener
-	to    string
-	calls atomic.Int64
-	wg    sync.WaitGroup
-	done  chan struct{} // closed at the end of the test
+// Changing are the procedures after which something is different, with names
+// for tests.
+var Changing = map[uint32]string{
+	Create: "create", CreateXML: "create-xml", Define: "define", Destroy: "destroy", Resume: "resume", Suspend: "suspend",
+	VolumeCreate: "volume-create", VolumeDelete: "volume-delete", VolumeCreateFrom: "volume-create-from",
+	Attach: "attach", Detach: "detach", ManagedSave: "managed-save", ManagedSaveRemove: "managed-save-remove",
+	SnapshotCreate: "snapshot-create", SnapshotDelete: "snapshot-delete", CreateWithFlags: "create-with-flags",
+	SetVCPUs: "set-vcpus", SetMemory: "set-memory", Undefine: "undefine", Restore: "restore",
+	BlockJobAbort: "block-job-abort", BlockResize: "block-resize", VolumeResize: "volume-resize", SetMetadata: "set-metadata",
+	BlockCommit: "block-commit", MigratePerform: "migrate-perform", BlockCopy: "block-copy", DefineFlags: "define-flags", Rename: "rename",
+}
+
+// Proxy is one address in front of a host.
+type Proxy struct {
+	ln          net.Listener
+	network, to string
+	calls       atomic.Int64
+	wg          sync.WaitGroup
 
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
@@ -49,17 +80,23 @@ type proxy struct {
 	coming sync.WaitGroup // requests that are late
 }
 
-func newProxy(t testing.TB, h *kvmlab.Host) *proxy {
+// New stands before an address until the test ends, on the same kind of network.
+func New(t testing.TB, network, address string) *Proxy {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "avp") // short: socket paths end at 107 bytes
+	at := "127.0.0.1:0"
+	if network == "unix" {
+		dir, err := os.MkdirTemp("", "avp") // short: socket paths end at 107 bytes
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		at = filepath.Join(dir, "s")
+	}
+	ln, err := net.Listen(network, at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{ln: ln, to: h.Socket, conns: map[net.Conn]bool{}, done: make(chan struct{}), passed: make(chan struct{})}
+	p := &Proxy{ln: ln, network: network, to: address, conns: map[net.Conn]bool{}, passed: make(chan struct{})}
 	p.wg.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -73,19 +110,18 @@ func newProxy(t testing.TB, h *kvmlab.Host) *proxy {
 		p.mu.Lock()
 		p.shut = true
 		p.mu.Unlock()
-		close(p.done)
 		ln.Close()
-		p.cut()
+		p.Cut()
 		p.wg.Wait()
-		os.RemoveAll(dir)
 	})
 	return p
 }
 
-func (p *proxy) uri() string { return "qemu+unix:///system?socket=" + p.ln.Addr().String() }
+// Addr is where the proxy listens.
+func (p *Proxy) Addr() string { return p.ln.Addr().String() }
 
-// cut ends all connections; new ones work.
-func (p *proxy) cut() {
+// Cut ends all connections; new ones work.
+func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
@@ -94,43 +130,43 @@ func (p *proxy) cut() {
 	p.conns = map[net.Conn]bool{}
 }
 
-// holdAfter passes requests on up to the first of a procedure, and none after
+// HoldAfter passes requests on up to the first of a procedure, and none after
 // it: its sender gets no further, however fast the machine is. The channel is
 // closed when the host has that request.
-func (p *proxy) holdAfter(procedure uint32) <-chan struct{} {
+func (p *Proxy) HoldAfter(procedure uint32) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = procedure
 	return p.passed
 }
 
-// loseAnswer breaks the connection of a request of a procedure, after skip
+// LoseAnswer breaks the connection of a request of a procedure, after skip
 // others: the host does it, and the sender never hears.
-func (p *proxy) loseAnswer(procedure uint32, skip int) {
+func (p *Proxy) LoseAnswer(procedure uint32, skip int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lose, p.skip, p.late = procedure, skip, false
 }
 
-// delay is loseAnswer for a request that is long on its way: the host gets it
+// Delay is LoseAnswer for a request that is long on its way: the host gets it
 // after one more of its kind has come by another way.
-func (p *proxy) delay(procedure uint32) {
+func (p *Proxy) Delay(procedure uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lose, p.skip, p.late = procedure, 0, true
 }
 
-// struck reports whether the answer was lost that was to be. The host has the
+// Struck reports whether the answer was lost that was to be. The host has the
 // request by then.
-func (p *proxy) struck() bool {
+func (p *Proxy) Struck() bool {
 	p.coming.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lose == 0
 }
 
-// procedures are those of the requests since it was last asked.
-func (p *proxy) procedures() []uint32 {
+// Procedures are those of the requests since it was last asked.
+func (p *Proxy) Procedures() []uint32 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	seen := p.seen
@@ -150,7 +186,7 @@ const (
 )
 
 // admit says what becomes of a request.
-func (p *proxy) admit(procedure uint32) fate {
+func (p *Proxy) admit(procedure uint32) fate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, procedure)
@@ -175,7 +211,7 @@ func (p *proxy) admit(procedure uint32) fate {
 }
 
 // again waits until a procedure was asked for once more, or nobody does.
-func (p *proxy) again(procedure uint32) {
+func (p *Proxy) again(procedure uint32) {
 	before := p.times(procedure)
 	for range 100 {
 		time.Sleep(20 * time.Millisecond)
@@ -186,7 +222,7 @@ func (p *proxy) again(procedure uint32) {
 	}
 }
 
-func (p *proxy) times(procedure uint32) (n int) {
+func (p *Proxy) times(procedure uint32) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.seen {
@@ -216,8 +252,8 @@ func readPacket(from io.Reader) (packet, error) {
 	return k, err
 }
 
-func (p *proxy) serve(c net.Conn) {
-	s, err := net.Dial("unix", p.to)
+func (p *Proxy) serve(c net.Conn) {
+	s, err := net.Dial(p.network, p.to)
 	if err != nil {
 		c.Close()
 		return
@@ -261,7 +297,7 @@ func (p *proxy) serve(c net.Conn) {
 
 // requests passes a client's packets on until one end is closed. It reports
 // whether the last one was late.
-func (p *proxy) requests(from net.Conn, to io.Writer, lost *atomic.Int64) (late bool) {
+func (p *Proxy) requests(from net.Conn, to io.Writer, lost *atomic.Int64) (late bool) {
 	for {
 		k, err := readPacket(from)
 		if err != nil {
@@ -296,8 +332,8 @@ func (p *proxy) requests(from net.Conn, to io.Writer, lost *atomic.Int64) (late 
 	}
 }
 
-// during counts the requests of f.
-func (p *proxy) during(f func()) int64 {
+// During counts the requests of f.
+func (p *Proxy) During(f func()) int64 {
 	before := p.calls.Load()
 	f()
 	return p.calls.Load() - before
