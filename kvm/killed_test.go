@@ -209,6 +209,10 @@ func TestClientKilled(t *testing.T) {
 			}
 			return err
 		})
+		// Its name is taken, and the error says by what.
+		if _, err := vm.Clone(ctx, "killed-clone", nil).Wait(ctx); !errors.Is(err, hypervisor.ErrExists) || !strings.Contains(err.Error(), string(id)) {
+			t.Errorf("a clone of the same name: %v, want ErrExists and task %s", err, id)
+		}
 		task, err := c.Task(ctx, id)
 		if err != nil {
 			t.Fatal(err)

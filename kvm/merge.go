@@ -77,7 +77,7 @@ func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 		return "", err
 	}
 	sure := context.WithoutCancel(ctx)
-	var was map[string][]string           // what stood on what in the beginning
+	var was *fleet.Books                  // in the beginning
 	var snaps []libvirtxml.DomainSnapshot // as they are to be, once it is merged
 	err = h.Again(sure, func(again bool) error {
 		if again {
@@ -96,12 +96,13 @@ func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 			return err
 		}
 		if was == nil {
-			was = maps.Clone(b.Images.Above)
+			first := *b
+			was = &first
 		}
 		_, err = fleet.OnHost(sure, h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			if snaps == nil {
 				var all []libvirtxml.DomainSnapshot
-				if note, all, err = mergeSnapshot(b, c, dom, string(id), sid, was); err != nil {
+				if note, all, err = mergeSnapshot(b, was, c, dom, string(id), sid); err != nil {
 					return struct{}{}, err
 				}
 				snaps = all
@@ -133,9 +134,9 @@ func endCommits(dom *libvirt.Domain, theirs func(image string) bool) error {
 }
 
 // mergeSnapshot merges the image above each frozen image down into it, so that
-// what is copied is what changed since the snapshot. was is what stood on what
+// what is copied is what changed since the snapshot. was are the books from
 // before that was begun. It returns the snapshots as they are to be afterwards.
-func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID, was map[string][]string) (note string, rest []libvirtxml.DomainSnapshot, err error) {
+func mergeSnapshot(b, was *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, after []libvirtxml.DomainSnapshot, err error) {
 	snaps, err := readSnapshots(dom)
 	if err != nil {
 		return "", nil, err
@@ -166,7 +167,7 @@ func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid
 	for dev, f := range ice {
 		above := b.Images.Above[f]
 		merged := "" // into f, and only to be forgotten
-		if w := was[f]; len(w) == 1 && len(above) > 1 && len(was[w[0]]) > 0 && len(b.Images.Above[w[0]]) == 0 {
+		if w := was.Images.Above[f]; len(w) == 1 && len(above) > 1 && len(was.Images.Above[w[0]]) > 0 && len(b.Images.Above[w[0]]) == 0 {
 			merged, above = w[0], w
 		}
 		switch {
@@ -178,7 +179,11 @@ func mergeSnapshot(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid
 					return note, nil, err
 				}
 			}
-		case len(above) == 1 && libvirtx.OwnedBy(above[0], uuid) && len(b.Users(above[0])) == 0 && len(b.Images.Above[above[0]]) == 0:
+		case len(above) == 1 && len(b.Users(above[0])) == 0 && len(b.Images.Above[above[0]]) == 0:
+			if len(was.Users(above[0])) == 0 {
+				note = fmt.Sprintf("image %s stays as the base of %s, which is no machine's disk any more", f, above[0])
+				continue
+			}
 			// Merged already: nobody uses it any more.
 			if _, err := b.Remove(c, fleet.Paths{above[0]: true}); err != nil {
 				return note, nil, err

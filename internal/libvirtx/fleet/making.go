@@ -59,10 +59,14 @@ func (f *Fleet) begin(ctx context.Context, h *Host, like *libvirtxml.Domain, mar
 			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.VMID(x.UUID).Ref(), "a machine with this ID is there")
 		}
 		if dom, err := c.LookupDomainByName(x.Name); err == nil {
+			defer dom.Free()
 			id, _ := dom.GetUUIDString() // local; empty says as much
-			_ = dom.Free()               // a local reference
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: x.Name},
-				"the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
+			on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: x.Name}
+			if _, other, err := libvirtx.Parse(dom, 0); err == nil && other.Role == roleMaking {
+				return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, on, "the name is taken on host %s by a machine that is being made: "+
+					"wait for task %s, which clears it away if its maker is dead", h.ID(), other.Task)
+			}
+			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, on, "the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
 		}
 		sent = true
 		return struct{}{}, libvirtx.Define(c, x)
