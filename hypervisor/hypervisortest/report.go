@@ -82,6 +82,9 @@ func (s *suite) write(t T) {
 		}
 		return r
 	}, strings.Join([]string{s.h.Driver, string(s.h.Rung), s.h.Label}, "_"))
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatalf("results: %v", err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, name+".json"), append(b, '\n'), 0o666); err != nil {
 		t.Fatalf("results: %v", err)
 	}
