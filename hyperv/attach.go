@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
@@ -57,6 +58,11 @@ func (m *machine) disk(ctx context.Context, id hypervisor.DiskID) (disk, drive *
 		}
 		return x, nil, nil
 	}
+	for _, y := range r.rows[rowResources] { // an empty drive, which a detachment left
+		if s := y.Str("ResourceSubType"); (s == subDrive || s == subDVDDrive) && strings.EqualFold(y.Str("InstanceID"), string(id)) {
+			return &cim.Instance{}, y, nil
+		}
+	}
 	return nil, nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "machine %s has no such disk", m.id)
 }
 
@@ -79,24 +85,36 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 			return nil, err
 		}
 	}
-	refs := []cim.Ref{m.h.settingRef("Msvm_StorageAllocationSettingData", x.Str("InstanceID"))}
+	var refs []cim.Ref
+	if id := x.Str("InstanceID"); id != "" {
+		refs = append(refs, m.h.settingRef("Msvm_StorageAllocationSettingData", id))
+	}
 	if drive != nil {
 		refs = append(refs, m.h.settingRef("Msvm_ResourceAllocationSettingData", drive.Str("InstanceID")))
 	}
 	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
-		for _, r := range refs { // the image, then the drive that held it
-			if err := m.removeResources(o.ctx, r); err != nil {
-				return hypervisor.Ref{}, err
+		image := p == hypervisor.DeleteDisks && path != "" && x.Str("ResourceSubType") != subDVD
+		for i, r := range refs { // the image, then the drive that held it
+			err := m.removeResources(o.ctx, r)
+			if err == nil {
+				continue
 			}
-		}
-		if p != hypervisor.DeleteDisks || path == "" || x.Str("ResourceSubType") == subDVD {
-			return hypervisor.Ref{}, nil
-		}
-		if err := removeFile(o.ctx, o.s, path); err != nil {
-			o.state.Leftover = append(o.state.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(m.h.volume(path))})
+			if i > 0 || errors.Is(err, cim.ErrLost) {
+				o.state.Leftover = append(o.state.Leftover, hypervisor.DiskID(refs[len(refs)-1].Key("InstanceID")).Ref())
+				if image {
+					o.leaveImages(path)
+				}
+			}
 			return hypervisor.Ref{}, err
 		}
-		return hypervisor.Ref{}, nil
+		if !image {
+			return hypervisor.Ref{}, nil
+		}
+		err := removeFile(o.ctx, o.s, path)
+		if err != nil {
+			o.leaveImages(path)
+		}
+		return hypervisor.Ref{}, err
 	})
 }
 
@@ -116,6 +134,9 @@ func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervis
 		return nil, err
 	}
 	path := x.Str("HostResource")
+	if path == "" {
+		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, disk.Ref(), "the drive is empty")
+	}
 	v, err := readImage(ctx, m.s, img, path)
 	if err != nil {
 		return nil, err
@@ -135,5 +156,5 @@ func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervis
 			return nil, err
 		}
 	}
-	return d.native(ctx, m.h, img, "ResizeVirtualHardDisk", []cim.Arg{{Name: "Path", Value: path}, {Name: "MaxInternalSize", Value: uint64(size)}}, nil)
+	return d.native(ctx, m.h, d.grown(m.h, m.s, img, path, size), img, "ResizeVirtualHardDisk", []cim.Arg{{Name: "Path", Value: path}, {Name: "MaxInternalSize", Value: uint64(size)}}, nil)
 }

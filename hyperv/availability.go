@@ -53,7 +53,7 @@ func (d *driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervis
 	if group.IsZero() {
 		return hypervisor.Availability{Priority: hypervisor.RestartNever}, nil
 	}
-	g, err := m.s.Get(ctx, group)
+	g, err := cim.Read(ctx, m.s, group)
 	if err != nil {
 		return hypervisor.Availability{}, err
 	}
@@ -102,7 +102,8 @@ func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p h
 				return hypervisor.Ref{}, err
 			}
 		}
-		return hypervisor.Ref{}, o.s.Put(o.ctx, group, cim.Typed("Priority", value))
+		_, err := cim.Again(func() (any, error) { return nil, o.s.Put(o.ctx, group, cim.Typed("Priority", value)) })
+		return hypervisor.Ref{}, err
 	})
 }
 
@@ -140,16 +141,18 @@ func (m *machine) fitForCluster(ctx context.Context) error {
 func (o *op) addRole(m *machine) (cim.Ref, error) {
 	o.phase("adding to the cluster", -1)
 	ref := cim.Ref{Namespace: cim.MSCluster, Class: "MSCluster_Cluster", Keys: []cim.Key{{Name: "Name", Value: m.h.cluster}}}
-	if _, err := cim.Call(o.ctx, o.s, ref, "AddVirtualMachine", cim.Arg{Name: "VirtualMachine", Value: m.name()}); err != nil {
-		return cim.Ref{}, err
-	}
-	o.onFailure(m.id.Ref(), func(ctx context.Context) error {
+	o.setBack("its role in the cluster", func(ctx context.Context) error {
 		group, err := m.role(ctx)
 		if err != nil || group.IsZero() {
 			return err
 		}
-		return removeRole(ctx, o.s, group)
+		return m.removeRole(ctx, group)
 	})
+	look := m.done(func(ctx context.Context) (bool, error) { group, err := m.role(ctx); return !group.IsZero(), err })
+	q := &request{o.s, once(look), ref, "AddVirtualMachine", []cim.Arg{{Name: "VirtualMachine", Value: m.name()}}}
+	if _, err := q.send(o.ctx); err != nil {
+		return cim.Ref{}, err
+	}
 	group, err := m.role(o.ctx)
 	if err == nil && group.IsZero() {
 		err = hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the cluster took the machine and shows no role of it")
@@ -166,8 +169,10 @@ func (m *machine) role(ctx context.Context) (cim.Ref, error) {
 }
 
 // removeRole takes a role out of the cluster and leaves its machine as it is.
-func removeRole(ctx context.Context, s cim.Session, group cim.Ref) error {
+func (m *machine) removeRole(ctx context.Context, group cim.Ref) error {
 	const roleOnly = uint32(1) // as OpenStack's os-win calls it
-	_, err := cim.Call(ctx, s, group, "DestroyGroup", cim.Arg{Name: "Options", Value: roleOnly})
+	look := m.done(func(ctx context.Context) (bool, error) { group, err := m.role(ctx); return group.IsZero(), err })
+	q := &request{m.s, look, group, "DestroyGroup", []cim.Arg{{Name: "Options", Value: roleOnly}}}
+	_, err := q.send(ctx)
 	return err
 }

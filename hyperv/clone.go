@@ -3,6 +3,7 @@ package hyperv
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
@@ -87,19 +88,19 @@ func (o *op) clone(m *machine, from *cim.Instance, r hypervisor.CloneRequest, id
 			return hypervisor.Ref{}, err
 		}
 	}
-	p, err := o.importDefinition(definition, true)
+	p, err := o.importCopy(m, definition, id)
 	if err != nil {
 		return hypervisor.Ref{}, err
 	}
 	if !m.planned {
 		// The planned machine holds all that was in the file.
-		_ = removeFile(o.ctx, o.s, definition)
+		o.drop(definition)
 	}
 	if err := o.fill(p, m, owner, images, r, id); err != nil {
 		return hypervisor.Ref{}, err
 	}
 	o.phase("realizing", -1)
-	if _, err := o.call(o.h.management(), "RealizePlannedSystem", cim.Arg{Name: "PlannedSystem", Value: p.ref()}); err != nil {
+	if err := o.realize(p); err != nil {
 		return hypervisor.Ref{}, err
 	}
 	o.undos = nil
@@ -108,7 +109,8 @@ func (o *op) clone(m *machine, from *cim.Instance, r hypervisor.CloneRequest, id
 	o.d.remember(made.id, o.h)
 	if temporary {
 		if err := o.thaw(m, from); err != nil {
-			o.note("the checkpoint that froze the source could not be removed: " + err.Error())
+			o.state.Leftover = append(o.state.Leftover, hypervisor.SnapshotID(ownerOf(from.Str("InstanceID"))).Ref(), made.id.Ref())
+			return made.id.Ref(), fmt.Errorf("the clone is made, but the checkpoint that froze the source could not be removed: %w", err)
 		}
 	}
 	return made.id.Ref(), o.powerOn(&made, r.Start)
@@ -132,6 +134,7 @@ func (o *op) freeze(m *machine, r hypervisor.CloneRequest) (*cim.Instance, error
 		}
 	}
 	if st.Err != nil {
+		o.state.Leftover = append(o.state.Leftover, st.Leftover...)
 		return nil, st.Err
 	}
 	o.onFailure(st.Result, func(ctx context.Context) error {
@@ -150,11 +153,7 @@ func (o *op) freeze(m *machine, r hypervisor.CloneRequest) (*cim.Instance, error
 
 func (o *op) destroySnapshot(ctx context.Context, m *machine, id hypervisor.SnapshotID) error {
 	ref := o.h.settingRef("Msvm_VirtualSystemSettingData", "Microsoft:"+string(id))
-	r, err := cim.Call(ctx, o.s, o.h.snapshots(), "DestroySnapshot", cim.Arg{Name: "AffectedSnapshot", Value: ref})
-	if err != nil {
-		return err
-	}
-	return o.d.finish(ctx, o.s, r)
+	return m.ask(ctx, m.done(absent(o.s, ref)), o.h.snapshots(), "DestroySnapshot", cim.Arg{Name: "AffectedSnapshot", Value: ref})
 }
 
 // thaw removes the checkpoint of a full clone and waits for the merge.
@@ -210,7 +209,8 @@ func (o *op) exportDefinition(m *machine, from *cim.Instance) (string, error) {
 	}
 	file := join(join(dir, "Virtual Machines"), id+".vmcx")
 	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(file))}, func(ctx context.Context) error { return removeFile(ctx, o.s, file) })
-	_, err := o.call(o.h.management(), "ExportSystemDefinition", cim.Arg{Name: "ComputerSystem", Value: m.ref()},
+	look := m.done(func(ctx context.Context) (bool, error) { f, err := fileOf(ctx, o.s, file); return f != nil, err })
+	_, err := o.call(look, o.h.management(), "ExportSystemDefinition", cim.Arg{Name: "ComputerSystem", Value: m.ref()},
 		cim.Arg{Name: "ExportDirectory", Value: dir}, cim.Arg{Name: "ExportSettingData", Value: e})
 	return file, err
 }
@@ -223,15 +223,99 @@ const (
 	captureCrashConsistent = uint8(0)
 )
 
+// drop removes a file that nothing needs any more.
+func (o *op) drop(path string) {
+	if err := removeFile(o.ctx, o.s, path); err != nil {
+		o.note("file " + path + " stays: " + err.Error())
+	}
+}
+
 // importDefinition makes a planned machine of a definition file.
-func (o *op) importDefinition(file string, newID bool) (*machine, error) {
-	p, err := o.define("ImportSystemDefinition", cim.Arg{Name: "SystemDefinitionFile", Value: file},
+func (o *op) importDefinition(file string, newID bool, tobe hypervisor.Ref, find func(context.Context) (string, error)) (*machine, error) {
+	look := once
+	if !newID { // the host has each machine once
+		look = func(t trace) trace { return t }
+	}
+	return o.define(tobe, look, find, "ImportSystemDefinition", cim.Arg{Name: "SystemDefinitionFile", Value: file},
 		cim.Arg{Name: "SnapshotFolder", Value: ""}, cim.Arg{Name: "GenerateNewSystemIdentifier", Value: newID})
+}
+
+// importCopy imports a definition under a new identifier, and marks the copy
+// as this task's: until then nothing tells it from others of the same source.
+func (o *op) importCopy(src *machine, file string, id hypervisor.TaskID) (*machine, error) {
+	unlock, err := o.d.lock(o.ctx, src.id)
 	if err != nil {
 		return nil, err
 	}
-	o.onFailure(p.id.Ref(), func(ctx context.Context) error { return p.destroy(ctx) })
-	return p, nil
+	defer unlock()
+	before, err := o.copies(o.ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	tobe := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: src.name()} // as it is called until it is filled
+	p, err := o.importDefinition(file, true, tobe, func(ctx context.Context) (string, error) { return o.strayCopy(ctx, src, before) })
+	if err != nil {
+		return nil, err
+	}
+	n := notes{Task: string(id), Unfinished: true}
+	return p, p.modifyNow(o.ctx, "Notes", n.strings())
+}
+
+// copies are the planned machines that look like the source, as one does that
+// was imported and not marked.
+func (o *op) copies(ctx context.Context, src *machine) ([]string, error) {
+	inv, err := readInventory(ctx, o.h, o.s, []int{rowSettings}, nil)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for id, r := range inv.byID {
+		if r.settings == nil || r.settings.Str("VirtualSystemType") != typePlanned || id == string(src.id) || r.settings.Str("ElementName") != src.name() {
+			continue
+		}
+		// A definition that was written before the source became a template
+		// has the same notes but for that mark.
+		if n := parseNotes(r.settings.Strs("Notes")); !n.Unfinished && n.Token == src.notes.Token && n.Task == src.notes.Task {
+			out = append(out, id)
+		}
+	}
+	return out, nil
+}
+
+// strayCopy finds the copy of a lost import; "" if there is none. A copy that
+// another process makes at this moment is marked soon, so only one that stays
+// as it is counts.
+func (o *op) strayCopy(ctx context.Context, src *machine, before []string) (string, error) {
+	var stray []string
+	pause := cim.Poll{First: o.d.poll.Last, Last: o.d.poll.Last}
+	for step := range 8 {
+		now, err := o.copies(ctx, src)
+		if err != nil {
+			return "", err
+		}
+		now = slices.DeleteFunc(now, func(id string) bool { return slices.Contains(before, id) || step > 0 && !slices.Contains(stray, id) })
+		stray = now
+		switch {
+		case len(stray) == 0:
+			return "", nil
+		case len(stray) == 1 && step > 2:
+			return stray[0], nil
+		}
+		if err := pause.Next(ctx, step); err != nil {
+			return "", err
+		}
+	}
+	return "", hypervisor.Errorf(hypervisor.KindAmbiguous, src.id.Ref(), "several unfinished copies of it are on the host: %s", strings.Join(stray, ", "))
+}
+
+// realize turns a planned machine into a real one.
+func (o *op) realize(p *machine) error {
+	look := p.done(func(ctx context.Context) (bool, error) {
+		now, err := o.d.read(ctx, o.h, o.s, p.id)
+		return now != nil && !now.planned, err
+	})
+	_, err := o.call(look, o.h.management(), "RealizePlannedSystem", cim.Arg{Name: "PlannedSystem", Value: p.ref()})
+	return err
 }
 
 // fill turns the imported copy into the clone: name, notes, images, adapters.
@@ -289,11 +373,11 @@ func (o *op) fill(p, src *machine, owner string, images map[string]string, r hyp
 				return err
 			}
 		}
-		if err := o.modifyResource(cim.NewEmbedded("Msvm_StorageAllocationSettingData", "InstanceID", disk.Str("InstanceID"), "HostResource", []string{to})); err != nil {
+		if err := o.modifyResource(p, cim.NewEmbedded("Msvm_StorageAllocationSettingData", "InstanceID", disk.Str("InstanceID"), "HostResource", []string{to})); err != nil {
 			return err
 		}
 	}
-	if err := o.renewMACs(rec); err != nil {
+	if err := o.renewMACs(p, rec); err != nil {
 		return err
 	}
 	if err := o.dropDevices(p, rec); err != nil {
@@ -310,14 +394,14 @@ func (o *op) fill(p, src *machine, owner string, images map[string]string, r hyp
 
 // renewMACs gives adapters with a fixed address a new one from Microsoft's
 // range; the host gives the others theirs.
-func (o *op) renewMACs(rec *record) error {
+func (o *op) renewMACs(p *machine, rec *record) error {
 	for _, t := range []int{rowNICs, rowLegacyNICs} {
 		for _, nic := range rec.rows[t] {
 			if !nic.Bool("StaticMacAddress") {
 				continue
 			}
 			mac := "00155D" + strings.ToUpper(randomHex(3))
-			if err := o.modifyResource(cim.NewEmbedded(tables[t].class, "InstanceID", nic.Str("InstanceID"), "StaticMacAddress", true, "Address", mac)); err != nil {
+			if err := o.modifyResource(p, cim.NewEmbedded(tables[t].class, "InstanceID", nic.Str("InstanceID"), "StaticMacAddress", true, "Address", mac)); err != nil {
 				return err
 			}
 		}

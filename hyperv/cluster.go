@@ -15,11 +15,19 @@ func (d *driver) moveInCluster(ctx context.Context, v *move) (hypervisor.DriverT
 	began := time.Now()
 	return d.start(ctx, v.m.h, "", func(o *op) (hypervisor.Ref, error) {
 		o.phase("moving through the cluster", -1)
-		if _, err := cim.Call(o.ctx, o.s, v.group, "MoveToNewNode", cim.Arg{Name: "NodeName", Value: v.to.name}, cim.Arg{Name: "TimeOut", Value: uint32(600)}); err != nil {
-			return hypervisor.Ref{}, err
-		}
 		ts, err := v.to.session(o.ctx)
 		if err != nil {
+			return hypervisor.Ref{}, err
+		}
+		// A lost move is seen at its end alone: the cluster moves the machine
+		// there once, however often it is told.
+		q := &request{o.s, func(ctx context.Context) (*cim.Result, error) {
+			if there, err := v.target.read(ctx, v.to, ts, v.m.id); err != nil || there == nil || there.planned {
+				return nil, err
+			}
+			return &cim.Result{}, nil
+		}, v.group, "MoveToNewNode", []cim.Arg{{Name: "NodeName", Value: v.to.name}, {Name: "TimeOut", Value: uint32(600)}}}
+		if _, err := q.send(o.ctx); err != nil {
 			return hypervisor.Ref{}, err
 		}
 		for step := 0; ; step++ {

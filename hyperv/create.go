@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -107,11 +108,11 @@ func (d *driver) create(o *op, s hypervisor.VMSpec, gen string, id hypervisor.Ta
 		sys.Set("SecureBootEnabled", s.SecureBoot)
 	}
 	o.phase("defining", -1)
-	m, err := o.define("DefineSystem", cim.Arg{Name: "SystemSettings", Value: sys})
+	m, err := o.define(hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}, once, func(ctx context.Context) (string, error) { return o.madeByTask(ctx, id) },
+		"DefineSystem", cim.Arg{Name: "SystemSettings", Value: sys})
 	if err != nil {
 		return hypervisor.Ref{}, err
 	}
-	o.onFailure(m.id.Ref(), func(ctx context.Context) error { return m.destroy(ctx) })
 	if err := o.resize(m, hypervisor.Changes{CPUs: max(s.CPUs, 1), MemoryBytes: s.MemoryBytes, DynamicMemory: s.DynamicMemory, MaxMemory: s.MaxMemoryBytes}); err != nil {
 		return hypervisor.Ref{}, err
 	}
@@ -145,34 +146,81 @@ func (o *op) powerOn(m *machine, yes bool) error {
 		return nil
 	}
 	o.phase("starting", -1)
-	_, err := o.call(m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateEnabled)})
+	err := o.turnOn(m)
 	if err != nil {
 		o.state.Leftover = append(o.state.Leftover, m.id.Ref())
 	}
 	return err
 }
 
-// define calls a method that makes a machine and reads what it made.
-func (o *op) define(method string, args ...cim.Arg) (*machine, error) {
-	r, err := o.call(o.h.management(), method, args...)
+// define calls a method that makes a machine and reads what it made; the undo
+// removes it. Where the host does not tell which it made, find does ("" for
+// none), and as long as nobody knows its ID it is called by what it is to be.
+// Look is once unless the host refuses to do the call twice.
+func (o *op) define(tobe hypervisor.Ref, look func(trace) trace, find func(context.Context) (string, error), method string, args ...cim.Arg) (*machine, error) {
+	id, answered := "", true
+	search := func(ctx context.Context) (err error) {
+		answered = false
+		if err = o.quiet(ctx); err == nil {
+			id, err = find(ctx)
+		}
+		return err
+	}
+	n := len(o.undos)
+	o.onFailure(tobe, func(ctx context.Context) error {
+		if answered {
+			return nil // with a refusal
+		}
+		if err := search(ctx); err != nil || id == "" {
+			return err
+		}
+		return o.destroy(ctx, hypervisor.VMID(id))
+	})
+	r, err := o.call(look(func(ctx context.Context) (*cim.Result, error) {
+		if err := search(ctx); err != nil || id == "" {
+			return nil, err
+		}
+		return &cim.Result{}, nil
+	}), o.h.management(), method, args...)
+	told := err == nil
+	if told && id == "" {
+		id, err = o.madeBy(r)
+	}
+	if err != nil {
+		answered = answered && !told && !errors.Is(err, cim.ErrLost)
+		return nil, err
+	}
+	o.undos = o.undos[:n]
+	made := hypervisor.VMID(id)
+	o.onFailure(made.Ref(), func(ctx context.Context) error { return o.destroy(ctx, made) })
+	m, err := o.d.read(o.ctx, o.h, o.s, made)
+	if err == nil && m == nil {
+		err = hypervisor.Errorf(hypervisor.KindNotFound, made.Ref(), "%s made a machine that is not there", method)
+	}
 	if err != nil {
 		return nil, err
 	}
-	out, ok := r.Out.Ref("ResultingSystem")
-	if !ok {
-		out, ok = r.Out.Ref("ImportedSystem")
+	m.fresh = true
+	return m, nil
+}
+
+// destroy removes a machine, planned or real, if it is there.
+func (o *op) destroy(ctx context.Context, id hypervisor.VMID) error {
+	m, err := o.d.read(ctx, o.h, o.s, id)
+	if err != nil || m == nil {
+		return err
 	}
-	id := strings.ToUpper(out.Key("Name"))
-	if !ok {
-		if id, err = o.madeByJob(r); err != nil {
-			return nil, err
+	return m.destroy(ctx)
+}
+
+// madeBy is the machine that an answer tells of.
+func (o *op) madeBy(r *cim.Result) (string, error) {
+	for _, out := range []string{"ResultingSystem", "ImportedSystem"} {
+		if ref, ok := r.Out.Ref(out); ok {
+			return strings.ToUpper(ref.Key("Name")), nil
 		}
 	}
-	m, err := o.d.read(o.ctx, o.h, o.s, hypervisor.VMID(id))
-	if err == nil && m == nil {
-		err = hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(id).Ref(), "%s made a machine that is not there", method)
-	}
-	return m, err
+	return o.madeByJob(r)
 }
 
 // madeByJob finds the machine among the elements that a job affected.
@@ -195,10 +243,14 @@ func (o *op) madeByJob(r *cim.Result) (string, error) {
 	return "", fmt.Errorf("hyperv: %s: the job tells no machine", r.Method)
 }
 
-func (m *machine) destroy(ctx context.Context) error {
-	r, err := cim.Call(ctx, m.s, m.h.management(), "DestroySystem", cim.Arg{Name: "AffectedSystem", Value: m.ref()})
-	if err != nil {
-		return err
+// gone reports whether the machine is not there, once no job works on it.
+func (m *machine) gone(ctx context.Context) (bool, error) {
+	if err := m.quiet(ctx); err != nil {
+		return false, err
 	}
-	return m.d.finish(ctx, m.s, r)
+	return absent(m.s, m.ref())(ctx)
+}
+
+func (m *machine) destroy(ctx context.Context) error {
+	return m.ask(ctx, m.done(absent(m.s, m.ref())), m.h.management(), "DestroySystem", cim.Arg{Name: "AffectedSystem", Value: m.ref()})
 }

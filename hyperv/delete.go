@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -14,9 +15,13 @@ import (
 // With KeepDisks the snapshots are merged first, so that each image that stays
 // has the machine's present content.
 func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.DeleteRequest) (hypervisor.DriverTask, error) {
-	m, err := d.machine(ctx, id)
+	m, err := d.find(ctx, id, true)
 	if err != nil {
 		return nil, err
+	}
+	if m.planned && !m.notes.Template {
+		// Left of a clone: until it is finished its disks are its source's.
+		return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) { return hypervisor.Ref{}, m.destroy(o.ctx) })
 	}
 	if (m.state == hypervisor.Running || m.state == hypervisor.Paused || m.state == hypervisor.StateUnknown) && !r.Force {
 		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: power it off, or set Force", m.state)
@@ -57,11 +62,19 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		o.commit()
 		o.phase("removing", -1)
 		if !role.IsZero() { // it would stay, and fail for ever
-			if err := removeRole(o.ctx, o.s, role); err != nil {
+			if err := m.removeRole(o.ctx, role); err != nil {
 				return hypervisor.Ref{}, err
 			}
 		}
-		if err := m.destroy(o.ctx); err != nil {
+		if err := m.destroy(o.ctx); errors.Is(err, cim.ErrLost) {
+			gone, lerr := m.gone(o.ctx)
+			if lerr != nil && r.Disks == hypervisor.DeleteDisks {
+				o.leaveImages(images...)
+			}
+			if !gone {
+				return hypervisor.Ref{}, err
+			}
+		} else if err != nil {
 			switch now, rerr := d.read(o.ctx, m.h, m.s, m.id); {
 			case rerr != nil:
 			case now == nil:
@@ -74,7 +87,7 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		d.forget(m.id)
 		if m.notes.Definition != "" {
 			// The definition file that a template was imported from.
-			_ = removeFile(o.ctx, o.s, m.notes.Definition)
+			o.drop(m.notes.Definition)
 		}
 		if r.Disks != hypervisor.DeleteDisks {
 			return hypervisor.Ref{}, nil
@@ -82,7 +95,7 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		var failed error
 		for _, p := range images {
 			if err := removeFile(o.ctx, o.s, p); err != nil {
-				o.state.Leftover = append(o.state.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(m.h.volume(p))})
+				o.leaveImages(p)
 				failed = err
 			}
 		}
@@ -93,6 +106,13 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 		}
 		return hypervisor.Ref{}, failed
 	})
+}
+
+// leaveImages names images that are left behind.
+func (o *op) leaveImages(paths ...string) {
+	for _, p := range paths {
+		o.state.Leftover = append(o.state.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(p))})
+	}
 }
 
 // underWay is the second value of OperationalStatus of a machine that a job
@@ -188,7 +208,7 @@ func (o *op) mergeAll(m *machine) error {
 		if err != nil {
 			return err
 		}
-		if _, err := o.call(o.h.snapshots(), "DestroySnapshotTree", cim.Arg{Name: "SnapshotSettingData", Value: m.snapshotRef(s)}); err != nil {
+		if _, err := o.call(m.done(absent(o.s, m.snapshotRef(s))), o.h.snapshots(), "DestroySnapshotTree", cim.Arg{Name: "SnapshotSettingData", Value: m.snapshotRef(s)}); err != nil {
 			return err
 		}
 	}

@@ -258,13 +258,16 @@ func (d *driver) attachFunction(ctx context.Context, m *machine, x *hostDevices,
 			return hypervisor.Ref{}, err
 		}
 		if mem := rec.rows[rowMemory]; len(mem) > 0 && mem[0].Bool("DynamicMemoryEnabled") && mem[0].Uint("Reservation") != mem[0].Uint("VirtualQuantity") {
-			e := cim.NewEmbedded("Msvm_MemorySettingData", "InstanceID", mem[0].Str("InstanceID"), "Reservation", mem[0].Uint("VirtualQuantity"))
-			if err := o.modifyResource(e); err != nil {
+			minimum := func(n uint64) *cim.Embedded {
+				return cim.NewEmbedded("Msvm_MemorySettingData", "InstanceID", mem[0].Str("InstanceID"), "Reservation", n)
+			}
+			o.setBack("the machine's minimum memory", func(ctx context.Context) error { return o.putResource(ctx, m, minimum(mem[0].Uint("Reservation"))) })
+			if err := o.modifyResource(m, minimum(mem[0].Uint("VirtualQuantity"))); err != nil {
 				return hypervisor.Ref{}, err
 			}
 			o.note("minimum memory was raised to the memory at start, as assigned devices demand")
 		}
-		a, err := o.addResource(m, cim.NewEmbedded("Msvm_PciExpressSettingData", "HostResource", []cim.Ref{ref}, "VirtualFunctions", []uint16{0}))
+		a, err := o.addResource(m, dev.ID.Ref(), cim.NewEmbedded("Msvm_PciExpressSettingData", "HostResource", []cim.Ref{ref}, "VirtualFunctions", []uint16{0}))
 		return hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: a.Key("InstanceID")}, err
 	})
 }
@@ -286,27 +289,30 @@ func mmio(have []hypervisor.AttachedDevice, dev hypervisor.DeviceInfo) (low, hig
 	return low, high
 }
 
-// ready sets what assigned devices demand of the machine.
+// ready sets what assigned devices demand of the machine; the undo sets it
+// back.
 func (o *op) ready(m *machine, low, high uint64) error {
-	var kv []any
-	if uint16(m.settings.Uint("AutomaticShutdownAction")) != actionTurnOff {
-		kv = append(kv, "AutomaticShutdownAction", actionTurnOff)
+	var kv, back []any
+	set := func(name string, now, want any) { kv, back = append(kv, name, want), append(back, name, now) }
+	if now := uint16(m.settings.Uint("AutomaticShutdownAction")); now != actionTurnOff {
+		set("AutomaticShutdownAction", now, actionTurnOff)
 		o.note("the machine is now turned off, not saved, when the host shuts down (automatic stop action), as assigned devices demand")
 	}
-	if m.settings.Uint("LowMmioGapSize") < low {
-		kv = append(kv, "LowMmioGapSize", low)
+	if now := m.settings.Uint("LowMmioGapSize"); now < low {
+		set("LowMmioGapSize", now, low)
 	}
-	if m.settings.Uint("HighMmioGapSize") < high {
-		kv = append(kv, "HighMmioGapSize", high)
+	if now := m.settings.Uint("HighMmioGapSize"); now < high {
+		set("HighMmioGapSize", now, high)
 	}
 	if !m.settings.Bool("GuestControlledCacheTypes") {
-		kv = append(kv, "GuestControlledCacheTypes", true)
+		set("GuestControlledCacheTypes", false, true)
 	}
 	if len(kv) == 0 {
 		return nil
 	}
 	o.note(fmt.Sprintf("memory-mapped I/O space is at least %d MiB below and %d MiB above 4 GiB", low, high))
 	o.phase("preparing the machine", -1)
+	o.setBack("the machine's settings", func(ctx context.Context) error { return m.modifyNow(ctx, back...) })
 	return m.modifyNow(o.ctx, kv...)
 }
 
@@ -329,7 +335,7 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 				return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DeviceHotplug, hypervisor.ReasonPlatform, "Hyper-V takes devices only from machines that are off")
 			}
 			ref := m.h.settingRef(tables[t].class, x.Str("InstanceID"))
-			return d.native(ctx, m.h, m.h.management(), "RemoveResourceSettings", []cim.Arg{{Name: "ResourceSettings", Value: []cim.Ref{ref}}}, nil)
+			return d.native(ctx, m.h, m.done(absent(m.s, ref)), m.h.management(), "RemoveResourceSettings", []cim.Arg{{Name: "ResourceSettings", Value: []cim.Ref{ref}}}, nil)
 		}
 	}
 	return nil, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(a)}, "machine %s has no such device", id)

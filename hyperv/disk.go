@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -91,7 +92,9 @@ func refused(err error) bool {
 
 // readImage reads what an image file says of itself.
 func readImage(ctx context.Context, s cim.Session, img cim.Ref, path string) (*cim.Instance, error) {
-	r, err := cim.Call(ctx, s, img, "GetVirtualHardDiskSettingData", cim.Arg{Name: "Path", Value: path})
+	r, err := cim.Again(func() (*cim.Result, error) {
+		return cim.Call(ctx, s, img, "GetVirtualHardDiskSettingData", cim.Arg{Name: "Path", Value: path})
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +122,7 @@ func fileOf(ctx context.Context, s cim.Session, path string) (*cim.Instance, err
 // removeFile deletes a file; one that is not there is no error.
 func removeFile(ctx context.Context, s cim.Session, path string) error {
 	r := cim.Ref{Namespace: cim.CIMV2, Class: "CIM_DataFile", Keys: []cim.Key{{Name: "Name", Value: path}}}
-	res, err := s.Invoke(ctx, r, "Delete")
+	res, err := cim.Again(func() (*cim.Result, error) { return s.Invoke(ctx, r, "Delete") })
 	switch {
 	case isGone(err):
 		return nil
@@ -194,25 +197,36 @@ func (d *driver) checkDisks(ctx context.Context, h *host, on hypervisor.Ref, dis
 
 // newImage makes an image file; the undo removes it again.
 func (o *op) newImage(path string, kv ...any) error {
-	img, err := o.h.images(o.ctx, o.s)
-	if err != nil {
-		return err
-	}
-	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(path))}, func(ctx context.Context) error { return removeFile(ctx, o.s, path) })
 	e := cim.NewEmbedded("Msvm_VirtualHardDiskSettingData", append([]any{"Path", path, "Format", formatVHDX}, kv...)...)
-	_, err = o.call(img, "CreateVirtualHardDisk", cim.Arg{Name: "VirtualDiskSettingData", Value: e})
-	return err
+	return o.makeImage(path, "CreateVirtualHardDisk", cim.Arg{Name: "VirtualDiskSettingData", Value: e})
 }
 
 // copyImage copies an image with all it stands on into an independent one.
 func (o *op) copyImage(from, to string, kind uint16) error {
+	e := cim.NewEmbedded("Msvm_VirtualHardDiskSettingData", "Path", to, "Format", formatVHDX, "Type", kind)
+	return o.makeImage(to, "ConvertVirtualHardDisk", cim.Arg{Name: "SourcePath", Value: from}, cim.Arg{Name: "VirtualDiskSettingData", Value: e})
+}
+
+// makeImage calls a method that makes a file. If its answer is lost its job is
+// not known from others, and the file may be half written: the undo waits for
+// all jobs that it could be.
+func (o *op) makeImage(path, method string, args ...cim.Arg) error {
 	img, err := o.h.images(o.ctx, o.s)
 	if err != nil {
 		return err
 	}
-	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(to))}, func(ctx context.Context) error { return removeFile(ctx, o.s, to) })
-	e := cim.NewEmbedded("Msvm_VirtualHardDiskSettingData", "Path", to, "Format", formatVHDX, "Type", kind)
-	_, err = o.call(img, "ConvertVirtualHardDisk", cim.Arg{Name: "SourcePath", Value: from}, cim.Arg{Name: "VirtualDiskSettingData", Value: e})
+	answered := true
+	remove := func(ctx context.Context) error {
+		if !answered {
+			if err := o.d.quietImages(ctx, o.h, o.s, path); err != nil {
+				return err
+			}
+		}
+		return removeFile(ctx, o.s, path)
+	}
+	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(path))}, remove)
+	_, err = o.call(unknown, img, method, args...)
+	answered = !errors.Is(err, cim.ErrLost)
 	return err
 }
 
@@ -260,19 +274,29 @@ func (o *op) plugDisk(m *machine, path, bus string, cdrom bool) (hypervisor.Disk
 	if cdrom {
 		sub, typ, medium = subDVDDrive, typeDVD, subDVD
 	}
-	drive, err := o.addResource(m, cim.NewEmbedded("Msvm_ResourceAllocationSettingData",
+	// A drive's InstanceID is its controller's with its place.
+	tobe := hypervisor.DiskID(fmt.Sprintf(`%s\%d\D`, ctl.Key("InstanceID"), slot)).Ref()
+	drive, err := o.addResource(m, tobe, cim.NewEmbedded("Msvm_ResourceAllocationSettingData",
 		"ResourceType", typ, "ResourceSubType", sub, "Parent", ctl, "AddressOnParent", strconv.Itoa(slot)))
 	if err != nil {
 		return "", err
 	}
-	disk, err := o.addResource(m, cim.NewEmbedded("Msvm_StorageAllocationSettingData",
+	o.onFailureOf(m, hypervisor.DiskID(drive.Key("InstanceID")).Ref(), drive)
+	disk, err := o.addResource(m, tobe, cim.NewEmbedded("Msvm_StorageAllocationSettingData",
 		"ResourceType", typeImage, "ResourceSubType", medium, "Parent", drive, "HostResource", []string{path}))
-	if err != nil {
-		ctx, cancel := o.late()
-		defer cancel()
-		return "", errors.Join(err, m.removeResources(ctx, drive))
+	return hypervisor.DiskID(disk.Key("InstanceID")), err
+}
+
+// onFailureOf has a part of the machine removed, unless the machine goes too.
+func (o *op) onFailureOf(m *machine, ref hypervisor.Ref, part cim.Ref) {
+	if !m.fresh {
+		o.onFailure(ref, func(ctx context.Context) error {
+			if err := m.quiet(ctx); err != nil { // a job that nobody sees may add to it yet
+				return err
+			}
+			return m.removeResources(ctx, part)
+		})
 	}
-	return hypervisor.DiskID(disk.Key("InstanceID")), nil
 }
 
 // slot finds a free place for a drive: on SCSI, adding a controller if there
@@ -321,16 +345,37 @@ func (o *op) slot(m *machine, bus string) (cim.Ref, int, error) {
 	if m.state != hypervisor.Off {
 		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.KindInvalidState, m.id.Ref(), "no place is left on the SCSI controllers, and one can be added only while the machine is off")
 	}
-	ctl, err := o.addResource(m, cim.NewEmbedded("Msvm_ResourceAllocationSettingData", "ResourceType", typeSCSI, "ResourceSubType", subSCSI))
+	tobe := hypervisor.Ref{Kind: hypervisor.KindOfDisk, Name: "SCSI controller of " + m.name()}
+	ctl, err := o.addResource(m, tobe, cim.NewEmbedded("Msvm_ResourceAllocationSettingData", "ResourceType", typeSCSI, "ResourceSubType", subSCSI))
+	if err == nil {
+		o.onFailureOf(m, tobe, ctl)
+	}
 	return ctl, 0, err
 }
 
-// addResource adds one resource and returns its reference.
-func (o *op) addResource(m *machine, e *cim.Embedded) (cim.Ref, error) {
-	r, err := o.call(o.h.management(), "AddResourceSettings",
+// addResource adds one resource and returns its reference. Tobe names it as
+// long as its ID is not known; but are those that were there before, where e
+// alone does not tell it from others.
+func (o *op) addResource(m *machine, tobe hypervisor.Ref, e *cim.Embedded, but ...*cim.Instance) (_ cim.Ref, err error) {
+	var added cim.Ref
+	look := m.done(func(ctx context.Context) (_ bool, err error) {
+		added, err = m.added(ctx, e, but)
+		return !added.IsZero(), err
+	})
+	defer func() {
+		if errors.Is(err, cim.ErrLost) && !m.fresh {
+			o.onFailure(tobe, func(ctx context.Context) error {
+				if r, err := look(ctx); r == nil {
+					return err
+				}
+				return m.removeResources(ctx, added)
+			})
+		}
+	}()
+	r, err := o.call(once(look), o.h.management(), "AddResourceSettings",
 		cim.Arg{Name: "AffectedConfiguration", Value: m.settingsRef()}, cim.Arg{Name: "ResourceSettings", Value: []*cim.Embedded{e}})
-	if err != nil {
-		return cim.Ref{}, err
+	if err != nil || !added.IsZero() {
+		return added, err
 	}
 	if ref, ok := r.Out.Ref("ResultingResourceSettings"); ok {
 		ref.Server = o.h.name
@@ -350,17 +395,53 @@ func (o *op) addResource(m *machine, e *cim.Embedded) (cim.Ref, error) {
 	return o.h.settingRef(e.Class, all[0].Str("InstanceID")), nil
 }
 
-func (m *machine) removeResources(ctx context.Context, refs ...cim.Ref) error {
-	r, err := cim.Call(ctx, m.s, m.h.management(), "RemoveResourceSettings", cim.Arg{Name: "ResourceSettings", Value: refs})
+// added finds a resource by what it was asked to be: its place below its
+// parent, its identifier, or the host's device behind it. A controller, which
+// has nothing of its own, is any that is empty.
+func (m *machine) added(ctx context.Context, e *cim.Embedded, but []*cim.Instance) (cim.Ref, error) {
+	rows, err := cim.Collect(m.s.Query(ctx, cim.Virtualization, cim.Select(e.Class, nil, "InstanceID LIKE "+cim.LikePrefix("Microsoft:"+string(m.id)))))
 	if err != nil {
-		return err
+		return cim.Ref{}, err
 	}
-	return m.d.finish(ctx, m.s, r)
+	asked := &cim.Instance{Props: e.Props}
+	same := func(r *cim.Instance, name string) bool {
+		want := asked.Get(name)
+		if want.IsNull() {
+			return true
+		}
+		a, b := want.Refs(), r.Get(name).Refs()
+		if len(a) > 0 && len(b) > 0 {
+			return !slices.ContainsFunc(a[0].Keys, func(k cim.Key) bool { return !strings.EqualFold(k.Value, b[0].Key(k.Name)) })
+		}
+		return slices.EqualFunc(want.Strings(), r.Get(name).Strings(), strings.EqualFold)
+	}
+	for _, r := range rows {
+		id := r.Str("InstanceID")
+		old := slices.ContainsFunc(but, func(x *cim.Instance) bool { return strings.EqualFold(x.Str("InstanceID"), id) })
+		used := slices.ContainsFunc(rows, func(x *cim.Instance) bool {
+			p, ok := x.Ref("Parent")
+			return ok && strings.EqualFold(p.Key("InstanceID"), id)
+		})
+		if !old && same(r, "ResourceSubType") && same(r, "Parent") && same(r, "AddressOnParent") && same(r, "VirtualSystemIdentifiers") && same(r, "HostResource") &&
+			!(used && asked.Get("Parent").IsNull()) {
+			return m.h.settingRef(e.Class, id), nil
+		}
+	}
+	return cim.Ref{}, nil
 }
 
-// modifyResource changes properties of a resource.
-func (o *op) modifyResource(e ...*cim.Embedded) error {
-	_, err := o.call(o.h.management(), "ModifyResourceSettings", cim.Arg{Name: "ResourceSettings", Value: e})
+func (m *machine) removeResources(ctx context.Context, refs ...cim.Ref) error {
+	return m.ask(ctx, m.done(absent(m.s, refs[0])), m.h.management(), "RemoveResourceSettings", cim.Arg{Name: "ResourceSettings", Value: refs})
+}
+
+// putResource is modifyResource for an undo.
+func (o *op) putResource(ctx context.Context, m *machine, e ...*cim.Embedded) error {
+	return m.ask(ctx, m.set(e...), o.h.management(), "ModifyResourceSettings", cim.Arg{Name: "ResourceSettings", Value: e})
+}
+
+// modifyResource changes properties of resources of the machine.
+func (o *op) modifyResource(m *machine, e ...*cim.Embedded) error {
+	_, err := o.call(m.set(e...), o.h.management(), "ModifyResourceSettings", cim.Arg{Name: "ResourceSettings", Value: e})
 	return err
 }
 
@@ -369,6 +450,14 @@ func (o *op) growImage(path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = o.call(img, "ResizeVirtualHardDisk", cim.Arg{Name: "Path", Value: path}, cim.Arg{Name: "MaxInternalSize", Value: uint64(size)})
+	_, err = o.call(o.d.grown(o.h, o.s, img, path, size), img, "ResizeVirtualHardDisk", cim.Arg{Name: "Path", Value: path}, cim.Arg{Name: "MaxInternalSize", Value: uint64(size)})
 	return err
+}
+
+// grown is the trace of a call that resizes an image.
+func (d *driver) grown(h *host, s cim.Session, img cim.Ref, path string, size int64) trace {
+	return h.done(func(ctx context.Context) error { return d.quietImages(ctx, h, s, path) }, func(ctx context.Context) (bool, error) {
+		v, err := readImage(ctx, s, img, path)
+		return err == nil && v.Uint("MaxInternalSize") == uint64(size), err
+	})
 }

@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -59,7 +60,7 @@ func (d *driver) attachPartition(ctx context.Context, m *machine, x *hostDevices
 				e.Set(p+k, g.Uint(p+k))
 			}
 		}
-		a, err := o.addResource(m, e)
+		a, err := o.addResource(m, dev.ID.Ref(), e, x.parts...)
 		return hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: a.Key("InstanceID")}, err
 	})
 }
@@ -106,17 +107,27 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	return d.start(ctx, h, "", func(o *op) (hypervisor.Ref, error) {
 		if p.VFs != nil {
 			gpu.Class = "Msvm_PartitionableGpu"
-			if err := o.s.Put(o.ctx, gpu.Self(h.name), cim.Typed("PartitionCount", uint16(*p.VFs))); err != nil {
+			if _, err := cim.Again(func() (any, error) {
+				return nil, o.s.Put(o.ctx, gpu.Self(h.name), cim.Typed("PartitionCount", uint16(*p.VFs)))
+			}); err != nil {
 				return hypervisor.Ref{}, err
 			}
 		}
 		switch {
-		case p.Passthrough == nil, *p.Passthrough && fn != nil, !*p.Passthrough && fn == nil:
+		case p.Passthrough == nil, *p.Passthrough && fn != nil:
 			return hypervisor.Ref{}, nil // as wished already
+		case !*p.Passthrough && fn == nil && pnp.Uint("ConfigManagerErrorCode") == deviceDisabled:
+			return hypervisor.Ref{}, o.enable(o.ctx, pnp.Str("DeviceID")) // mounted, and no further
+		case !*p.Passthrough && fn == nil:
+			return hypervisor.Ref{}, nil
 		case *p.Passthrough:
 			return hypervisor.Ref{}, o.dismount(pnp)
 		}
-		return hypervisor.Ref{}, o.mount(fn)
+		err := o.mount(fn)
+		if errors.Is(err, cim.ErrLost) { // it may be mounted, and switched off
+			o.state.Leftover = append(o.state.Leftover, id.Ref())
+		}
+		return hypervisor.Ref{}, err
 	})
 }
 
@@ -134,7 +145,8 @@ func (o *op) dismount(pnp *cim.Instance) error {
 		return err
 	}
 	o.phase("disabling", -1)
-	r, err := o.s.Invoke(o.ctx, ref, "Disable")
+	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(o.h.deviceID(instanceKey(path)))}, func(ctx context.Context) error { return o.enable(ctx, path) })
+	r, err := cim.Again(func() (*cim.Result, error) { return o.s.Invoke(o.ctx, ref, "Disable") })
 	if err == nil && r.Return != 0 {
 		err = hypervisor.Errorf(hypervisor.KindUnknown, hypervisor.Ref{}, "Win32_PnPEntity.Disable returned %d", r.Return)
 	}
@@ -144,14 +156,10 @@ func (o *op) dismount(pnp *cim.Instance) error {
 	if r.Out.Bool("RebootNeeded") {
 		o.note("the host must be restarted before the device can be assigned")
 	}
-	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: path}, func(ctx context.Context) error {
-		_, err := o.s.Invoke(ctx, ref, "Enable")
-		return err
-	})
 	o.phase("dismounting", -1)
 	e := cim.NewEmbedded("Msvm_AssignableDeviceDismountSettingData", "DeviceInstancePath", path, "DeviceLocationPath", location,
 		"RequireAcsSupport", true, "RequireDeviceMitigations", true)
-	_, err = o.call(svc, "DismountAssignableDevice", cim.Arg{Name: "DismountSettingData", Value: e})
+	_, err = o.call(o.assignable(path, true), svc, "DismountAssignableDevice", cim.Arg{Name: "DismountSettingData", Value: e})
 	switch cim.ReturnOf(err) {
 	case 32770, 1:
 		err = hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: path}, hypervisor.DevicePrepare, hypervisor.ReasonHostIOMMUOff,
@@ -160,10 +168,22 @@ func (o *op) dismount(pnp *cim.Instance) error {
 	return err
 }
 
+// assignable is the trace of a call that makes a device assignable or takes
+// that back.
+func (o *op) assignable(path string, want bool) trace {
+	return o.h.done(o.quiet, func(ctx context.Context) (bool, error) {
+		rows, err := cim.Collect(o.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_PciExpress", []string{"DeviceInstancePath"})))
+		is := slices.ContainsFunc(rows, func(r *cim.Instance) bool { return instanceKey(r.Str("DeviceInstancePath")) == instanceKey(path) })
+		return is == want, err
+	})
+}
+
 // location is the path of the device's slot.
 func (o *op) location(ref cim.Ref) (string, error) {
 	const key = "DEVPKEY_Device_LocationPaths"
-	r, err := o.s.Invoke(o.ctx, ref, "GetDeviceProperties", cim.Arg{Name: "devicePropertyKeys", Value: []string{key}})
+	r, err := cim.Again(func() (*cim.Result, error) {
+		return o.s.Invoke(o.ctx, ref, "GetDeviceProperties", cim.Arg{Name: "devicePropertyKeys", Value: []string{key}})
+	})
 	if err != nil {
 		return "", err
 	}
@@ -181,7 +201,7 @@ func (o *op) mount(fn *cim.Instance) error {
 	if err != nil {
 		return err
 	}
-	r, err := o.call(svc, "MountAssignableDevice", cim.Arg{Name: "DeviceInstancePath", Value: fn.Str("DeviceInstancePath")},
+	r, err := o.call(o.assignable(fn.Str("DeviceInstancePath"), false), svc, "MountAssignableDevice", cim.Arg{Name: "DeviceInstancePath", Value: fn.Str("DeviceInstancePath")},
 		cim.Arg{Name: "DeviceLocationPath", Value: fn.Str("LocationPath")})
 	if err != nil {
 		return err
@@ -190,9 +210,23 @@ func (o *op) mount(fn *cim.Instance) error {
 	if path == "" {
 		path = `PCI\` + instanceKey(fn.Str("DeviceInstancePath"))
 	}
-	ref := cim.Ref{Namespace: cim.CIMV2, Class: "Win32_PnPEntity", Keys: []cim.Key{{Name: "DeviceID", Value: path}}}
-	if _, err := o.s.Invoke(o.ctx, ref, "Enable"); err != nil {
+	err = o.enable(o.ctx, path)
+	if errors.Is(err, cim.ErrConnection) {
+		return err
+	}
+	if err != nil {
 		o.note("the device is mounted but could not be enabled: " + err.Error())
 	}
 	return nil
+}
+
+// deviceDisabled is the ConfigManagerErrorCode of a device that is switched
+// off (CM_PROB_DISABLED).
+const deviceDisabled = 22
+
+// enable switches a device on in the host.
+func (o *op) enable(ctx context.Context, path string) error {
+	ref := cim.Ref{Namespace: cim.CIMV2, Class: "Win32_PnPEntity", Keys: []cim.Key{{Name: "DeviceID", Value: path}}}
+	_, err := cim.Again(func() (*cim.Result, error) { return o.s.Invoke(ctx, ref, "Enable") })
+	return err
 }

@@ -51,7 +51,7 @@ func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 	if r.Children {
 		method, arg = "DestroySnapshotTree", "SnapshotSettingData"
 	}
-	return d.native(ctx, m.h, m.h.snapshots(), method, []cim.Arg{{Name: arg, Value: m.snapshotRef(s)}}, func(o *op, _ *cim.Result) (hypervisor.Ref, error) {
+	return d.native(ctx, m.h, m.done(absent(m.s, m.snapshotRef(s))), m.h.snapshots(), method, []cim.Arg{{Name: arg, Value: m.snapshotRef(s)}}, func(o *op, _ *cim.Result) (hypervisor.Ref, error) {
 		o.commit()
 		o.phase("merging", -1)
 		return hypervisor.Ref{}, o.merged(m, want, shorter)
@@ -74,7 +74,7 @@ const mergeGrace = 30 * time.Second
 func (o *op) merged(m *machine, before map[string]int, shorter int) error {
 	var quiet time.Time
 	for step := 0; ; step++ {
-		sys, err := o.s.Get(o.ctx, m.ref())
+		sys, err := cim.Read(o.ctx, o.s, m.ref())
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,9 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -250,7 +252,9 @@ func (v *move) askHost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := cim.Call(ctx, v.m.s, v.m.h.migration(), "CheckVirtualSystemIsMigratable", args...)
+	r, err := cim.Again(func() (*cim.Result, error) {
+		return cim.Call(ctx, v.m.s, v.m.h.migration(), "CheckVirtualSystemIsMigratable", args...)
+	})
 	if err == nil {
 		err = v.m.d.finish(ctx, v.m.s, r)
 	}
@@ -329,22 +333,23 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		return d.moveInCluster(ctx, v)
 	}
 	began := time.Now()
-	res, err := cim.Call(ctx, v.m.s, v.m.h.migration(), "MigrateVirtualSystemToHost", args...)
-	if err != nil {
+	q := &request{v.m.s, nil, v.m.h.migration(), "MigrateVirtualSystemToHost", args}
+	res, err := q.call(ctx)
+	if err != nil && !errors.Is(err, cim.ErrLost) {
 		return nil, err
 	}
-	var tid hypervisor.TaskID
-	if job, ok := res.Job(); ok {
-		tid = jobTask(v.m.h, job)
-	}
-	return d.start(ctx, v.m.h, tid, func(o *op) (hypervisor.Ref, error) {
+	return d.start(ctx, v.m.h, taskOf(v.m.h, res), func(o *op) (hypervisor.Ref, error) {
 		whole := o.ctx
 		if r.Timeout > 0 {
 			limited, cancel := context.WithTimeoutCause(o.ctx, r.Timeout, hypervisor.ErrCanceled)
 			defer cancel()
 			o.ctx = limited
 		}
-		err := o.wait(res)
+		q.look = once(func(ctx context.Context) (*cim.Result, error) { return v.trace(ctx, o) })
+		res, err := q.follow(o.ctx, res, err)
+		if err == nil {
+			err = o.wait(res)
+		}
 		if err != nil && o.ctx.Err() != nil && whole.Err() == nil {
 			err = hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the migration did not end within %v and was cancelled: %w", r.Timeout, err)
 		}
@@ -354,6 +359,47 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		o.state.Migration = v.done(began)
 		return v.m.id.Ref(), nil
 	})
+}
+
+// trace finds the job of a lost migration, which no other work on the machine
+// goes beside, and waits for it; it may be cancelled. Where the machine and its
+// images are then tells how it ended.
+func (v *move) trace(ctx context.Context, o *op) (*cim.Result, error) {
+	jobs, err := v.m.jobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range jobs {
+		wait := o.waitJob
+		if j.Class != "Msvm_MigrationJob" {
+			wait = func(j cim.Ref) error { return v.m.d.finishAll(ctx, v.m.s, []cim.Ref{j}) }
+		}
+		if err := wait(j); err != nil {
+			return nil, err
+		}
+	}
+	s, err := v.to.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there, err := v.target.read(ctx, v.to, s, v.m.id)
+	if err != nil || there == nil || there.planned {
+		return nil, err
+	}
+	if v.kind == migrateSystem {
+		return &cim.Result{}, nil
+	}
+	dir, err := v.to.directory(v.req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := there.disks(ctx)
+	if err != nil || slices.ContainsFunc(disks, func(x *cim.Instance) bool {
+		return !strings.EqualFold(join(dir, base(x.Str("HostResource"))), x.Str("HostResource"))
+	}) {
+		return nil, err
+	}
+	return &cim.Result{}, nil
 }
 
 // done is the result of a move that has ended; Hyper-V does not tell the

@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
@@ -45,27 +46,32 @@ func (o *op) attachNIC(m *machine, n hypervisor.NICSpec) (hypervisor.NICID, erro
 		class, sub = "Msvm_EmulatedEthernetPortSettingData", subLegacyNIC
 	}
 	e := cim.NewEmbedded(class, "ResourceType", typeNIC, "ResourceSubType", sub, "ElementName", "Network Adapter")
+	tobe := hypervisor.Ref{Kind: hypervisor.KindOfNIC, Name: "Network Adapter"}
+	var but []*cim.Instance
+	if sub == subNIC {
+		// The identifier is the client's to choose, as Windows' own tools do.
+		tobe.Name = "{" + newGUID() + "}"
+		e.Set("VirtualSystemIdentifiers", []string{tobe.Name})
+	} else if but, err = cim.Collect(o.s.Query(o.ctx, cim.Virtualization, cim.Select(class, []string{"InstanceID"}, only(m.id)(rowLegacyNICs)...))); err != nil {
+		return "", err
+	}
 	if n.MAC != "" {
 		e.Set("StaticMacAddress", true).Set("Address", bareMAC(n.MAC))
 	}
-	nic, err := o.addResource(m, e)
+	nic, err := o.addResource(m, tobe, e, but...)
 	if err != nil {
 		return "", err
 	}
+	id := hypervisor.NICID(nic.Key("InstanceID"))
 	if sw.IsZero() {
-		return hypervisor.NICID(nic.Key("InstanceID")), nil
+		return id, nil
 	}
-	conn, err := o.addResource(m, connection(nic, sw))
+	o.onFailureOf(m, id.Ref(), nic)
+	conn, err := o.addResource(m, id.Ref(), connection(nic, sw))
 	if err == nil && strings.EqualFold(n.Model, modelSRIOV) {
-		err = o.enableSRIOV(conn)
+		err = o.enableSRIOV(m, conn)
 	}
-	if err != nil {
-		ctx, cancel := o.late()
-		defer cancel()
-		_ = m.removeResources(ctx, nic) // the first error is the one to tell
-		return "", err
-	}
-	return hypervisor.NICID(nic.Key("InstanceID")), nil
+	return id, err
 }
 
 // modelSRIOV asks for a virtual function of the switch's physical card, with
@@ -74,9 +80,13 @@ const modelSRIOV = "sr-iov"
 
 // enableSRIOV gives a connection an offload weight above zero, which is what
 // turns SR-IOV on (Msvm_EthernetSwitchPortOffloadSettingData).
-func (o *op) enableSRIOV(conn cim.Ref) error {
+func (o *op) enableSRIOV(m *machine, conn cim.Ref) error {
+	look := m.done(func(ctx context.Context) (bool, error) {
+		rows, err := cim.Collect(o.s.Query(ctx, cim.Virtualization, cim.Select(tables[rowOffload].class, offloadProps, "InstanceID LIKE "+cim.LikePrefix(conn.Key("InstanceID")))))
+		return slices.ContainsFunc(rows, func(r *cim.Instance) bool { return r.Uint("IOVOffloadWeight") > 0 }), err
+	})
 	e := cim.NewEmbedded("Msvm_EthernetSwitchPortOffloadSettingData", "IOVOffloadWeight", uint32(100), "VMQOffloadWeight", uint32(100))
-	_, err := o.call(o.h.management(), "AddFeatureSettings", cim.Arg{Name: "AffectedConfiguration", Value: conn},
+	_, err := o.call(once(look), o.h.management(), "AddFeatureSettings", cim.Arg{Name: "AffectedConfiguration", Value: conn},
 		cim.Arg{Name: "FeatureSettings", Value: []*cim.Embedded{e}})
 	return err
 }
@@ -161,7 +171,7 @@ func (d *driver) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hypervis
 		for _, x := range r.rows[t] {
 			if strings.EqualFold(x.Str("InstanceID"), string(nic)) {
 				ref := m.h.settingRef(tables[t].class, x.Str("InstanceID"))
-				return d.native(ctx, m.h, m.h.management(), "RemoveResourceSettings", []cim.Arg{{Name: "ResourceSettings", Value: []cim.Ref{ref}}}, nil)
+				return d.native(ctx, m.h, m.done(absent(m.s, ref)), m.h.management(), "RemoveResourceSettings", []cim.Arg{{Name: "ResourceSettings", Value: []cim.Ref{ref}}}, nil)
 			}
 		}
 	}

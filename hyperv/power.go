@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
@@ -65,7 +66,11 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 			return nil, err
 		}
 	}
-	return d.native(ctx, m.h, m.ref(), "RequestStateChange", []cim.Arg{{Name: "RequestedState", Value: p.request}}, nil)
+	look := m.done(m.in(p.done))
+	if r.Op == hypervisor.PowerOpReset {
+		look = unknown
+	}
+	return d.native(ctx, m.h, look, m.ref(), "RequestStateChange", []cim.Arg{{Name: "RequestedState", Value: p.request}}, nil)
 }
 
 // unpinned refuses what a machine with an assigned device can't do.
@@ -95,6 +100,9 @@ func (m *machine) shutdownComponent(ctx context.Context) (cim.Ref, error) {
 	return i.Self(m.h.name), nil
 }
 
+// shutdownUnderWay is what Msvm_ShutdownComponent returns to a second request.
+const shutdownUnderWay = 32782
+
 // askGuest shuts down or reboots through the guest. There is no job: the end
 // is seen in the machine's state.
 func (m *machine) askGuest(ctx context.Context, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
@@ -108,10 +116,23 @@ func (m *machine) askGuest(ctx context.Context, r hypervisor.PowerRequest) (hype
 	}
 	// Not forced: a guest with a locked screen and unsaved work may refuse,
 	// and then says so (32781).
-	_, err = cim.Call(ctx, m.s, comp, method, cim.Arg{Name: "Force", Value: false}, cim.Arg{Name: "Reason", Value: reason})
+	q := &request{m.s, unknown, comp, method, []cim.Arg{{Name: "Force", Value: false}, {Name: "Reason", Value: reason}}}
+	if r.Op == hypervisor.PowerOpShutdown {
+		q.look = func(context.Context) (*cim.Result, error) { return nil, nil } // a guest that is at it says so
+	}
+	_, err = q.call(ctx)
+	sent := errors.Is(err, cim.ErrLost)
+	_, err = q.follow(ctx, nil, err)
 	switch cim.ReturnOf(err) {
 	case 32770, 1:
 		return nil, hypervisor.Unsupported(m.id.Ref(), hypervisor.PowerShutdown, hypervisor.ReasonToolsMissing, "the guest's shutdown service does not answer")
+	case shutdownUnderWay:
+		if r.Op == hypervisor.PowerOpShutdown {
+			err = nil // as was wished, by this call or another
+		}
+	}
+	if sent && isGone(err) {
+		err = nil // the service went with the guest
 	}
 	if err != nil && !(r.Force && cim.ReturnOf(err) != 0) {
 		return nil, err
@@ -134,7 +155,7 @@ func (m *machine) askGuest(ctx context.Context, r hypervisor.PowerRequest) (hype
 			}
 		}
 		o.phase("powering off", -1)
-		_, err := o.call(m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateOff)})
+		_, err := o.call(m.done(m.in(hypervisor.Off)), m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateOff)})
 		if cim.ReturnOf(err) == cim.ReturnInvalidState { // it went off meanwhile
 			err = m.waitState(o.ctx, hypervisor.Off)
 		}
@@ -146,7 +167,7 @@ func (m *machine) askGuest(ctx context.Context, r hypervisor.PowerRequest) (hype
 func (m *machine) waitState(ctx context.Context, want hypervisor.PowerState) error {
 	pace := cim.Poll{First: m.d.poll.First, Last: max(m.d.poll.Last, time.Second)}
 	for step := 0; ; step++ {
-		i, err := m.s.Get(ctx, m.ref())
+		i, err := cim.Read(ctx, m.s, m.ref())
 		if err != nil {
 			return err
 		}
@@ -159,16 +180,23 @@ func (m *machine) waitState(ctx context.Context, want hypervisor.PowerState) err
 	}
 }
 
+// turnOn starts or resumes a machine as a step of other work.
+func (o *op) turnOn(m *machine) error {
+	_, err := o.call(m.done(m.in(hypervisor.Running)), m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateEnabled)})
+	return err
+}
+
 // turnOff powers a machine off as a step of other work.
 func (o *op) turnOff(m *machine) error {
 	if m.state == hypervisor.Off {
 		return nil
 	}
-	_, err := o.call(m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateOff)})
+	off := m.done(m.in(hypervisor.Off))
+	_, err := o.call(off, m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateOff)})
 	if m.state == hypervisor.Suspended && cim.ReturnOf(err) == cim.ReturnInvalidState {
 		// Off drops the saved memory on most versions (libvirt's driver relies
 		// on it); where it does not, there is a method for that alone.
-		_, err = o.call(m.h.snapshots(), "ClearSnapshotState", cim.Arg{Name: "SnapshotSettingData", Value: m.settingsRef()})
+		_, err = o.call(off, m.h.snapshots(), "ClearSnapshotState", cim.Arg{Name: "SnapshotSettingData", Value: m.settingsRef()})
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -31,42 +32,41 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 	}
 	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
 		if err := o.resize(m, ch); err != nil {
+			if errors.Is(err, cim.ErrLost) {
+				o.restore(m, r)
+			}
 			return hypervisor.Ref{}, err
 		}
-		var kv []any
+		o.restore(m, r)
+		var kv, back []any
 		if ch.Name != "" {
-			kv = append(kv, "ElementName", ch.Name)
+			kv, back = append(kv, "ElementName", ch.Name), append(back, "ElementName", m.name())
 		}
 		if ch.Description != nil {
+			back = append(back, "Notes", m.notes.strings())
 			m.notes.Description = *ch.Description
 			kv = append(kv, "Notes", m.notes.strings())
 		}
-		if len(kv) > 0 {
-			if err := m.modifyNow(o.ctx, kv...); err != nil {
-				o.restore(m, r)
-				return hypervisor.Ref{}, err
-			}
+		if len(kv) == 0 {
+			return m.id.Ref(), nil
 		}
-		return m.id.Ref(), nil
+		err := m.modifyNow(o.ctx, kv...)
+		if errors.Is(err, cim.ErrLost) {
+			o.setBack("its name and description", func(ctx context.Context) error { return m.modifyNow(ctx, back...) })
+		}
+		return m.id.Ref(), err
 	})
 }
 
-// restore puts CPUs and memory back, so that all changes or none are made.
+// restore has CPUs and memory put back on failure, so that all changes or none
+// are made.
 func (o *op) restore(m *machine, r *record) {
-	ctx, cancel := o.late()
-	defer cancel()
 	var back []*cim.Embedded
 	cpu, mem := r.rows[rowCPU][0], r.rows[rowMemory][0]
 	back = append(back, cim.NewEmbedded("Msvm_ProcessorSettingData", "InstanceID", cpu.Str("InstanceID"), "VirtualQuantity", cpu.Uint("VirtualQuantity")))
 	back = append(back, cim.NewEmbedded("Msvm_MemorySettingData", "InstanceID", mem.Str("InstanceID"), "VirtualQuantity", mem.Uint("VirtualQuantity"),
 		"Reservation", mem.Uint("Reservation"), "Limit", mem.Uint("Limit"), "DynamicMemoryEnabled", mem.Bool("DynamicMemoryEnabled")))
-	res, err := cim.Call(ctx, o.s, o.h.management(), "ModifyResourceSettings", cim.Arg{Name: "ResourceSettings", Value: back})
-	if err == nil {
-		err = o.d.finish(ctx, o.s, res)
-	}
-	if err != nil {
-		o.state.Leftover = append(o.state.Leftover, m.id.Ref())
-	}
+	o.setBack("its processors and memory", func(ctx context.Context) error { return o.putResource(ctx, m, back...) })
 }
 
 // checkChanges refuses before anything is touched.
@@ -166,5 +166,5 @@ func (o *op) resize(m *machine, ch hypervisor.Changes) error {
 	if len(e) == 0 {
 		return nil
 	}
-	return o.modifyResource(e...)
+	return o.modifyResource(m, e...)
 }

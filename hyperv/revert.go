@@ -2,6 +2,8 @@ package hyperv
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -33,19 +35,26 @@ func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 		}
 		o.commit() // a machine that was turned off for it is not left so
 		o.phase("reverting", -1)
-		if _, err := o.call(m.h.snapshots(), "ApplySnapshot", cim.Arg{Name: "Snapshot", Value: m.snapshotRef(s)}); err != nil {
+		if _, err := o.call(m.repeat, m.h.snapshots(), "ApplySnapshot", cim.Arg{Name: "Snapshot", Value: m.snapshotRef(s)}); err != nil {
+			if errors.Is(err, cim.ErrLost) {
+				err = notesLost(m, err)
+			}
 			return hypervisor.Ref{}, err
 		}
 		// The notes came back with the settings; labels and token belong to
 		// the machine, not to a point in its past.
 		if err := m.modifyNow(o.ctx, "Notes", m.notes.strings()); err != nil {
-			return hypervisor.Ref{}, err
+			return hypervisor.Ref{}, notesLost(m, err)
 		}
 		if !s.Bool("IsSaved") || r.KeepOff {
 			return hypervisor.Ref{}, nil
 		}
 		o.phase("resuming", -1)
-		_, err := o.call(m.ref(), "RequestStateChange", cim.Arg{Name: "RequestedState", Value: uint16(stateEnabled)})
-		return hypervisor.Ref{}, err
+		return hypervisor.Ref{}, o.turnOn(m)
 	})
+}
+
+// notesLost tells the machine's notes, which may exist nowhere else now.
+func notesLost(m *machine, err error) error {
+	return fmt.Errorf("%w (the machine may have the snapshot's notes, with its labels and token; its own were %q)", err, m.notes.strings())
 }

@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -178,47 +179,98 @@ func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	} else if r.Quiesce {
 		level = consistentApplication
 	}
-	if kind != before {
-		if err := m.modifyNow(ctx, "UserSnapshotType", kind); err != nil {
-			return nil, err
-		}
-	}
 	back := func(ctx context.Context) error {
 		if kind == before || before == 0 {
 			return nil
 		}
 		return m.modifyNow(ctx, "UserSnapshotType", before)
 	}
-	args := []cim.Arg{{Name: "AffectedSystem", Value: m.ref()}, {Name: "SnapshotSettings", Value: snapshotSettings(r, level)}, {Name: "SnapshotType", Value: snapshotFull}}
-	res, err := cim.Call(ctx, m.s, m.h.snapshots(), "CreateSnapshot", args...)
-	if err != nil {
-		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
-		defer cancel()
-		_ = back(late) // the refusal is the error to tell
-		return nil, err
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
+	defer cancel()
+	if kind != before {
+		if err := m.modifyNow(ctx, "UserSnapshotType", kind); err != nil {
+			return nil, notBack(err, back(late))
+		}
 	}
-	var tid hypervisor.TaskID
-	if job, ok := res.Job(); ok {
-		tid = jobTask(m.h, job)
+	args := []cim.Arg{{Name: "AffectedSystem", Value: m.ref()}, {Name: "SnapshotSettings", Value: snapshotSettings(r, level)}, {Name: "SnapshotType", Value: snapshotFull}}
+	made := ""
+	look := m.done(func(ctx context.Context) (_ bool, err error) { made, err = m.newSnapshot(ctx); return made != "", err })
+	q := &request{m.s, once(look), m.h.snapshots(), "CreateSnapshot", args}
+	answer, lost := q.call(ctx)
+	if lost != nil && !errors.Is(lost, cim.ErrLost) {
+		return nil, notBack(lost, back(late))
 	}
 	locked = false
-	t, err := d.start(ctx, m.h, tid, func(o *op) (hypervisor.Ref, error) {
+	t, err := d.start(ctx, m.h, taskOf(m.h, answer), func(o *op) (hypervisor.Ref, error) {
 		defer unlock()
-		err := o.wait(res)
+		res, err := q.follow(o.ctx, answer, lost)
+		if err == nil {
+			err = o.wait(res)
+		}
 		late, cancel := o.late()
 		defer cancel()
-		if berr := back(late); err == nil && berr != nil {
-			o.note("the machine's kind of checkpoint could not be set back: " + berr.Error())
+		berr := back(late)
+		if berr != nil && err == nil {
+			o.note(kindOfCheckpoint + " could not be set back: " + berr.Error())
+		} else if berr != nil {
+			err = stays(err, kindOfCheckpoint, berr)
 		}
-		if err != nil {
+		if err == nil && made == "" {
+			made, err = o.snapshotOf(late, m, res)
+		} else if !errors.Is(err, cim.ErrLost) && err != nil {
 			return hypervisor.Ref{}, err
 		}
-		return o.nameSnapshot(late, m, res, r, base)
+		if err != nil {
+			// As long as nobody knows its ID it is called by its name.
+			o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, Name: r.Name}, func(ctx context.Context) error {
+				if found, err := look(ctx); found == nil {
+					return err
+				}
+				return o.destroySnapshot(ctx, m, hypervisor.SnapshotID(ownerOf(made)))
+			})
+			return hypervisor.Ref{}, err
+		}
+		return o.nameSnapshot(late, m, made, r, base)
 	})
 	if err != nil {
 		unlock()
 	}
 	return t, err
+}
+
+const kindOfCheckpoint = "the machine's kind of checkpoint"
+
+// notBack is the error of a refusal, and tells if the kind could not be set
+// back.
+func notBack(err, back error) error {
+	if back == nil {
+		return err
+	}
+	return stays(err, kindOfCheckpoint, back)
+}
+
+// newSnapshot finds the snapshot that was made since the machine was read; ""
+// if there is none. It has the machine's notes still: one that another client
+// of this package made gets its own at once.
+func (m *machine) newSnapshot(ctx context.Context) (string, error) {
+	now, err := m.d.read(ctx, m.h, m.s, m.id)
+	if err != nil || now == nil {
+		return "", err
+	}
+	var made []string
+	for _, s := range userSnapshots(now.snaps) {
+		id := s.Str("InstanceID")
+		if !slices.ContainsFunc(m.snaps, func(x *cim.Instance) bool { return x.Str("InstanceID") == id }) && slices.Equal(s.Strs("Notes"), now.settings.Strs("Notes")) {
+			made = append(made, id)
+		}
+	}
+	switch len(made) {
+	case 0:
+		return "", nil
+	case 1:
+		return made[0], nil
+	}
+	return "", hypervisor.Errorf(hypervisor.KindAmbiguous, m.id.Ref(), "%d snapshots of it were made at once", len(made))
 }
 
 // snapshotSettings is nil for a standard checkpoint, which has none.
@@ -253,33 +305,35 @@ func answers(i *cim.Instance) bool {
 	return len(st) > 0 && st[0] == 2
 }
 
-// nameSnapshot finds the snapshot that was made and gives it its name: the
-// call that makes it takes none.
-func (o *op) nameSnapshot(ctx context.Context, m *machine, res *cim.Result, r hypervisor.SnapshotRequest, base bool) (hypervisor.Ref, error) {
-	ref, ok := res.Out.Ref("ResultingSnapshot")
-	id := ref.Key("InstanceID")
-	if !ok || id == "" {
-		job, _ := res.Job()
-		made, err := cim.JobResult(ctx, o.s, job, "Msvm_VirtualSystemSettingData")
-		if err != nil {
-			return hypervisor.Ref{}, err
-		}
-		for _, i := range made {
-			if strings.HasPrefix(i.Str("VirtualSystemType"), snapshotPrefix) {
-				id = i.Str("InstanceID")
-			}
+// snapshotOf is the InstanceID of the snapshot that an answer tells of.
+func (o *op) snapshotOf(ctx context.Context, m *machine, res *cim.Result) (string, error) {
+	if ref, ok := res.Out.Ref("ResultingSnapshot"); ok && ref.Key("InstanceID") != "" {
+		return ref.Key("InstanceID"), nil
+	}
+	job, _ := res.Job()
+	made, err := cim.JobResult(ctx, o.s, job, "Msvm_VirtualSystemSettingData")
+	if err != nil {
+		return "", err
+	}
+	id := ""
+	for _, i := range made {
+		if strings.HasPrefix(i.Str("VirtualSystemType"), snapshotPrefix) {
+			id = i.Str("InstanceID")
 		}
 	}
 	if id == "" {
-		return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the host made a snapshot and does not tell which")
+		err = hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the host made a snapshot and does not tell which")
 	}
+	return id, err
+}
+
+// nameSnapshot gives the snapshot that was made its name: the call that makes
+// it takes none.
+func (o *op) nameSnapshot(ctx context.Context, m *machine, id string, r hypervisor.SnapshotRequest, base bool) (hypervisor.Ref, error) {
 	snap := hypervisor.SnapshotID(ownerOf(id)).Ref()
 	n := notes{Description: r.Description, State: m.state, Quiesced: r.Quiesce, Base: base}
 	e := cim.NewEmbedded("Msvm_VirtualSystemSettingData", "InstanceID", id, "ElementName", r.Name, "Notes", n.strings())
-	rr, err := cim.Call(ctx, o.s, o.h.management(), "ModifySystemSettings", cim.Arg{Name: "SystemSettings", Value: e})
-	if err == nil {
-		err = o.d.finish(ctx, o.s, rr)
-	}
+	err := m.ask(ctx, m.set(e), o.h.management(), "ModifySystemSettings", cim.Arg{Name: "SystemSettings", Value: e})
 	if err != nil {
 		o.state.Leftover = append(o.state.Leftover, snap)
 	}

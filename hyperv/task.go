@@ -3,6 +3,8 @@ package hyperv
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,8 +26,9 @@ type op struct {
 }
 
 type undo struct {
-	ref hypervisor.Ref // what stays behind if f fails
-	f   func(context.Context) error
+	ref  hypervisor.Ref // what stays behind if f fails
+	what string         // or what stays changed
+	f    func(context.Context) error
 }
 
 // cleanup bounds what is done after the end of the caller's context.
@@ -33,7 +36,12 @@ const cleanup = 2 * time.Minute
 
 // onFailure adds a step that removes something made; steps run last first.
 func (o *op) onFailure(ref hypervisor.Ref, f func(context.Context) error) {
-	o.undos = append(o.undos, undo{ref, f})
+	o.undos = append(o.undos, undo{ref: ref, f: f})
+}
+
+// setBack adds a step that gives something its former value.
+func (o *op) setBack(what string, f func(context.Context) error) {
+	o.undos = append(o.undos, undo{what: what, f: f})
 }
 
 func (o *op) phase(p string, fraction float64) {
@@ -93,10 +101,22 @@ func (o *op) rollBack() {
 	ctx, cancel := o.late()
 	defer cancel()
 	for i := len(o.undos) - 1; i >= 0; i-- {
-		if err := o.undos[i].f(ctx); err != nil && cim.KindOf(err) != cim.NotFound {
-			o.state.Leftover = append(o.state.Leftover, o.undos[i].ref)
+		u := o.undos[i]
+		err := u.f(ctx)
+		switch {
+		case err == nil || cim.KindOf(err) == cim.NotFound:
+		case u.what != "":
+			o.state.Err = stays(o.state.Err, u.what, err)
+		case !slices.Contains(o.state.Leftover, u.ref):
+			o.state.Leftover = append(o.state.Leftover, u.ref)
 		}
 	}
+}
+
+// stays adds to an error that something that was there before is not as it
+// was. Leftover has no place for it: what it names may be removed.
+func stays(err error, what string, why error) error {
+	return fmt.Errorf("%w (and %s could not be set back: %v)", err, what, why)
 }
 
 // jobTask is the ID of a task that is one native job.
@@ -104,8 +124,20 @@ func jobTask(h *host, job cim.Ref) hypervisor.TaskID {
 	return hypervisor.TaskID("job:" + string(h.id) + "|" + job.Class + "|" + job.Key("InstanceID"))
 }
 
+// taskOf is the ID of the task that begins with an answer's job; "" for none.
+func taskOf(h *host, r *cim.Result) hypervisor.TaskID {
+	if r == nil {
+		return ""
+	}
+	job, ok := r.Job()
+	if !ok {
+		return ""
+	}
+	return jobTask(h, job)
+}
+
 // call invokes a method and waits for the job if there is one.
-func (o *op) call(ref cim.Ref, method string, args ...cim.Arg) (*cim.Result, error) {
+func (o *op) call(look trace, ref cim.Ref, method string, args ...cim.Arg) (*cim.Result, error) {
 	if err := o.ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -113,8 +145,9 @@ func (o *op) call(ref cim.Ref, method string, args ...cim.Arg) (*cim.Result, err
 	// unseen. It ends with the session, and a job can be cancelled after it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), cleanup)
 	defer cancel()
-	r, err := cim.Call(ctx, o.s, ref, method, args...)
-	if err != nil {
+	q := &request{o.s, look, ref, method, args}
+	r, err := q.call(ctx)
+	if r, err = q.follow(o.ctx, r, err); err != nil {
 		return nil, err
 	}
 	return r, o.wait(r)
@@ -162,20 +195,21 @@ func (o *op) waitJob(job cim.Ref) error {
 
 // native starts work whose first step is one call, so that the task has the
 // job's ID. Rest runs after the job; it may be nil.
-func (d *driver) native(ctx context.Context, h *host, ref cim.Ref, method string, args []cim.Arg, rest func(o *op, r *cim.Result) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
+func (d *driver) native(ctx context.Context, h *host, look trace, ref cim.Ref, method string, args []cim.Arg, rest func(o *op, r *cim.Result) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
 	s, err := h.session(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r, err := cim.Call(ctx, s, ref, method, args...)
-	if err != nil {
+	q := &request{s, look, ref, method, args}
+	r, err := q.call(ctx)
+	if err != nil && !errors.Is(err, cim.ErrLost) {
 		return nil, unsent(err)
 	}
-	var id hypervisor.TaskID
-	if job, ok := r.Job(); ok {
-		id = jobTask(h, job)
-	}
-	return d.start(ctx, h, id, func(o *op) (hypervisor.Ref, error) {
+	return d.start(ctx, h, taskOf(h, r), func(o *op) (hypervisor.Ref, error) {
+		r, err := q.follow(o.ctx, r, err)
+		if err != nil {
+			return hypervisor.Ref{}, err
+		}
 		if err := o.wait(r); err != nil {
 			return hypervisor.Ref{}, err
 		}

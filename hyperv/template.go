@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -41,10 +42,10 @@ func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 		}
 		before := m.notes
 		m.notes.Template, m.notes.Definition = true, seed
+		o.setBack("the machine's notes", func(ctx context.Context) error { return m.modifyNow(ctx, "Notes", before.strings()) })
 		if err := m.modifyNow(o.ctx, "Notes", m.notes.strings()); err != nil {
 			return hypervisor.Ref{}, err
 		}
-		o.onFailure(m.id.Ref(), func(ctx context.Context) error { return m.modifyNow(ctx, "Notes", before.strings()) })
 		file, err := o.exportDefinition(m, nil)
 		if err != nil {
 			return hypervisor.Ref{}, err
@@ -57,13 +58,26 @@ func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 		o.commit()
 		o.phase("registering", -1)
 		if err := m.destroy(o.ctx); err != nil {
-			return hypervisor.Ref{}, err
+			if gone, lerr := m.gone(o.ctx); errors.Is(err, cim.ErrLost) && lerr != nil {
+				o.undos = nil // the files may be all that is left of it
+				o.leaveImages(file, seed)
+				return hypervisor.Ref{}, err
+			} else if !gone {
+				return hypervisor.Ref{}, err
+			}
 		}
 		o.undos = nil
 		d.forget(m.id)
-		p, err := o.importDefinition(file, false)
+		p, err := o.importDefinition(file, false, m.id.Ref(), func(ctx context.Context) (string, error) {
+			p, err := d.read(ctx, o.h, o.s, m.id)
+			if err != nil || p == nil {
+				return "", err
+			}
+			return string(p.id), nil
+		})
 		if err != nil {
-			o.state.Leftover = append(o.state.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(file))})
+			o.undos = nil // a template that is there after all is not removed
+			o.leaveImages(file, seed)
 			return hypervisor.Ref{}, err
 		}
 		o.undos = nil
@@ -74,11 +88,11 @@ func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 
 // MarkVM implements hypervisor.Templater: it realizes the planned machine.
 func (d *driver) MarkVM(ctx context.Context, id hypervisor.TemplateID, place hypervisor.Placement) (hypervisor.DriverTask, error) {
-	m, err := d.machine(ctx, hypervisor.VMID(id))
+	m, err := d.find(ctx, hypervisor.VMID(id), true)
 	if err != nil {
 		return nil, err
 	}
-	if !m.notes.Template {
+	if !m.notes.Template && !m.planned && m.notes.Definition == "" {
 		return hypervisor.DoneTask(hypervisor.TaskID("op:"+randomHex(16)), hypervisor.TaskState{Result: m.id.Ref()}), nil
 	}
 	if place.Host != "" {
@@ -97,19 +111,31 @@ func (d *driver) MarkVM(ctx context.Context, id hypervisor.TemplateID, place hyp
 	}
 	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
 		seed, before := m.notes.Definition, m.notes
-		m.notes.Template, m.notes.Definition = false, ""
-		if err := m.modifyNow(o.ctx, "Notes", m.notes.strings()); err != nil {
-			return hypervisor.Ref{}, err
-		}
-		o.onFailure(id.Ref(), func(ctx context.Context) error { return m.modifyNow(ctx, "Notes", before.strings()) })
-		if _, err := o.call(o.h.management(), "RealizePlannedSystem", cim.Arg{Name: "PlannedSystem", Value: m.ref()}); err != nil {
-			return hypervisor.Ref{}, err
-		}
-		o.undos = nil
-		if seed != "" {
-			_ = removeFile(o.ctx, o.s, seed)
+		if m.planned {
+			// The file goes last, so that until then the notes tell of it.
+			m.notes.Template = false
+			o.setBack("the template's notes", func(ctx context.Context) error {
+				if now, err := d.read(ctx, o.h, o.s, m.id); err != nil || now == nil || !now.planned {
+					return err // a machine after all
+				}
+				return m.modifyNow(ctx, "Notes", before.strings())
+			})
+			if err := m.modifyNow(o.ctx, "Notes", m.notes.strings()); err != nil {
+				return hypervisor.Ref{}, err
+			}
+			if err := o.realize(m); err != nil {
+				return hypervisor.Ref{}, err
+			}
+			o.undos = nil
 		}
 		d.remember(m.id, o.h)
+		if seed != "" {
+			if err := removeFile(o.ctx, o.s, seed); err != nil {
+				return m.id.Ref(), err
+			}
+			m.notes.Definition = ""
+			return m.id.Ref(), m.modifyNow(o.ctx, "Notes", m.notes.strings())
+		}
 		return m.id.Ref(), nil
 	})
 }

@@ -67,6 +67,7 @@ type machine struct {
 	notes    notes
 	state    hypervisor.PowerState
 	planned  bool
+	fresh    bool // the operation makes it, and its undo removes it with all its parts
 }
 
 func (m *machine) name() string { return m.settings.Str("ElementName") }
@@ -93,8 +94,15 @@ func (h *host) settingRef(class, instanceID string) cim.Ref {
 	return r
 }
 
-// machine finds a machine: on the host where it was last, else on all.
+// machine finds a machine: on the host where it was last, else on all. A
+// planned one is none unless it is a template.
 func (d *driver) machine(ctx context.Context, id hypervisor.VMID) (*machine, error) {
+	return d.find(ctx, id, false)
+}
+
+// find finds a machine; with unfinished also a planned one that is left of an
+// import.
+func (d *driver) find(ctx context.Context, id hypervisor.VMID, unfinished bool) (*machine, error) {
 	notFound := func() error {
 		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no machine with this ID on %s", strings.Join(d.cfg.Hosts, ", "))
 	}
@@ -110,7 +118,8 @@ func (d *driver) machine(ctx context.Context, id hypervisor.VMID) (*machine, err
 		if err != nil {
 			return nil, err
 		}
-		if m, err := d.read(ctx, last, s, id); m != nil || err != nil {
+		m, err := d.read(ctx, last, s, id)
+		if err != nil || m != nil && (!m.planned || m.notes.Template || unfinished) {
 			return m, err
 		}
 		d.forget(id)
@@ -133,7 +142,7 @@ func (d *driver) machine(ctx context.Context, id hypervisor.VMID) (*machine, err
 		}
 		return nil
 	})
-	if found == nil && planned != nil && planned.notes.Template {
+	if found == nil && planned != nil && (planned.notes.Template || unfinished && err == nil) {
 		found = planned
 	}
 	if found != nil {
@@ -217,15 +226,17 @@ func (m *machine) startable() error {
 	return nil
 }
 
-// modify changes the machine's settings.
-func (m *machine) modify(ctx context.Context, kv ...any) (*cim.Result, error) {
+// modifyNow changes the machine's settings.
+func (m *machine) modifyNow(ctx context.Context, kv ...any) error {
 	e := cim.NewEmbedded("Msvm_VirtualSystemSettingData", append([]any{"InstanceID", m.settings.Str("InstanceID")}, kv...)...)
-	return cim.Call(ctx, m.s, m.h.management(), "ModifySystemSettings", cim.Arg{Name: "SystemSettings", Value: e})
+	return m.ask(ctx, m.set(e), m.h.management(), "ModifySystemSettings", cim.Arg{Name: "SystemSettings", Value: e})
 }
 
-// modifyNow is modify followed by the wait for the job.
-func (m *machine) modifyNow(ctx context.Context, kv ...any) error {
-	r, err := m.modify(ctx, kv...)
+// ask calls a method that changes the machine, and waits for its job without
+// telling anyone.
+func (m *machine) ask(ctx context.Context, look trace, ref cim.Ref, method string, args ...cim.Arg) error {
+	q := &request{m.s, look, ref, method, args}
+	r, err := q.send(ctx)
 	if err != nil {
 		return err
 	}

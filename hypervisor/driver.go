@@ -35,7 +35,7 @@ import (
 //     Leftover. Copied data that is complete is never removed.
 //   - A lost session or connection is renewed once per call, by the driver;
 //     a call that may have reached the server is not sent twice unless it
-//     only reads.
+//     only reads, or does nothing more a second time.
 type Driver interface {
 	// Describe names the driver and what it is connected to. It makes no call.
 	Describe() Description

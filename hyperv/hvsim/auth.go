@@ -223,7 +223,7 @@ func (h *Host) speak(f *front, s *session, clear bool, w http.ResponseWriter, r 
 	h.count("HTTP sealed")
 	status, reply, drop := f.wsman.Answer(plain)
 	if reply == "" {
-		w.WriteHeader(status)
+		wsmand.Refuse(w, status, drop)
 		return
 	}
 	sealed, err := seal(s.keys, s.protocol, []byte(reply))

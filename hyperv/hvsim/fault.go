@@ -17,13 +17,19 @@ type Fault struct {
 
 	HRESULT uint32 // WBEM error: 0x80041003 access denied, 0x800706BA RPC server unavailable, …
 	Return  uint32 // Invoke: return value, nothing is done
-	Drop    bool   // HTTP or Pull: the connection is closed in the middle of the reply
 	Status  int    // HTTP: answer with this status, such as 401 or 503
+	// Drop closes the connection in the middle of the reply (HTTP, Pull), or before it (Query, Get, Invoke, Put): what was
+	// asked for is done or refused, and nobody hears of it. DropBefore closes it with nothing done. To a client on COM the remote
+	// procedure call fails.
+	Drop       bool
+	DropBefore bool
 	// Job outcomes: Op is Job, Target the name of the method that started it, or Merge.
 	JobError string // the job ends in state Exception with this text; JobCode is its ErrorCode, 0 means 32768
 	JobCode  uint16
 	Forget   bool // the job object is gone once it has done its work, as after the retention time
 	Stall    bool // the job runs until it is cancelled
+
+	Next *Fault // takes this one's place when it has struck for the last time
 }
 
 // Inject adds a fault; the returned function takes it away.
@@ -34,9 +40,18 @@ func (s *Sim) Inject(f Fault) (remove func()) {
 	s.mu.Unlock()
 	return func() {
 		s.mu.Lock()
-		s.faults = slices.DeleteFunc(s.faults, func(x *Fault) bool { return x == p })
+		for f := p; f != nil; f = f.Next {
+			s.faults = slices.DeleteFunc(s.faults, func(x *Fault) bool { return x == f })
+		}
 		s.mu.Unlock()
 	}
+}
+
+// Struck counts how often faults have struck.
+func (s *Sim) Struck() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.struck
 }
 
 // strike finds a fault for a call and uses it up. s.mu is held.
@@ -54,13 +69,15 @@ func (s *Sim) strike(h *Host, op, what string, fits func(*Fault) bool) *Fault {
 			f.Skip--
 			continue
 		}
-		switch f.Times {
-		case 0, 1:
-			s.faults = slices.Delete(s.faults, n, n+1)
+		s.struck++
+		switch {
+		case f.Times < 0:
+		case f.Times > 1:
+			f.Times--
+		case f.Next != nil:
+			s.faults[n] = f.Next
 		default:
-			if f.Times > 0 {
-				f.Times--
-			}
+			s.faults = slices.Delete(s.faults, n, n+1)
 		}
 		return f
 	}
@@ -69,10 +86,14 @@ func (s *Sim) strike(h *Host, op, what string, fits func(*Fault) bool) *Fault {
 
 func (s *Sim) fault(h *Host, op, what string) error {
 	// A fault for any operation is for those that ask WMI something; the next page of an answer is not one.
-	if f := s.strike(h, op, what, func(f *Fault) bool { return f.HRESULT != 0 && (op != "Pull" || f.Op == op) }); f != nil {
-		return wbem.Errorf(f.HRESULT, "")
+	f := s.strike(h, op, what, func(f *Fault) bool { return (f.HRESULT != 0 || f.DropBefore) && (op != "Pull" || f.Op == op) })
+	switch {
+	case f == nil:
+		return nil
+	case f.DropBefore:
+		return wbem.Dropped()
 	}
-	return nil
+	return wbem.Errorf(f.HRESULT, "")
 }
 
 func (s *Sim) faultReturn(h *Host, what string) (uint32, bool) {

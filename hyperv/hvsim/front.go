@@ -87,10 +87,8 @@ func (h *Host) operation(op string) (status int, drop bool) {
 	if f := s.strike(h, "HTTP", op, func(f *Fault) bool { return f.Status != 0 || f.Drop }); f != nil {
 		return f.Status, f.Drop
 	}
-	if f := s.strike(h, op, "", func(f *Fault) bool { return f.Drop && f.Op == op }); f != nil {
-		return 0, true
-	}
-	return 0, false
+	drop = op == "Pull" && s.strike(h, op, "", func(f *Fault) bool { return f.Drop && f.Op == op }) != nil
+	return 0, drop
 }
 
 // URL is the host's HTTPS endpoint; its certificate is in RootCAs of Sim.CertPool.

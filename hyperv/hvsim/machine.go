@@ -167,6 +167,13 @@ func (c *config) add(r *cimx.Instance) *cimx.Instance {
 }
 
 func (c *config) remove(r *cimx.Instance) {
+	if r.Class.Name == "Msvm_EthernetPortAllocationSettingData" { // features go with their connection (believed)
+		for _, f := range c.byClass("Msvm_EthernetSwitchPortFeatureSettingData") {
+			if strings.HasPrefix(f.Str("InstanceID"), r.Str("InstanceID")+`\`) {
+				c.remove(f)
+			}
+		}
+	}
 	c.res = slices.DeleteFunc(c.res, func(x *cimx.Instance) bool { return x == r })
 	c.h.virt.remove(r)
 }

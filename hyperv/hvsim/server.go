@@ -37,6 +37,13 @@ func (p provider) enter(op, namespace, what string) (*space, func(), error) {
 	return sp, s.mu.Unlock, nil
 }
 
+// lose loses the answer of a call that has been done or refused, if a fault wants it.
+func (p provider) lose(op, what string, err *error) {
+	if p.h.sim.strike(p.h, op, what, func(f *Fault) bool { return f.Drop && f.Op == op }) != nil {
+		*err = wbem.Dropped()
+	}
+}
+
 // Open implements wbem.Server; COM connects to a namespace before it asks anything.
 func (p provider) Open(namespace string) error {
 	_, leave, err := p.enter("Connect", namespace, namespace)
@@ -71,7 +78,7 @@ func (p provider) Class(namespace, name string) (*schema.Class, error) {
 }
 
 // Query implements wbem.Server.
-func (p provider) Query(namespace, query string) (*wbem.Result, error) {
+func (p provider) Query(namespace, query string) (_ *wbem.Result, err error) {
 	q, perr := wql.Parse(query)
 	what := "?"
 	if perr == nil {
@@ -85,6 +92,7 @@ func (p provider) Query(namespace, query string) (*wbem.Result, error) {
 		return nil, err
 	}
 	defer leave()
+	defer p.lose("Query", what, &err)
 	if perr != nil {
 		return nil, wbem.Errorf(wbem.InvalidQuery, "")
 	}
@@ -120,12 +128,13 @@ func (p provider) Query(namespace, query string) (*wbem.Result, error) {
 }
 
 // Get implements wbem.Server.
-func (p provider) Get(namespace string, ref cimx.Ref) (*cimx.Instance, error) {
+func (p provider) Get(namespace string, ref cimx.Ref) (_ *cimx.Instance, err error) {
 	sp, leave, err := p.enter("Get", namespace, ref.Class)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
+	defer p.lose("Get", ref.Class, &err)
 	i, err := p.h.resolve(sp, ref)
 	if err != nil {
 		return nil, err
@@ -135,12 +144,13 @@ func (p provider) Get(namespace string, ref cimx.Ref) (*cimx.Instance, error) {
 
 // Put implements wbem.Server. Hyper-V's classes change through their services; PartitionCount of a partitionable GPU
 // is the exception [D: Msvm_PartitionableGpu]. Groups of a cluster change so [O].
-func (p provider) Put(namespace string, ref cimx.Ref, props map[string]any) error {
+func (p provider) Put(namespace string, ref cimx.Ref, props map[string]any) (err error) {
 	sp, leave, err := p.enter("Put", namespace, ref.Class)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	defer p.lose("Put", ref.Class, &err)
 	i, err := p.h.resolve(sp, ref)
 	if err != nil {
 		return err
@@ -223,12 +233,13 @@ type call struct {
 type handler func(c *call) uint32
 
 // Invoke implements wbem.Server.
-func (p provider) Invoke(namespace string, ref cimx.Ref, method string, args map[string]any) (*wbem.Output, error) {
+func (p provider) Invoke(namespace string, ref cimx.Ref, method string, args map[string]any) (_ *wbem.Output, err error) {
 	sp, leave, err := p.enter("Invoke", namespace, ref.Class+"."+method)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
+	defer p.lose("Invoke", ref.Class+"."+method, &err)
 	obj, err := p.h.resolve(sp, ref)
 	if err != nil {
 		return nil, err

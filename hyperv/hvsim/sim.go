@@ -27,6 +27,7 @@ type Sim struct {
 	shared  *disks // what every host sees: cluster volumes and UNC paths
 	cluster *cluster
 	faults  []*Fault
+	struck  int
 	calls   map[string]int
 	closed  bool
 }

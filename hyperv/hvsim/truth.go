@@ -3,6 +3,7 @@ package hvsim
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
@@ -40,6 +41,47 @@ type Fact struct {
 	Disks          []string // current files, leaf of each chain
 	Checkpoints    int
 	KVP            map[string]string // host-to-guest items
+	// Settings are those of the machine, of its resources and of its checkpoints, one line each.
+	Settings []string
+}
+
+// told are the properties that Fact.Settings tells: what a client sets or asks for.
+var told = []string{"ElementName", "Notes", "UserSnapshotType", "AutomaticSnapshotsEnabled", "AutomaticShutdownAction", "LowMmioGapSize", "HighMmioGapSize", "IsSaved",
+	"VirtualQuantity", "Reservation", "Limit", "DynamicMemoryEnabled", "ResourceSubType", "AddressOnParent", "HostResource", "StaticMacAddress", "IOVOffloadWeight"}
+
+// lines prints a configuration for Fact.Settings.
+func (c *config) lines(of string) []string {
+	var out []string
+	for _, i := range append([]*cimx.Instance{c.sd}, c.res...) {
+		l := of + " " + i.Class.Name
+		for _, p := range told {
+			if i.Class.Prop(p) >= 0 && i.Get(p) != nil {
+				l += fmt.Sprintf(" %s=%v", p, i.Get(p))
+			}
+		}
+		if d := c.h.disk(hostResource(i)); d != nil {
+			l += fmt.Sprintf(" bytes=%d", d.size)
+		}
+		out = append(out, l)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// DeviceStates tells of every PCI Express function of the host who has it and into how many partitions it is split.
+func (h *Host) DeviceStates() []string {
+	h.sim.mu.Lock()
+	defer h.sim.mu.Unlock()
+	h.sim.tick()
+	var out []string
+	for _, p := range h.gpus {
+		l := fmt.Sprintf("%s disabled=%t dismounted=%t assigned=%t", p.dev.Location, p.disabled, p.dismount, p.setting != nil)
+		if p.partition != nil {
+			l += fmt.Sprintf(" partitions=%d", p.partition.Uint("PartitionCount"))
+		}
+		out = append(out, l)
+	}
+	return out
 }
 
 // Machines tells about every machine of every host, in order of creation by host.
@@ -53,6 +95,10 @@ func (s *Sim) Machines() []Fact {
 			f := Fact{ID: m.id, Name: m.name(), Host: h.cfg.Name, State: m.state(), Planned: m.planned, Checkpoints: len(m.snaps), KVP: maps.Clone(m.kvp)}
 			for _, d := range m.cfg.disks() {
 				f.Disks = append(f.Disks, hostResource(d))
+			}
+			f.Settings = m.cfg.lines(fmt.Sprintf("machine on %d", slices.Index(m.snaps, m.parent)))
+			for n, s := range m.snaps {
+				f.Settings = append(f.Settings, s.cfg.lines(fmt.Sprintf("checkpoint %d on %d", n, slices.Index(m.snaps, s.parent)))...)
 			}
 			out = append(out, f)
 		}

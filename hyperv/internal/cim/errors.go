@@ -101,6 +101,22 @@ func (e *Error) Kind() Kind {
 	return Unknown
 }
 
+// ErrConnection is within every error of a connection that could not be made
+// or broke, and ErrLost within those of a call whose answer did not come after
+// it was sent: the server may have done it or not.
+var (
+	ErrConnection = errors.New("no connection")
+	ErrLost       = errors.New("the answer was lost")
+)
+
+// Is recognizes failed remote procedure calls of COM as ErrConnection, and as
+// ErrLost those that may have been executed (winerror.h: RPC_S_CALL_FAILED,
+// RPC_E_DISCONNECTED).
+func (e *Error) Is(target error) bool {
+	sent := e.HResult == 0x800706BE || e.HResult == 0x80010108
+	return target == ErrLost && sent || target == ErrConnection && (sent || e.HResult == RPCUnavailable)
+}
+
 // KindOf returns the kind of the *Error within err.
 func KindOf(err error) Kind {
 	var e *Error

@@ -67,7 +67,7 @@ type JobStatus struct {
 
 // ReadJob reads a job's state.
 func ReadJob(ctx context.Context, s Session, job Ref) (JobStatus, error) {
-	i, err := s.Get(ctx, job)
+	i, err := Read(ctx, s, job)
 	if err != nil {
 		if KindOf(err) == NotFound {
 			return JobStatus{}, errors.Join(ErrJobForgotten, err)
@@ -126,14 +126,36 @@ func (p Poll) Next(ctx context.Context, step int) error {
 	}
 }
 
+// A job goes on while the connection is broken: patience is how many readings
+// may fail one after the other, and outage for how long.
+const (
+	patience = 20
+	outage   = 2 * time.Minute
+)
+
 // WaitJob reads a job until it ends; progress, if not nil, is told of every
-// reading.
+// reading. If the connection stays broken the error is ErrLost.
 func WaitJob(ctx context.Context, s Session, job Ref, p Poll, progress func(JobStatus)) error {
+	failed := 0
+	var since time.Time
 	for step := 0; ; step++ {
 		st, err := ReadJob(ctx, s, job)
+		if errors.Is(err, ErrConnection) {
+			if failed == 0 {
+				since = time.Now()
+			}
+			if failed++; failed > patience || time.Since(since) > outage {
+				return fmt.Errorf("%w: the job goes on unseen: %w", ErrLost, err)
+			}
+			if err := p.Next(ctx, step); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		failed = 0
 		if progress != nil {
 			progress(st)
 		}

@@ -82,25 +82,43 @@ func (r *Result) Err() error {
 	return &Error{Op: r.Method, Return: r.Return}
 }
 
-// Collect reads a query to its end.
-func Collect(rows iter.Seq2[*Instance, error]) ([]*Instance, error) {
-	var out []*Instance
-	for i, err := range rows {
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, i)
+// Again does what changes nothing once more if the connection broke.
+func Again[T any](f func() (T, error)) (T, error) {
+	v, err := f()
+	if errors.Is(err, ErrLost) {
+		return f()
 	}
-	return out, nil
+	return v, err
+}
+
+// Collect reads a query to its end, from the beginning once more if the
+// connection broke.
+func Collect(rows iter.Seq2[*Instance, error]) ([]*Instance, error) {
+	return Again(func() (out []*Instance, _ error) {
+		for i, err := range rows {
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, i)
+		}
+		return out, nil
+	})
 }
 
 // First returns the first row of a query, or an error of kind NotFound that
 // names what was looked for.
 func First(rows iter.Seq2[*Instance, error], what string) (*Instance, error) {
-	for i, err := range rows {
-		return i, err
-	}
-	return nil, &Error{Op: "query", HResult: WBEMNotFound, Detail: what}
+	return Again(func() (*Instance, error) {
+		for i, err := range rows {
+			return i, err
+		}
+		return nil, &Error{Op: "query", HResult: WBEMNotFound, Detail: what}
+	})
+}
+
+// Read is Get, once more if the connection broke.
+func Read(ctx context.Context, s Session, ref Ref) (*Instance, error) {
+	return Again(func() (*Instance, error) { return s.Get(ctx, ref) })
 }
 
 // Call is Invoke followed by Result.Err.

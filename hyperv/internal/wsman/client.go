@@ -161,6 +161,11 @@ type ConnectionError struct {
 func (e *ConnectionError) Error() string { return "wsman: " + e.Host + ": " + e.Err.Error() }
 func (e *ConnectionError) Unwrap() error { return e.Err }
 
+// Is reports whether the error is cim.ErrConnection, or cim.ErrLost.
+func (e *ConnectionError) Is(target error) bool {
+	return target == cim.ErrConnection || target == cim.ErrLost && e.Sent
+}
+
 // LoginError is a refused login.
 type LoginError struct {
 	Host, User string

@@ -72,6 +72,7 @@ const (
 	ReadOnly          = 0x80041024
 	NotImplemented    = 0x80041055
 	RPCUnavailable    = 0x800706BA
+	RPCFailed         = 0x800706BE // the call may have been executed [D: winerror.h]
 )
 
 var texts = map[uint32]string{Failed: "Generic failure", NotFound: "Not found", AccessDenied: "Access denied", ProviderFailure: "Provider failure",
@@ -79,7 +80,7 @@ var texts = map[uint32]string{Failed: "Generic failure", NotFound: "Not found", 
 	InvalidNamespace: "Invalid namespace", InvalidObject: "Invalid object", InvalidClass: "Invalid class", InvalidQuery: "Invalid query",
 	InvalidProperty: "Invalid property", InvalidMethod: "Invalid method", InvalidMethodArgs: "Invalid method Parameter(s)",
 	InvalidObjectPath: "Invalid object path", ReadOnly: "Read-only", NotImplemented: "Provider is not capable of the attempted operation",
-	RPCUnavailable: "The RPC server is unavailable."}
+	RPCUnavailable: "The RPC server is unavailable.", RPCFailed: "The remote procedure call failed."}
 
 // Errorf makes an Error; the text starts with WMI's own sentence for the code.
 func Errorf(code uint32, format string, args ...any) *Error {
@@ -92,3 +93,6 @@ func Errorf(code uint32, format string, args ...any) *Error {
 	}
 	return &Error{code, t}
 }
+
+// Dropped is the error of a call whose connection breaks: over HTTP nothing is answered, on COM the call fails.
+func Dropped() *Error { return Errorf(RPCFailed, "") }

@@ -62,7 +62,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	status, reply, drop := s.Answer(body)
 	if reply == "" {
-		w.WriteHeader(status)
+		Refuse(w, status, drop)
 		return
 	}
 	Write(w, "application/soap+xml;charset=UTF-8", status, []byte(reply), drop)
@@ -78,6 +78,14 @@ func Write(w http.ResponseWriter, contentType string, status int, reply []byte, 
 		panic(http.ErrAbortHandler)
 	}
 	_, _ = w.Write(reply)
+}
+
+// Refuse sends a status without a reply; with drop it closes the connection instead.
+func Refuse(w http.ResponseWriter, status int, drop bool) {
+	if drop {
+		panic(http.ErrAbortHandler)
+	}
+	w.WriteHeader(status)
 }
 
 // Answer does a request and gives the HTTP status and the reply.
@@ -131,6 +139,8 @@ func (s *Server) Answer(body []byte) (status int, reply string, drop bool) {
 		var we *wbem.Error
 		switch {
 		case errors.As(err, &f):
+		case errors.As(err, &we) && we.Code == wbem.RPCFailed: // Dropped
+			return 0, "", true
 		case errors.As(err, &we):
 			f = fromWBEM(we.Code, we.Text)
 		default:
