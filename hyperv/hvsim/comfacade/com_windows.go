@@ -1,7 +1,9 @@
 package comfacade
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,6 +118,9 @@ func enumOf(items []any) *object {
 // Register makes WbemScripting.SWbemLocator activations in this process reach the simulation, until revoke is called.
 // The calling thread must have initialised COM, or another thread the multithreaded apartment.
 func Register(sim *hvsim.Sim) (revoke func() error, err error) {
+	if !strings.Contains(os.Getenv("GODEBUG"), "gcshrinkstackoff=1") {
+		return nil, errors.New("comfacade: stacks may be moved under COM calls: run with GODEBUG=gcshrinkstackoff=1")
+	}
 	f := hold(&object{vtbl: &tables().factory, make: func() automation { return newLocator(sim) }})
 	var cookie uint32
 	const inprocServer, multipleUse = 1, 1
@@ -136,9 +141,8 @@ func Register(sim *hvsim.Sim) (revoke func() error, err error) {
 
 // aside runs f on its own goroutine, so that the work does not grow the stack of the one that is inside a COM call.
 //
-// f must not hold pointers that the caller has passed: they may point into the waiting goroutine's stack, which the
-// garbage collector moves. What f needs is copied before, what it makes is written after, by the callback itself,
-// whose typed parameters follow the stack.
+// f must not hold pointers that the caller has passed: they may point into the waiting goroutine's stack. What f needs
+// is copied before, what it makes is written after, by the callback itself, whose typed parameters follow the stack.
 func aside(f func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()

@@ -7,4 +7,8 @@
 // computer being the first host. Values are converted as the scripting interfaces do: 64-bit integers and datetimes are
 // strings, uint16 and uint32 are signed 32-bit integers, arrays are SAFEARRAYs of VARIANT
 // [D: "Numbers", "Scripting API for WMI"; seen with microsoft/wmi].
+//
+// A program that uses it runs with GODEBUG=gcshrinkstackoff=1, or Register refuses: go-ole passes pointers into the
+// stack of its goroutine, which comes back into Go in the middle of the call, and the garbage collector would move the
+// stack on the way. Real COM servers are not written in Go, and need nothing of the kind.
 package comfacade

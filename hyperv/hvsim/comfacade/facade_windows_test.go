@@ -278,9 +278,16 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestStacksThatMove: the garbage collector moves the stacks of goroutines that wait inside a COM call; answers and errors
-// reach them all the same.
-func TestStacksThatMove(t *testing.T) {
+// TestRefusesStacksThatMove: without the setting a call would fail now and then.
+func TestRefusesStacksThatMove(t *testing.T) {
+	t.Setenv("GODEBUG", "")
+	if _, err := Register(nil); err == nil || !strings.Contains(err.Error(), "gcshrinkstackoff=1") {
+		t.Fatalf("Register without the setting: %v", err)
+	}
+}
+
+// TestCollector: the garbage collector runs all the time; answers and errors reach their callers all the same.
+func TestCollector(t *testing.T) {
 	_, m := site(t, hvsim.Config{})
 	s := connect(t, m, virt, "")
 	stop, stopped := make(chan struct{}), make(chan struct{})
