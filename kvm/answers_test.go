@@ -27,28 +27,7 @@ func TestAnswerLostAtEveryRequest(t *testing.T) {
 	l := theLab(t)
 	for _, k := range answersCases() {
 		t.Run(k.name, func(t *testing.T) {
-			a := newAnswersTest(t, l, k)
-			a.must(k.do(a))
-			faults := rpcproxy.Faults([][]uint32{a.all[0].Procedures(), a.all[1].Procedures()}, 2)
-			want := a.look()
-			a.end()
-			struck := 0
-			for _, f := range faults {
-				t.Run(f.Name, func(t *testing.T) {
-					a := newAnswersTest(t, l, k)
-					defer a.end()
-					p := a.all[f.Host]
-					p.LoseAnswer(f.Procedure, f.Skip)
-					rpcproxy.Try{Before: a.before, Want: want, Look: a.look, Do: func() error { return k.do(a) }, Done: k.done,
-						DeleteVolume: func(id hypervisor.VolumeID) error { return ended(a.ctx, a.direct.DeleteVolume(a.ctx, id)) }}.Run(t, p)
-					if p.Struck() {
-						struck++
-					}
-				})
-			}
-			if struck == 0 {
-				t.Error("no answer was lost in any of them")
-			}
+			rpcproxy.Everywhere(t, 2, func(t *testing.T) rpcproxy.World { return newAnswersTest(t, l, k) })
 		})
 	}
 }
@@ -66,6 +45,7 @@ type answersCase struct {
 // answersTest is one try of one case.
 type answersTest struct {
 	*testing.T
+	k      answersCase
 	ctx    context.Context
 	l      *kvmlab.Lab
 	direct *hypervisor.Client
@@ -80,7 +60,7 @@ func newAnswersTest(t *testing.T, l *kvmlab.Lab, k answersCase) *answersTest {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(stop)
-	a := &answersTest{T: t, ctx: ctx, l: l}
+	a := &answersTest{T: t, k: k, ctx: ctx, l: l}
 	cfg, all := proxied(t, l)
 	a.all = all
 	open := func(cfg Config) *hypervisor.Client {
@@ -102,9 +82,6 @@ func newAnswersTest(t *testing.T, l *kvmlab.Lab, k answersCase) *answersTest {
 	if k.prepare != nil {
 		k.prepare(a)
 	}
-	for _, p := range all {
-		p.Procedures()
-	}
 	a.before = a.look()
 	return a
 }
@@ -116,11 +93,18 @@ func (a *answersTest) must(err error) {
 	}
 }
 
+func (a *answersTest) Proxies() []*rpcproxy.Proxy { return a.all }
+
+func (a *answersTest) Try(want rpcproxy.Scene) rpcproxy.Try {
+	return rpcproxy.Try{Before: a.before, Want: want, Look: a.look, Do: func() error { return a.k.do(a) }, Done: a.k.done,
+		DeleteVolume: func(id hypervisor.VolumeID) error { return ended(a.ctx, a.direct.DeleteVolume(a.ctx, id)) }}
+}
+
 // mine is the machine as the Client has it that loses an answer.
 func (a *answersTest) mine() *hypervisor.VM { return a.c.VM(a.vm.ID()) }
 
-// end removes all machines and demands that no image is left.
-func (a *answersTest) end() {
+// End removes all machines and demands that no image is left.
+func (a *answersTest) End() {
 	a.Helper()
 	ctx := context.WithoutCancel(a.ctx)
 	for again := true; again; { // clones before their sources

@@ -11,29 +11,71 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Fault is one answer to lose.
-type Fault struct {
+// fault is one answer to lose.
+type fault struct {
 	Host      int // whose proxy loses it
 	Procedure uint32
 	Skip      int
 	Name      string
 }
 
-// Faults are the answers to lose, one at a time, of work that asked each of
+// faults are the answers to lose, one at a time, of work that asked each of
 // several hosts for something: the first of each kind of request that changes
 // something, and up to most of a kind.
-func Faults(asked [][]uint32, most int) []Fault {
-	var out []Fault
+func faults(asked [][]uint32, most int) []fault {
+	var out []fault
 	for host, all := range asked {
 		times := map[uint32]int{}
 		for _, p := range all {
 			if name, ok := Changing[p]; ok && times[p] < most {
 				times[p]++
-				out = append(out, Fault{host, p, times[p] - 1, fmt.Sprintf("%s %d at host %d", name, times[p], host+1)})
+				out = append(out, fault{host, p, times[p] - 1, fmt.Sprintf("%s %d at host %d", name, times[p], host+1)})
 			}
 		}
 	}
 	return out
+}
+
+// World is what one try of some work takes place in.
+type World interface {
+	Proxies() []*Proxy  // between the work and each of the hosts
+	Try(want Scene) Try // the work, which is to lead to want
+	End()               // removes what the try made
+}
+
+// Everywhere does work with the answer to one of its requests lost, for each of
+// its requests that change something, every time in a fresh world.
+func Everywhere(t *testing.T, most int, fresh func(t *testing.T) World) {
+	w := fresh(t)
+	y := w.Try(Scene{})
+	var asked [][]uint32
+	for _, p := range w.Proxies() {
+		p.Procedures() // those of the preparations
+	}
+	if err := y.Do(); err != nil {
+		t.Fatalf("without faults: %v", err)
+	}
+	for _, p := range w.Proxies() {
+		asked = append(asked, p.Procedures())
+	}
+	want := y.Look()
+	w.End()
+	struck := 0
+	for _, f := range faults(asked, most) {
+		t.Run(f.Name, func(t *testing.T) {
+			w := fresh(t)
+			defer w.End()
+			p := w.Proxies()[f.Host]
+			p.LoseAnswer(f.Procedure, f.Skip)
+			w.Try(want).run(t, p)
+			if p.Struck() {
+				struck++
+			}
+		})
+	}
+	if struck == 0 {
+		t.Error("no answer was lost in any of them")
+	}
 }
 
 // Scene is what is on the hosts, without a driver's word for it.
@@ -59,10 +101,10 @@ type Try struct {
 	DeleteVolume func(hypervisor.VolumeID) error
 }
 
-// Run does the work and judges what comes of it: the whole work, or an error
+// run does the work and judges what comes of it: the whole work, or an error
 // that says Unavailable with everything that is left behind named, after which
 // the same work ends as if nothing had happened.
-func (y Try) Run(t testing.TB, p *Proxy) {
+func (y Try) run(t testing.TB, p *Proxy) {
 	t.Helper()
 	err := y.Do()
 	if !p.Struck() { // work that waits asks as often as it has to

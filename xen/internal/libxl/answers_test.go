@@ -21,28 +21,7 @@ func TestAnswerLostAtEveryRequest(t *testing.T) {
 	newWorld(t, false) // skips where there is no lab
 	for _, k := range answersCases {
 		t.Run(k.name, func(t *testing.T) {
-			a := newAnswersTest(t, k)
-			a.ok(k.do(a), "without faults")
-			faults := rpcproxy.Faults([][]uint32{a.all[0].Procedures(), a.all[1].Procedures()}, 1)
-			want := a.look()
-			a.end()
-			struck := 0
-			for _, f := range faults {
-				t.Run(f.Name, func(t *testing.T) {
-					a := newAnswersTest(t, k)
-					defer a.end()
-					p := a.all[f.Host]
-					p.LoseAnswer(f.Procedure, f.Skip)
-					rpcproxy.Try{Before: a.before, Want: want, Look: a.look, Do: func() error { return k.do(a) }, Done: k.done,
-						DeleteVolume: func(id hypervisor.VolumeID) error { return ended(a, a.c.DeleteVolume(a.ctx, id)) }}.Run(t, p)
-					if p.Struck() {
-						struck++
-					}
-				})
-			}
-			if struck == 0 {
-				t.Error("no answer was lost in any of them")
-			}
+			rpcproxy.Everywhere(t, 1, func(t *testing.T) rpcproxy.World { return newAnswersTest(t, k) })
 		})
 	}
 }
@@ -78,6 +57,7 @@ var answersCases = []answersCase{
 // answersTest is one try of one case.
 type answersTest struct {
 	*world
+	k      answersCase
 	vm     *hypervisor.VM
 	lossy  *hypervisor.Client
 	all    []*rpcproxy.Proxy // between lossy and the hosts
@@ -88,7 +68,7 @@ type answersTest struct {
 
 func newAnswersTest(t *testing.T, k answersCase) *answersTest {
 	t.Helper()
-	a := &answersTest{world: newWorld(t, false)}
+	a := &answersTest{world: newWorld(t, false), k: k}
 	a.local = poolUUID(t, a.l.Hosts[0], "default")
 	cfg := Config{Peers: map[string]Peer{}}
 	for _, h := range a.l.Hosts {
@@ -110,11 +90,15 @@ func newAnswersTest(t *testing.T, k answersCase) *answersTest {
 	s.Placement.Host = a.id(a.l.Hosts[0])
 	a.vm, err = a.c.CreateVM(a.ctx, s).Wait(a.ctx)
 	a.ok(err, "create")
-	for _, p := range a.all {
-		p.Procedures()
-	}
 	a.before = a.look()
 	return a
+}
+
+func (a *answersTest) Proxies() []*rpcproxy.Proxy { return a.all }
+
+func (a *answersTest) Try(want rpcproxy.Scene) rpcproxy.Try {
+	return rpcproxy.Try{Before: a.before, Want: want, Look: a.look, Do: func() error { return a.k.do(a) }, Done: a.k.done,
+		DeleteVolume: func(id hypervisor.VolumeID) error { return ended(a, a.c.DeleteVolume(a.ctx, id)) }}
 }
 
 // mine is the machine as the Client has it that loses an answer.
@@ -125,8 +109,8 @@ func ended[T any](a *answersTest, t *hypervisor.Task[T]) error {
 	return err
 }
 
-// end removes what the try made, and demands that nothing else is left.
-func (a *answersTest) end() {
+// End removes what the try made, and demands that nothing else is left.
+func (a *answersTest) End() {
 	a.Helper()
 	for again := true; again; { // clones before their sources
 		again = false
