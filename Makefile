@@ -1,12 +1,19 @@
 # make test       everything, on every rung; as root it installs what it needs (Debian)
 # make test-fast  no cgo, no root, under a minute
-# make lint       gofmt, vet, staticcheck, govulncheck
+# make acceptance  a minute of storm for each driver: 64 goroutines, contexts that
+#                 end at random, connections that break (10 s in make test)
+# make mutants    drivers that ignore a field or leave one empty, on the fake, the
+#                 simulators and, as root, KVM's lab: the suite must notice each
+# make fuzz       each fuzz target for FUZZTIME, a minute by default
+# make lint       gofmt, vet, builds for more platforms, staticcheck, govulncheck
 # make bench      benchmarks; as root the labs' too
 # make docs       docs/capabilities.md from what a full test run saw
 
 GO ?= go
 
-.PHONY: test test-fast lint bench docs deps
+FUZZTIME ?= 1m
+
+.PHONY: test test-fast acceptance mutants fuzz lint bench docs deps
 
 test: deps
 	@GO="$(GO)" bash internal/lab/test.sh
@@ -16,11 +23,29 @@ deps:
 
 test-fast:
 	CGO_ENABLED=0 $(GO) test ./hypervisor/... ./vsphere/... ./hyperv/... ./xen/... ./kvm/... ./examples/... ./internal/captable -short
+	CGO_ENABLED=0 $(GO) test -C internal/interop ./...
+	CGO_ENABLED=0 $(GO) test -C hypervisor/fleet ./...
+
+acceptance: deps
+	ANYVISOR_STORM=60s $(GO) test -race -v -timeout 20m -run 'TestStorm$$' ./hypervisor/fake ./vsphere ./hyperv ./xen
+
+mutants: deps
+	$(GO) test ./hypervisor/fake -run 'TestFieldMutants$$'
+	$(GO) test -tags mutants -timeout 60m -parallel 4 -run 'TestFieldMutants$$' ./vsphere ./xen ./hyperv
+	@if [ "$$(id -u)" -eq 0 ]; then $(GO) test -tags mutants -timeout 240m -parallel 1 -run 'TestFieldMutants$$' ./kvm; else echo "KVM: SKIPPED, its lab needs root"; fi
+
+fuzz:
+	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" bash internal/fuzz.sh
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
 	GOOS=windows CGO_ENABLED=0 $(GO) vet ./...
+	@for t in linux/arm64 windows/arm64 darwin/amd64; do CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build ./... || exit 1; done
+	$(GO) vet -C internal/interop ./...
+	$(GO) vet -C hypervisor/fleet ./...
+	$(GO) vet -C hypervisor/fleet/dbosfleet ./...
+	@for d in hypervisor/fleet hypervisor/fleet/dbosfleet; do (cd $$d && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit 1; done
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	@$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./... || { \
 		if $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.1.4 -version >/dev/null 2>&1; then \

@@ -8,6 +8,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // clusterPriorities are the values of MSCluster_ResourceGroup.Priority
@@ -17,9 +18,9 @@ var clusterPriorities = map[hypervisor.RestartPriority]uint32{
 	hypervisor.RestartNever: 0, hypervisor.RestartLow: 1000, hypervisor.RestartMedium: 2000, hypervisor.RestartHigh: 3000,
 }
 
-// HA implements hypervisor.Protector: the failover clusters that the hosts
-// belong to. A cluster protects its roles always, keeps no room for them, and
-// has no default for machines that are no roles.
+// HA implements hypervisor.Protector. It lists the failover clusters that the
+// hosts belong to. A cluster always protects its roles, reserves no room for
+// them, and has no default for machines that are not roles.
 func (d *driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
 	var mu sync.Mutex
 	var out []hypervisor.HAInfo
@@ -39,8 +40,8 @@ func (d *driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
 	return out, nil
 }
 
-// Availability implements hypervisor.Protector. A machine that is no role of a
-// cluster stays down when its host fails.
+// Availability implements hypervisor.Protector. A machine that is not a role
+// of a cluster stays down when its host fails.
 func (d *driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervisor.Availability, error) {
 	m, err := d.clustered(ctx, id)
 	if err != nil {
@@ -66,11 +67,11 @@ func (d *driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervis
 	case n < 3000:
 		a.Priority = hypervisor.RestartMedium
 	}
-	a.Protected = a.Priority != hypervisor.RestartNever && (m.state == hypervisor.Running || m.state == hypervisor.Paused)
+	a.Protected = a.Priority != hypervisor.RestartNever && (m.state == hypervisor.StateRunning || m.state == hypervisor.StatePaused)
 	return a, nil
 }
 
-// SetRestartPriority implements hypervisor.Protector. A machine that is no
+// SetRestartPriority implements hypervisor.Protector. A machine that is not a
 // role of its host's cluster becomes one.
 func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p hypervisor.RestartPriority) (hypervisor.DriverTask, error) {
 	m, err := d.clustered(ctx, id)
@@ -79,7 +80,7 @@ func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p h
 	}
 	value, known := clusterPriorities[p]
 	if !known {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.HighAvailability, hypervisor.ReasonPlatform, "a failover cluster knows no "+string(p)+" priority: use low, medium, high or never")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.HighAvailability, hypervisor.ReasonPlatform, "a failover cluster knows no "+string(p)+" priority: use low, medium, high or never")
 	}
 	group, err := m.role(ctx)
 	if err != nil {
@@ -93,10 +94,10 @@ func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p h
 			return nil, err
 		}
 	}
-	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+	return m.start(ctx, "set restart priority", "", func(o *op) (hypervisor.Ref, error) {
 		if group.IsZero() {
 			if p == hypervisor.RestartNever {
-				return hypervisor.Ref{}, nil // no role is never restarted
+				return hypervisor.Ref{}, nil // a machine that is not a role is never restarted
 			}
 			if group, err = o.addRole(m); err != nil {
 				return hypervisor.Ref{}, err
@@ -113,14 +114,14 @@ func (d *driver) clustered(ctx context.Context, id hypervisor.VMID) (*machine, e
 	if err != nil {
 		return nil, err
 	}
-	if e := m.h.editionFor(hypervisor.HighAvailability); e.Level == hypervisor.No {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.HighAvailability, e.Reason, e.Detail)
+	if e := m.h.editionFor(capability.HighAvailability); e.Level == hypervisor.LevelNo {
+		return nil, hypervisor.Unsupported(id.Ref(), capability.HighAvailability, e.Reason, e.Detail)
 	}
 	return m, nil
 }
 
 // fitForCluster refuses a machine that the cluster could not start elsewhere,
-// or not tell from another.
+// or could not distinguish from another.
 func (m *machine) fitForCluster(ctx context.Context) error {
 	if err := m.onlyOfItsName(ctx); err != nil {
 		return err
@@ -130,8 +131,8 @@ func (m *machine) fitForCluster(ctx context.Context) error {
 		return err
 	}
 	for _, p := range images {
-		if !shared(p) {
-			return hypervisor.Errorf(hypervisor.KindIncompatible, m.id.Ref(), "disk %s is on the host's own storage, where no other node reaches it: move it to a cluster shared volume or a share", p)
+		if !m.h.shared(p) {
+			return hypervisor.Errorf(hypervisor.ErrIncompatible, m.id.Ref(), "disk %s is on the host's own storage, where no other node reaches it: move it to a cluster shared volume or a share", p)
 		}
 	}
 	return nil
@@ -139,9 +140,9 @@ func (m *machine) fitForCluster(ctx context.Context) error {
 
 // addRole makes the machine a role of the cluster.
 func (o *op) addRole(m *machine) (cim.Ref, error) {
-	o.phase("adding to the cluster", -1)
+	o.Phase("adding to the cluster", -1)
 	ref := cim.Ref{Namespace: cim.MSCluster, Class: "MSCluster_Cluster", Keys: []cim.Key{{Name: "Name", Value: m.h.cluster}}}
-	o.setBack("its role in the cluster", func(ctx context.Context) error {
+	o.SetBack("its role in the cluster", func(ctx context.Context) error {
 		group, err := m.role(ctx)
 		if err != nil || group.IsZero() {
 			return err
@@ -149,18 +150,18 @@ func (o *op) addRole(m *machine) (cim.Ref, error) {
 		return m.removeRole(ctx, group)
 	})
 	look := m.done(func(ctx context.Context) (bool, error) { group, err := m.role(ctx); return !group.IsZero(), err })
-	q := &request{o.s, once(look), ref, "AddVirtualMachine", []cim.Arg{{Name: "VirtualMachine", Value: m.name()}}}
+	q := m.request(once(look), ref, "AddVirtualMachine", cim.Arg{Name: "VirtualMachine", Value: m.name()})
 	if _, err := q.send(o.ctx); err != nil {
 		return cim.Ref{}, err
 	}
 	group, err := m.role(o.ctx)
 	if err == nil && group.IsZero() {
-		err = hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the cluster took the machine and shows no role of it")
+		err = hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "the cluster took the machine and shows no role of it")
 	}
 	return group, err
 }
 
-// role finds the machine's role in the cluster; zero if there is none.
+// role finds the machine's role in the cluster. It is zero if there is none.
 func (m *machine) role(ctx context.Context) (cim.Ref, error) {
 	if m.h.cluster == "" || m.planned {
 		return cim.Ref{}, nil
@@ -168,11 +169,11 @@ func (m *machine) role(ctx context.Context) (cim.Ref, error) {
 	return clusterGroup(ctx, m)
 }
 
-// removeRole takes a role out of the cluster and leaves its machine as it is.
+// removeRole removes a role from the cluster and leaves its machine as it is.
 func (m *machine) removeRole(ctx context.Context, group cim.Ref) error {
-	const roleOnly = uint32(1) // as OpenStack's os-win calls it
+	const roleOnly = uint32(1) // as in OpenStack's os-win
 	look := m.done(func(ctx context.Context) (bool, error) { group, err := m.role(ctx); return group.IsZero(), err })
-	q := &request{m.s, look, group, "DestroyGroup", []cim.Arg{{Name: "Options", Value: roleOnly}}}
+	q := m.request(look, group, "DestroyGroup", cim.Arg{Name: "Options", Value: roleOnly})
 	_, err := q.send(ctx)
 	return err
 }

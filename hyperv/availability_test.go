@@ -6,6 +6,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // TestRoles: a priority makes the machine a role of the cluster, which goes
@@ -116,7 +117,7 @@ func TestNoCluster(t *testing.T) {
 	if pools, err := hypervisor.Collect(c.HA(t.Context())); err != nil || len(pools) != 0 {
 		t.Errorf("%+v, %v", pools, err)
 	}
-	if sup, err := c.Supports(t.Context(), hypervisor.HighAvailability, hypervisor.Ref{}); err != nil || sup.Level != hypervisor.No || sup.Reason != hypervisor.ReasonConfig {
+	if sup, err := c.Supports(t.Context(), capability.HighAvailability, hypervisor.Ref{}); err != nil || sup.Level != hypervisor.LevelNo || sup.Reason != hypervisor.ReasonConfig {
 		t.Errorf("%+v, %v", sup, err)
 	}
 }

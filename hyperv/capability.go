@@ -5,98 +5,100 @@ import (
 	"fmt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-func yes() hypervisor.Support { return hypervisor.Support{Level: hypervisor.Yes} }
+func yes() hypervisor.Support { return hypervisor.Support{Level: hypervisor.LevelYes} }
 
 func partial(r hypervisor.ReasonCode, detail string) hypervisor.Support {
-	return hypervisor.Support{Level: hypervisor.Partial, Reason: r, Detail: detail}
+	return hypervisor.Support{Level: hypervisor.LevelPartial, Reason: r, Detail: detail}
 }
 
 func no(r hypervisor.ReasonCode, detail string) hypervisor.Support {
-	return hypervisor.Support{Level: hypervisor.No, Reason: r, Detail: detail}
+	return hypervisor.Support{Level: hypervisor.LevelNo, Reason: r, Detail: detail}
 }
 
-// general is what holds for every host; editions and numbers of hosts come on
-// top.
-var general = map[hypervisor.Capability]hypervisor.Support{
-	hypervisor.VMCreate: yes(), hypervisor.VMDelete: yes(), hypervisor.Labels: yes(), hypervisor.Reconfigure: yes(),
-	hypervisor.BootDirect:    no(hypervisor.ReasonPlatform, "Hyper-V starts machines from their firmware only"),
-	hypervisor.CPUHotAdd:     no(hypervisor.ReasonPlatform, "Hyper-V changes processors only while the machine is off"),
-	hypervisor.MemoryHotAdd:  yes(),
-	hypervisor.MemoryDynamic: yes(),
-	hypervisor.DiskAttach:    yes(),
-	hypervisor.DiskHotplug:   yes(),
-	hypervisor.DiskGrow:      yes(),
-	hypervisor.DiskGrowLive:  yes(),
-	hypervisor.NICAttach:     yes(),
-	hypervisor.NICHotplug:    partial(hypervisor.ReasonPlatform, "generation 2 machines only"),
+// general are the answers that apply to every host. Editions and the number
+// of hosts restrict them.
+var general = map[capability.Name]hypervisor.Support{
+	capability.VMCreate: yes(), capability.VMDelete: yes(), capability.VMStart: yes(),
+	capability.HostList: yes(), capability.DatastoreList: yes(), capability.NetworkList: yes(), capability.Labels: yes(), capability.Reconfigure: yes(),
+	capability.BootDirect:    no(hypervisor.ReasonPlatform, "Hyper-V starts machines from their firmware only"),
+	capability.CPUHotAdd:     no(hypervisor.ReasonPlatform, "Hyper-V changes processors only while the machine is off"),
+	capability.MemoryHotAdd:  yes(),
+	capability.MemoryDynamic: yes(),
+	capability.DiskAttach:    yes(),
+	capability.DiskHotplug:   yes(),
+	capability.DiskGrow:      yes(),
+	capability.DiskGrowLive:  yes(),
+	capability.NICAttach:     yes(),
+	capability.NICHotplug:    partial(hypervisor.ReasonPlatform, "generation 2 machines only"),
 
-	hypervisor.PowerShutdown: yes(), hypervisor.PowerReset: yes(), hypervisor.PowerPause: yes(), hypervisor.PowerSuspend: yes(),
+	capability.PowerShutdown: yes(), capability.PowerReset: yes(), capability.PowerPause: yes(), capability.PowerSuspend: yes(),
 
-	hypervisor.SnapshotDisk:    yes(),
-	hypervisor.SnapshotMemory:  yes(),
-	hypervisor.SnapshotQuiesce: yes(),
+	capability.SnapshotDisk:    yes(),
+	capability.SnapshotMemory:  yes(),
+	capability.SnapshotQuiesce: yes(),
 
-	hypervisor.CloneFull: yes(), hypervisor.CloneLinked: yes(), hypervisor.CloneRunning: yes(), hypervisor.CloneFromSnapshot: yes(),
-	hypervisor.CloneInstant:   no(hypervisor.ReasonPlatform, "Hyper-V does not fork running machines"),
-	hypervisor.CloneCustomize: no(hypervisor.ReasonPlatform, "the WMI provider sets no facts inside guests of a clone: use the guest's own tools (sysprep, cloud-init on a disk or CD)"),
-	hypervisor.Templates: partial(hypervisor.ReasonEmulated,
+	capability.CloneFull: yes(), capability.CloneLinked: yes(), capability.CloneRunning: yes(), capability.CloneFromSnapshot: yes(),
+	capability.CloneInstant:   no(hypervisor.ReasonPlatform, "Hyper-V does not fork running machines"),
+	capability.CloneCustomize: no(hypervisor.ReasonPlatform, "the WMI provider sets no facts inside guests of a clone: use the guest's own tools (sysprep, cloud-init on a disk or CD)"),
+	capability.Templates: partial(hypervisor.ReasonEmulated,
 		"Hyper-V has no templates: one is kept as a planned machine, which the host itself does not start, with a definition file to deploy from"),
 
-	hypervisor.MigrateLive: yes(), hypervisor.MigrateCold: yes(), hypervisor.MigrateBoth: yes(),
-	hypervisor.MigrateStorage: yes(), hypervisor.MigrateLiveStorage: yes(), hypervisor.MigrateCross: yes(),
-	hypervisor.MigratePostCopy: no(hypervisor.ReasonPlatform, "Hyper-V copies memory before the switch only"),
-	hypervisor.MigrateTuning:   no(hypervisor.ReasonPlatform, "bandwidth and downtime are settings of the hosts; only compression is chosen for one migration"),
+	capability.MigrateLive: yes(), capability.MigrateCold: yes(), capability.MigrateBoth: yes(),
+	capability.MigrateStorage: yes(), capability.MigrateLiveStorage: yes(), capability.MigrateCross: yes(),
+	capability.MigratePostCopy: no(hypervisor.ReasonPlatform, "Hyper-V copies memory before the switch only"),
+	capability.MigrateTuning:   partial(hypervisor.ReasonPlatform, "bandwidth and downtime are settings of the hosts; only compression is chosen for one migration"),
 
-	hypervisor.DevicePCI:     yes(),
-	hypervisor.DeviceVF:      no(hypervisor.ReasonPlatform, `a switch hands out the virtual functions of its network card: attach an adapter of model "sr-iov" to a network that has SR-IOV`),
-	hypervisor.DeviceVGPU:    yes(),
-	hypervisor.DeviceHotplug: no(hypervisor.ReasonPlatform, "Hyper-V gives and takes devices only while the machine is off"),
-	hypervisor.DevicePrepare: yes(),
+	capability.DevicePCI:     yes(),
+	capability.DeviceVF:      no(hypervisor.ReasonPlatform, `a switch hands out the virtual functions of its network card: attach an adapter of model "sr-iov" to a network that has SR-IOV`),
+	capability.DeviceVGPU:    yes(),
+	capability.DeviceHotplug: no(hypervisor.ReasonPlatform, "Hyper-V gives and takes devices only while the machine is off"),
+	capability.DevicePrepare: yes(),
 
-	hypervisor.WatchEvents: yes(),
-	hypervisor.WatchResume: no(hypervisor.ReasonPlatform, "Hyper-V keeps no events to resume from: Watch yields a Resync"),
+	capability.WatchEvents: yes(),
+	capability.WatchResume: no(hypervisor.ReasonPlatform, "Hyper-V keeps no events to resume from: Watch yields a Resync"),
 
-	hypervisor.GuestFacts:  yes(),
-	hypervisor.GuestExec:   no(hypervisor.ReasonPlatform, "the WMI provider runs no programs in guests"),
-	hypervisor.GuestClock:  no(hypervisor.ReasonPlatform, "the host does not tell the guest's clock; its time synchronisation service keeps it right"),
-	hypervisor.GuestFreeze: no(hypervisor.ReasonPlatform, "the guest is quieted inside a production checkpoint only"),
+	capability.GuestFacts:  yes(),
+	capability.GuestExec:   no(hypervisor.ReasonPlatform, "the WMI provider runs no programs in guests"),
+	capability.GuestClock:  no(hypervisor.ReasonPlatform, "the host does not report the guest's clock; its time synchronisation service keeps it right"),
+	capability.GuestFreeze: no(hypervisor.ReasonPlatform, "the guest is quieted inside a production checkpoint only"),
 
-	hypervisor.HostMaintenance:  no(hypervisor.ReasonPlatform, "a host has no maintenance mode; nodes of a cluster are drained with the cluster's tools"),
-	hypervisor.PlacementNative:  no(hypervisor.ReasonPlatform, "Hyper-V has no scheduler"),
-	hypervisor.HighAvailability: yes(),
-	hypervisor.ReplicationRead:  yes(),
-	hypervisor.TaskResume:       partial(hypervisor.ReasonPlatform, "jobs of the host, for five minutes after their end, and work that makes a machine; other composed work is known to its own process only"),
-	hypervisor.TaskCancel:       yes(),
-	hypervisor.VolumeManage:     yes(),
+	capability.HostMaintenance:  no(hypervisor.ReasonPlatform, "a host has no maintenance mode; nodes of a cluster are drained with the cluster's tools"),
+	capability.PlacementNative:  no(hypervisor.ReasonPlatform, "Hyper-V has no scheduler"),
+	capability.HighAvailability: yes(),
+	capability.ReplicationRead:  yes(),
+	capability.TaskResume:       partial(hypervisor.ReasonPlatform, "jobs of the host, for five minutes after their end, and work that makes a machine; other composed work is known to its own process only"),
+	capability.TaskCancel:       yes(),
+	capability.VolumeManage:     yes(),
 }
 
-// editionFor tells what this host's edition, its version and its cluster
-// decide; the zero Support if nothing.
-func (h *host) editionFor(c hypervisor.Capability) hypervisor.Support {
+// editionFor returns the restriction by this host's edition, its version and
+// its cluster, or the zero Support if there is none.
+func (h *host) editionFor(c capability.Name) hypervisor.Support {
 	switch c {
-	case hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateBoth, hypervisor.MigrateCross:
+	case capability.MigrateLive, capability.MigrateCold, capability.MigrateBoth, capability.MigrateCross:
 		if h.client() {
 			return no(hypervisor.ReasonEdition, fmt.Sprintf("host %s runs Windows %s; only server editions move machines between hosts", h.id, h.edition()))
 		}
-	case hypervisor.HighAvailability:
+	case capability.HighAvailability:
 		if h.cluster == "" {
 			return no(hypervisor.ReasonConfig, fmt.Sprintf("host %s belongs to no failover cluster", h.id))
 		}
-	case hypervisor.ReplicationRead:
+	case capability.ReplicationRead:
 		if h.client() {
 			return no(hypervisor.ReasonEdition, fmt.Sprintf("host %s runs Windows %s; Hyper-V Replica is on server editions only", h.id, h.edition()))
 		}
-	case hypervisor.DevicePCI, hypervisor.DevicePrepare:
+	case capability.DevicePCI, capability.DevicePrepare:
 		if h.client() {
 			return no(hypervisor.ReasonEdition, fmt.Sprintf("host %s runs Windows %s; only server editions assign devices", h.id, h.edition()))
 		}
-	case hypervisor.DeviceVGPU:
+	case capability.DeviceVGPU:
 		if !h.atLeast(17763) {
 			return no(hypervisor.ReasonAPIVersion, fmt.Sprintf("host %s runs build %d; GPU partitions came with 17763", h.id, h.build()))
 		}
-	case hypervisor.MigrateStorage, hypervisor.MigrateLiveStorage:
+	case capability.MigrateStorage, capability.MigrateLiveStorage:
 		if h.client() {
 			return no(hypervisor.ReasonEdition, fmt.Sprintf("host %s runs Windows %s, whose WMI has no migration service", h.id, h.edition()))
 		}
@@ -105,18 +107,18 @@ func (h *host) editionFor(c hypervisor.Capability) hypervisor.Support {
 }
 
 // Supports implements hypervisor.Driver.
-func (d *driver) Supports(ctx context.Context, c hypervisor.Capability, scope hypervisor.Ref) (hypervisor.Support, error) {
+func (d *driver) Supports(ctx context.Context, c capability.Name, scope hypervisor.Ref) (hypervisor.Support, error) {
 	s, known := general[c]
 	if !known {
 		return no(hypervisor.ReasonNotImplemented, "unknown capability"), nil
 	}
-	if s.Level == hypervisor.No {
+	if s.Level == hypervisor.LevelNo {
 		return s, nil
 	}
 	switch scope.Kind {
-	case hypervisor.KindOfVM, hypervisor.KindOfTemplate:
+	case hypervisor.ObjectVM, hypervisor.ObjectTemplate:
 		return d.machineSupports(ctx, c, s, hypervisor.VMID(scope.ID))
-	case hypervisor.KindOfHost:
+	case hypervisor.ObjectHost:
 		h, err := d.host(hypervisor.HostID(scope.ID))
 		if err != nil {
 			return hypervisor.Support{}, err
@@ -124,7 +126,7 @@ func (d *driver) Supports(ctx context.Context, c hypervisor.Capability, scope hy
 		if _, err := h.session(ctx); err != nil {
 			return hypervisor.Support{}, err
 		}
-		if e := h.editionFor(c); e.Level == hypervisor.No {
+		if e := h.editionFor(c); e.Level == hypervisor.LevelNo {
 			return e, nil
 		}
 		return d.several(c, s), nil
@@ -132,33 +134,31 @@ func (d *driver) Supports(ctx context.Context, c hypervisor.Capability, scope hy
 	return d.several(c, d.someHost(c, s)), nil
 }
 
-// someHost is the answer for the connection: what at least one host can.
-func (d *driver) someHost(c hypervisor.Capability, s hypervisor.Support) hypervisor.Support {
+// someHost returns the answer for the connection: what at least one host
+// supports.
+func (d *driver) someHost(c capability.Name, s hypervisor.Support) hypervisor.Support {
 	var denied hypervisor.Support
 	for _, h := range d.hosts {
-		h.mu.Lock()
-		up := h.s != nil
-		h.mu.Unlock()
-		if !up {
+		if !h.up() {
 			continue
 		}
 		e := h.editionFor(c)
-		if e.Level != hypervisor.No {
+		if e.Level != hypervisor.LevelNo {
 			return s
 		}
 		denied = e
 	}
-	if denied.Level == hypervisor.No {
+	if denied.Level == hypervisor.LevelNo {
 		return denied
 	}
 	return s
 }
 
 // several denies moves between hosts where there is only one.
-func (d *driver) several(c hypervisor.Capability, s hypervisor.Support) hypervisor.Support {
+func (d *driver) several(c capability.Name, s hypervisor.Support) hypervisor.Support {
 	switch c {
-	case hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateBoth:
-		if len(d.hosts) < 2 && s.Level != hypervisor.No {
+	case capability.MigrateLive, capability.MigrateCold, capability.MigrateBoth:
+		if len(d.hosts) < 2 && s.Level != hypervisor.LevelNo {
 			return no(hypervisor.ReasonSingleHost, "this client has one host; open it with two or more")
 		}
 	}
@@ -166,34 +166,40 @@ func (d *driver) several(c hypervisor.Capability, s hypervisor.Support) hypervis
 }
 
 // machineSupports takes a machine's configuration into account.
-func (d *driver) machineSupports(ctx context.Context, c hypervisor.Capability, s hypervisor.Support, id hypervisor.VMID) (hypervisor.Support, error) {
+func (d *driver) machineSupports(ctx context.Context, c capability.Name, s hypervisor.Support, id hypervisor.VMID) (hypervisor.Support, error) {
 	m, err := d.machine(ctx, id)
 	if err != nil {
 		return hypervisor.Support{}, err
 	}
-	if e := m.h.editionFor(c); e.Level == hypervisor.No {
+	if e := m.h.editionFor(c); e.Level == hypervisor.LevelNo {
 		return e, nil
 	}
 	s = d.several(c, s)
-	if s.Level == hypervisor.No {
+	if s.Level == hypervisor.LevelNo {
 		return s, nil
 	}
 	if m.notes.Template {
 		switch c {
-		case hypervisor.VMDelete, hypervisor.Labels, hypervisor.CloneFull, hypervisor.CloneLinked, hypervisor.Templates, hypervisor.Reconfigure:
+		case capability.VMDelete, capability.Labels, capability.CloneFull, capability.CloneLinked, capability.Templates, capability.Reconfigure:
 			return s, nil
 		}
 		return no(hypervisor.ReasonIsTemplate, "this is a template"), nil
 	}
 	switch c {
-	case hypervisor.NICHotplug:
+	case capability.NICHotplug:
 		if !m.gen2() {
 			return no(hypervisor.ReasonPlatform, "the machine is of generation 1"), nil
 		}
 		return yes(), nil
-	case hypervisor.PowerSuspend, hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateBoth, hypervisor.MigrateCross,
-		hypervisor.SnapshotDisk, hypervisor.SnapshotMemory, hypervisor.SnapshotQuiesce, hypervisor.CloneRunning:
+	case capability.PowerSuspend, capability.MigrateLive, capability.MigrateCold, capability.MigrateBoth, capability.MigrateCross:
 		return m.pinned(ctx, s)
+	case capability.SnapshotDisk, capability.SnapshotMemory, capability.SnapshotQuiesce, capability.CloneRunning:
+		if s, err := m.pinned(ctx, s); err != nil || s.Level == hypervisor.LevelNo {
+			return s, err
+		}
+		return m.imaged(ctx, s)
+	case capability.CloneFull, capability.CloneLinked, capability.CloneFromSnapshot, capability.Templates:
+		return m.imaged(ctx, s)
 	}
 	return s, nil
 }
@@ -214,8 +220,8 @@ func (m *machine) pinned(ctx context.Context, s hypervisor.Support) (hypervisor.
 	return s, nil
 }
 
-// refuse is the error for something that general denies.
-func (d *driver) refuse(on hypervisor.Ref, c hypervisor.Capability) error {
+// refuse returns the error for something that general denies.
+func (d *driver) refuse(on hypervisor.Ref, c capability.Name) error {
 	s := general[c]
 	return hypervisor.Unsupported(on, c, s.Reason, s.Detail)
 }

@@ -1,36 +1,39 @@
 package hyperv
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // Clone implements hypervisor.Cloner. The definition goes through the host's
-// export and import, with a new identifier, so that all settings come along;
-// the images are made by the image service: copied in full, or as
-// differencing images on frozen ones. A machine that is in use is frozen by a
-// crash-consistent checkpoint, which a linked clone keeps as its base and a
-// full clone removes again.
+// export and import, with a new identifier, so that all settings are kept.
+// The image service makes the images: full copies, or differencing images on
+// frozen ones. A machine that is in use is frozen by a crash-consistent
+// checkpoint, which a linked clone keeps as its base and a full clone removes
+// again.
 func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.CloneRequest) (hypervisor.DriverTask, error) {
 	if t, err := d.byToken(ctx, r.Token); t != nil || err != nil {
 		return t, err
 	}
 	switch {
-	case r.Mode == hypervisor.Instant:
-		return nil, d.refuse(src.Ref(), hypervisor.CloneInstant)
+	case r.Mode == hypervisor.CloneModeInstant:
+		return nil, d.refuse(src.Ref(), capability.CloneInstant)
 	case r.Customize != nil:
-		return nil, d.refuse(src.Ref(), hypervisor.CloneCustomize)
+		return nil, d.refuse(src.Ref(), capability.CloneCustomize)
 	}
 	m, err := d.machine(ctx, src)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPlacement(src.Ref(), r.Placement); err != nil {
+	if err := d.checkPlacement(src.Ref(), capability.CloneFull, r.Placement); err != nil {
 		return nil, err
 	}
 	if r.Placement.Host != "" {
@@ -39,11 +42,18 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 			return nil, err
 		}
 		if h != m.h {
-			return nil, hypervisor.Unsupported(src.Ref(), hypervisor.CloneFull, hypervisor.ReasonPlatform,
+			return nil, hypervisor.Unsupported(src.Ref(), capability.CloneFull, hypervisor.ReasonPlatform,
 				fmt.Sprintf("Hyper-V clones on the host where the source is (%s): clone there and migrate the clone to %s", m.h.id, h.id))
 		}
 	}
 	if _, err := m.h.directory(r.Placement.Datastore); err != nil {
+		return nil, err
+	}
+	kind := capability.CloneFull
+	if r.Mode == hypervisor.CloneModeLinked {
+		kind = capability.CloneLinked
+	}
+	if err := m.unpinned(ctx, kind); err != nil {
 		return nil, err
 	}
 	var from *cim.Instance
@@ -52,26 +62,29 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 			return nil, err
 		}
 	}
-	if from == nil && !m.planned && m.state != hypervisor.Off {
-		if m.state == hypervisor.Suspended {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidState, src.Ref(), "the machine is suspended, and a checkpoint of it would hold its RAM: resume it, power it off, or clone a snapshot")
+	if from == nil && !m.planned && m.state != hypervisor.StateOff {
+		if m.state == hypervisor.StateSuspended {
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, src.Ref(), "the machine is suspended, and a checkpoint of it would hold its RAM: resume it, power it off, or clone a snapshot")
 		}
-		if err := m.unpinned(ctx, hypervisor.CloneRunning); err != nil {
+		if err := m.unpinned(ctx, capability.CloneRunning); err != nil {
 			return nil, err
 		}
 	}
-	id := makeTask(m.h)
-	return d.start(ctx, m.h, id, func(o *op) (hypervisor.Ref, error) { return o.clone(m, from, r, id) })
+	id := m.d.makeTask(m.h)
+	return m.start(ctx, "clone", id, func(o *op) (hypervisor.Ref, error) {
+		ref, err := o.clone(m, from, r, id)
+		return ref, m.contended(o.ctx, err)
+	})
 }
 
 func (o *op) clone(m *machine, from *cim.Instance, r hypervisor.CloneRequest, id hypervisor.TaskID) (hypervisor.Ref, error) {
 	temporary := false
-	if from == nil && !m.planned && (m.state != hypervisor.Off || r.Mode == hypervisor.Linked) {
+	if from == nil && !m.planned && (m.state != hypervisor.StateOff || r.Mode == hypervisor.CloneModeLinked) {
 		s, err := o.freeze(m, r)
 		if err != nil {
 			return hypervisor.Ref{}, err
 		}
-		from, temporary = s, r.Mode == hypervisor.FullClone
+		from, temporary = s, r.Mode == hypervisor.CloneModeFull
 	}
 	owner := string(m.id)
 	if from != nil {
@@ -83,8 +96,11 @@ func (o *op) clone(m *machine, from *cim.Instance, r hypervisor.CloneRequest, id
 	}
 	definition := m.notes.Definition
 	if !m.planned {
-		o.phase("reading the definition", -1)
+		o.Phase("reading the definition", -1)
 		if definition, err = o.exportDefinition(m, from); err != nil {
+			if from != nil && cim.KindOf(err) == cim.InvalidArgument { // Hyper-V reports an object that is gone as an invalid parameter
+				err = cmp.Or(o.steady(owner, images), err)
+			}
 			return hypervisor.Ref{}, err
 		}
 	}
@@ -93,51 +109,62 @@ func (o *op) clone(m *machine, from *cim.Instance, r hypervisor.CloneRequest, id
 		return hypervisor.Ref{}, err
 	}
 	if !m.planned {
-		// The planned machine holds all that was in the file.
-		o.drop(definition)
+		// The planned machine holds everything that was in the file.
+		o.dropExport(definition)
 	}
 	if err := o.fill(p, m, owner, images, r, id); err != nil {
 		return hypervisor.Ref{}, err
 	}
-	o.phase("realizing", -1)
+	if from != nil {
+		// Another session may have deleted the checkpoint before it could see
+		// that the clone needs it, and its images hold later content.
+		if err := o.steady(owner, images); err != nil {
+			return hypervisor.Ref{}, err
+		}
+	}
+	o.Phase("realizing", -1)
 	if err := o.realize(p); err != nil {
 		return hypervisor.Ref{}, err
 	}
-	o.undos = nil
+	o.Whole()
 	made := *p
 	made.planned = false
 	o.d.remember(made.id, o.h)
 	if temporary {
 		if err := o.thaw(m, from); err != nil {
-			o.state.Leftover = append(o.state.Leftover, hypervisor.SnapshotID(ownerOf(from.Str("InstanceID"))).Ref(), made.id.Ref())
+			o.Left(hypervisor.SnapshotID(ownerOf(from.Str("InstanceID"))).Ref(), made.id.Ref())
 			return made.id.Ref(), fmt.Errorf("the clone is made, but the checkpoint that froze the source could not be removed: %w", err)
 		}
 	}
 	return made.id.Ref(), o.powerOn(&made, r.Start)
 }
 
+// steady refuses a checkpoint that is gone, or has other images than before.
+func (o *op) steady(checkpoint string, images map[string]string) error {
+	now, err := o.imagesOf(checkpoint)
+	if err == nil && !maps.Equal(now, images) {
+		return hypervisor.Errorf(hypervisor.ErrBusy, hypervisor.SnapshotID(checkpoint).Ref(), "the checkpoint was deleted or merged while the clone was made: clone again")
+	}
+	return err
+}
+
 // freeze takes a checkpoint without RAM.
 func (o *op) freeze(m *machine, r hypervisor.CloneRequest) (*cim.Instance, error) {
-	o.phase("freezing", -1)
+	o.Phase("freezing", -1)
 	name := "base of " + r.Name
-	if r.Mode == hypervisor.Linked {
-		o.note("the source has a new checkpoint, " + name + ", which the clone stands on")
+	if r.Mode == hypervisor.CloneModeLinked {
+		o.Note("the source has a new checkpoint, " + name + ", which the clone depends on")
 	}
-	t, err := o.d.createSnapshot(o.ctx, m.id, hypervisor.SnapshotRequest{Name: name, Description: "Frozen for a clone."}, true)
+	t, err := o.d.createSnapshot(o.ctx, m.id, hypervisor.SnapshotRequest{Name: name, SnapshotOptions: hypervisor.SnapshotOptions{Description: "Frozen for a clone."}}, true)
 	if err != nil {
 		return nil, err
 	}
-	var st hypervisor.TaskState
-	for !st.Done {
-		if st, err = t.Next(o.ctx); err != nil {
-			return nil, err
-		}
+	st, err := o.Follow(o.ctx, t, 0, 0)
+	if err != nil {
+		o.Left(st.Leftover...)
+		return nil, err
 	}
-	if st.Err != nil {
-		o.state.Leftover = append(o.state.Leftover, st.Leftover...)
-		return nil, st.Err
-	}
-	o.onFailure(st.Result, func(ctx context.Context) error {
+	o.Remove(st.Result, func(ctx context.Context) error {
 		return o.destroySnapshot(ctx, m, hypervisor.SnapshotID(st.Result.ID))
 	})
 	now, err := o.d.read(o.ctx, o.h, o.s, m.id)
@@ -145,7 +172,7 @@ func (o *op) freeze(m *machine, r hypervisor.CloneRequest) (*cim.Instance, error
 		return nil, err
 	}
 	if now == nil {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the machine is gone")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "the machine is gone")
 	}
 	*m = *now
 	return m.snapshot(hypervisor.SnapshotID(st.Result.ID))
@@ -158,7 +185,7 @@ func (o *op) destroySnapshot(ctx context.Context, m *machine, id hypervisor.Snap
 
 // thaw removes the checkpoint of a full clone and waits for the merge.
 func (o *op) thaw(m *machine, s *cim.Instance) error {
-	o.phase("merging", -1)
+	o.Phase("merging", -1)
 	before, err := m.depths(o.ctx)
 	if err != nil {
 		return err
@@ -169,7 +196,7 @@ func (o *op) thaw(m *machine, s *cim.Instance) error {
 	return o.merged(m, before, 1)
 }
 
-// imagesOf maps the place of each disk (its InstanceID behind the owner's
+// imagesOf maps the place of each disk (its InstanceID after the owner's
 // GUID) to its image.
 func (o *op) imagesOf(owner string) (map[string]string, error) {
 	inv, err := readInventory(o.ctx, o.h, o.s, []int{rowDisks}, only(hypervisor.VMID(owner)))
@@ -185,63 +212,22 @@ func (o *op) imagesOf(owner string) (map[string]string, error) {
 	return out, nil
 }
 
-// placeOf is the part of an InstanceID behind the owner's GUID, which export
-// and import keep.
+// placeOf returns the part of an InstanceID after the owner's GUID, which
+// export and import keep.
 func placeOf(i *cim.Instance) string {
 	_, place, _ := strings.Cut(i.Str("InstanceID"), `\`)
 	return strings.ToUpper(place)
 }
 
-// exportDefinition writes the definition of a machine, or of one of its
-// snapshots, without images. It returns the path of the file.
-func (o *op) exportDefinition(m *machine, from *cim.Instance) (string, error) {
-	dir := join(join(o.h.vmPath, "anyvisor"), randomHex(8))
-	e := cim.NewEmbedded("Msvm_VirtualSystemExportSettingData",
-		"CopyVmStorage", false, "CopyVmRuntimeInformation", false, "CreateVmExportSubdirectory", false)
-	id := string(m.id)
-	if from == nil {
-		e.Set("CopySnapshotConfiguration", exportNoSnapshots)
-	} else {
-		e.Set("CopySnapshotConfiguration", exportOneSnapshot).Set("SnapshotVirtualSystem", m.snapshotRef(from))
-	}
-	if m.state != hypervisor.Off {
-		e.Set("CaptureLiveState", captureCrashConsistent)
-	}
-	file := join(join(dir, "Virtual Machines"), id+".vmcx")
-	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(file))}, func(ctx context.Context) error { return removeFile(ctx, o.s, file) })
-	look := m.done(func(ctx context.Context) (bool, error) { f, err := fileOf(ctx, o.s, file); return f != nil, err })
-	_, err := o.call(look, o.h.management(), "ExportSystemDefinition", cim.Arg{Name: "ComputerSystem", Value: m.ref()},
-		cim.Arg{Name: "ExportDirectory", Value: dir}, cim.Arg{Name: "ExportSettingData", Value: e})
-	return file, err
-}
-
-// Values of Msvm_VirtualSystemExportSettingData.CopySnapshotConfiguration and
-// .CaptureLiveState.
-const (
-	exportNoSnapshots      = uint8(1)
-	exportOneSnapshot      = uint8(2)
-	captureCrashConsistent = uint8(0)
-)
-
-// drop removes a file that nothing needs any more.
-func (o *op) drop(path string) {
-	if err := removeFile(o.ctx, o.s, path); err != nil {
-		o.note("file " + path + " stays: " + err.Error())
-	}
-}
-
-// importDefinition makes a planned machine of a definition file.
+// importDefinition makes a planned machine from a definition file.
 func (o *op) importDefinition(file string, newID bool, tobe hypervisor.Ref, find func(context.Context) (string, error)) (*machine, error) {
-	look := once
-	if !newID { // the host has each machine once
-		look = func(t trace) trace { return t }
-	}
-	return o.define(tobe, look, find, "ImportSystemDefinition", cim.Arg{Name: "SystemDefinitionFile", Value: file},
+	return o.define(tobe, !newID, find, "ImportSystemDefinition", cim.Arg{Name: "SystemDefinitionFile", Value: file},
 		cim.Arg{Name: "SnapshotFolder", Value: ""}, cim.Arg{Name: "GenerateNewSystemIdentifier", Value: newID})
 }
 
 // importCopy imports a definition under a new identifier, and marks the copy
-// as this task's: until then nothing tells it from others of the same source.
+// as this task's. Before that, nothing distinguishes it from others of the
+// same source.
 func (o *op) importCopy(src *machine, file string, id hypervisor.TaskID) (*machine, error) {
 	unlock, err := o.d.lock(o.ctx, src.id)
 	if err != nil {
@@ -252,17 +238,17 @@ func (o *op) importCopy(src *machine, file string, id hypervisor.TaskID) (*machi
 	if err != nil {
 		return nil, err
 	}
-	tobe := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: src.name()} // as it is called until it is filled
+	tobe := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: src.name()} // its name until it is filled
 	p, err := o.importDefinition(file, true, tobe, func(ctx context.Context) (string, error) { return o.strayCopy(ctx, src, before) })
 	if err != nil {
 		return nil, err
 	}
 	n := notes{Task: string(id), Unfinished: true}
-	return p, p.modifyNow(o.ctx, "Notes", n.strings())
+	return p, p.modifyNow(o.ctx, append(o.h.roots(), "Notes", n.strings())...)
 }
 
-// copies are the planned machines that look like the source, as one does that
-// was imported and not marked.
+// copies are the planned machines that look like the source, as a copy does
+// that was imported and not marked.
 func (o *op) copies(ctx context.Context, src *machine) ([]string, error) {
 	inv, err := readInventory(ctx, o.h, o.s, []int{rowSettings}, nil)
 	if err != nil {
@@ -274,7 +260,7 @@ func (o *op) copies(ctx context.Context, src *machine) ([]string, error) {
 			continue
 		}
 		// A definition that was written before the source became a template
-		// has the same notes but for that mark.
+		// has the same notes except for that mark.
 		if n := parseNotes(r.settings.Strs("Notes")); !n.Unfinished && n.Token == src.notes.Token && n.Task == src.notes.Task {
 			out = append(out, id)
 		}
@@ -282,9 +268,9 @@ func (o *op) copies(ctx context.Context, src *machine) ([]string, error) {
 	return out, nil
 }
 
-// strayCopy finds the copy of a lost import; "" if there is none. A copy that
-// another process makes at this moment is marked soon, so only one that stays
-// as it is counts.
+// strayCopy finds the copy of a lost import, or "" if there is none. A copy
+// that another process is making at this moment is marked soon, so only one
+// that stays unchanged counts.
 func (o *op) strayCopy(ctx context.Context, src *machine, before []string) (string, error) {
 	var stray []string
 	pause := cim.Poll{First: o.d.poll.Last, Last: o.d.poll.Last}
@@ -305,11 +291,18 @@ func (o *op) strayCopy(ctx context.Context, src *machine, before []string) (stri
 			return "", err
 		}
 	}
-	return "", hypervisor.Errorf(hypervisor.KindAmbiguous, src.id.Ref(), "several unfinished copies of it are on the host: %s", strings.Join(stray, ", "))
+	return "", hypervisor.Errorf(hypervisor.ErrAmbiguous, src.id.Ref(), "several unfinished copies of it are on the host: %s", strings.Join(stray, ", "))
 }
 
-// realize turns a planned machine into a real one.
+// realize turns a planned machine into a real one, once the host has found
+// nothing against it. The order is that of os-win.
 func (o *op) realize(p *machine) error {
+	if _, err := o.call(p.repeat(), o.h.management(), "ValidatePlannedSystem", cim.Arg{Name: "PlannedSystem", Value: p.ref()}); err != nil {
+		if refused(err) && o.d.ErrorKind(err) == hypervisor.ErrUnknown {
+			err = hypervisor.Errorf(hypervisor.ErrIncompatible, p.id.Ref(), "the host can't realize the machine: %w", err)
+		}
+		return err
+	}
 	look := p.done(func(ctx context.Context) (bool, error) {
 		now, err := o.d.read(ctx, o.h, o.s, p.id)
 		return now != nil && !now.planned, err
@@ -324,7 +317,7 @@ func (o *op) fill(p, src *machine, owner string, images map[string]string, r hyp
 	if err != nil {
 		return err
 	}
-	n := notes{Description: r.Description, Labels: r.Labels, Token: r.Token, Task: string(id)}
+	n := notes{Description: r.Description, Labels: r.Labels, Token: r.Token, GuestOS: src.notes.GuestOS, Task: string(id)}
 	if n.Description == "" {
 		n.Description = src.notes.Description
 	}
@@ -339,28 +332,40 @@ func (o *op) fill(p, src *machine, owner string, images map[string]string, r hyp
 	if err != nil {
 		return err
 	}
+	if r.Mode == hypervisor.CloneModeLinked {
+		// The notes name the parents of the clone before it has them: whoever
+		// deletes a checkpoint looks there.
+		for _, from := range images {
+			c, err := chain(o.ctx, o.s, img, from)
+			if err != nil {
+				return err
+			}
+			n.Bases = append(n.Bases, c...)
+		}
+		slices.Sort(n.Bases)
+		n.Bases = slices.Compact(n.Bases)
+		early := notes{Task: n.Task, Unfinished: true, Bases: n.Bases}
+		if err := p.modifyNow(o.ctx, "Notes", early.strings()); err != nil {
+			return err
+		}
+	}
 	for _, disk := range rec.rows[rowDisks] {
 		if disk.Str("ResourceSubType") != subVHD {
 			continue
 		}
 		from := images[placeOf(disk)]
 		if from == "" {
-			return hypervisor.Errorf(hypervisor.KindIncompatible, src.id.Ref(), "the exported definition has a disk at %s that the source (%s) has not", placeOf(disk), owner)
+			return hypervisor.Errorf(hypervisor.ErrIncompatible, src.id.Ref(), "the exported definition has a disk at %s that the source (%s) has not", placeOf(disk), owner)
 		}
 		to := join(dir, fileName(r.Name)+".vhdx")
-		if r.Mode == hypervisor.Linked {
-			o.phase("making a differencing image", -1)
-			c, err := chain(o.ctx, o.s, img, from)
-			if err != nil {
-				return err
-			}
-			n.Bases = append(n.Bases, c...)
-			err = o.newImage(to, "Type", vhdDifferencing, "ParentPath", from)
+		if r.Mode == hypervisor.CloneModeLinked {
+			o.Phase("making a differencing image", -1)
+			err := o.newImage(to, "Type", vhdDifferencing, "ParentPath", from)
 			if err != nil {
 				return err
 			}
 		} else {
-			o.phase("copying "+base(from), -1)
+			o.Phase("copying "+base(from), -1)
 			v, err := readImage(o.ctx, o.s, img, from)
 			if err != nil {
 				return err
@@ -389,11 +394,11 @@ func (o *op) fill(p, src *machine, owner string, images map[string]string, r hyp
 			return err
 		}
 	}
-	return p.modifyNow(o.ctx, "ElementName", r.Name, "Notes", n.strings(), "AutomaticSnapshotsEnabled", false)
+	return p.modifyNow(o.ctx, "ElementName", r.Name, "Notes", n.strings(), "AutomaticSnapshotsEnabled", o.h.noAutomaticSnapshots())
 }
 
 // renewMACs gives adapters with a fixed address a new one from Microsoft's
-// range; the host gives the others theirs.
+// range. The host assigns addresses to the others.
 func (o *op) renewMACs(p *machine, rec *record) error {
 	for _, t := range []int{rowNICs, rowLegacyNICs} {
 		for _, nic := range rec.rows[t] {
@@ -415,7 +420,7 @@ func (o *op) dropDevices(p *machine, rec *record) error {
 		if err := p.removeResources(o.ctx, o.h.settingRef("Msvm_PciExpressSettingData", x.Str("InstanceID"))); err != nil {
 			return err
 		}
-		o.note("the source's assigned device stays with the source")
+		o.Note("the source's assigned device stays with the source")
 	}
 	return nil
 }

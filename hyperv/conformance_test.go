@@ -18,7 +18,7 @@ import (
 )
 
 // sharedStore is reached by both hosts, so that machines can move.
-const sharedStore = `C:\ClusterStorage\Volume1`
+const sharedStore = `c:\clusterstorage\volume1`
 
 // site is a simulated site and how to reach it.
 type site struct {
@@ -77,7 +77,7 @@ func startSite(t interface {
 }
 
 func wsmanConfig(sim *hvsim.Sim) Config {
-	cfg := Config{User: "Administrator", Password: hvsim.DefaultPassword, TLS: &tls.Config{RootCAs: sim.CertPool(), ServerName: "localhost"},
+	cfg := Config{Username: "Administrator", Password: hypervisor.Secret(sim.Password()), tls: &tls.Config{RootCAs: sim.CertPool(), ServerName: "localhost"},
 		PollFirst: time.Millisecond, PollLast: 20 * time.Millisecond, EventInterval: 50 * time.Millisecond}
 	for _, h := range sim.Hosts() {
 		cfg.Hosts = append(cfg.Hosts, hostPort(h.URL()))
@@ -93,13 +93,29 @@ func hostPort(s string) string {
 	return u.Host
 }
 
-func (s *site) open(ctx context.Context) (*hypervisor.Client, error) { return Open(ctx, s.config, nil) }
+func (s *site) open(ctx context.Context) (*hypervisor.Client, error) {
+	return s.openWith(ctx, s.config, &hypervisor.Options{})
+}
+
+// openWith opens a Client as Open does.
+func (s *site) openWith(ctx context.Context, cfg Config, o *hypervisor.Options) (*hypervisor.Client, error) {
+	d, err := connect(ctx, cfg, o)
+	if err != nil { // in the form that users get
+		return Open(ctx, cfg, o)
+	}
+	c, err := hypervisor.New(ctx, hypervisortest.Wrap(ctx, d), o)
+	if err != nil {
+		_ = d.Close()
+	}
+	return c, err
+}
 
 // harness runs the suite on a site of two hosts with GPUs, and a third one to
 // migrate to.
 func harness(label string, start func(t hypervisortest.T, c hvsim.Config) *site) hypervisortest.Harness {
 	return hypervisortest.Harness{
-		Driver: "hyperv", Rung: hypervisortest.Simulator, Label: label,
+		Driver: "hyperv", Rung: hypervisortest.Simulator, Label: label, Empty: untold, Refused: unheard,
+		NotYet: map[string]string{"contexts": "TestContexts runs it, over WS-Management"},
 		New: func(t hypervisortest.T) *hypervisortest.Backend {
 			s := start(t, conformanceSite())
 			// The third host is a domain of its own, to migrate to.
@@ -109,7 +125,7 @@ func harness(label string, start func(t hypervisortest.T, c hvsim.Config) *site)
 			if err != nil {
 				t.Fatalf("Open: %v", err)
 			}
-			oc, err := Open(t.Context(), other, nil)
+			oc, err := s.openWith(t.Context(), other, &hypervisor.Options{})
 			if err != nil {
 				t.Fatalf("Open: %v", err)
 			}
@@ -119,6 +135,9 @@ func harness(label string, start func(t hypervisortest.T, c hvsim.Config) *site)
 			}
 			b := s.backend(t, c)
 			b.Other = oc
+			if s.config.Username != "" { // COM to the own host takes no login
+				b.Credentials = &hypervisor.Credentials{Username: s.config.Username, Password: s.config.Password}
+			}
 			return b
 		},
 	}
@@ -157,13 +176,25 @@ func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest
 		}
 		return hvsim.Fact{}, fmt.Errorf("%w: %s", hypervisor.ErrNotFound, id)
 	}
+	const iso = `C:\ClusterStorage\Volume1\iso\install.iso`
+	sim.Host(0).AddFile(iso, 1<<20)
 	b := &hypervisortest.Backend{
-		Client: c, Reopen: s.open, AbsentVM: "00000000-0000-4000-8000-00000000DEAD", EventWait: 10 * time.Second,
+		Client: c, Reopen: s.open, ISO: iso,
+		Open: func(ctx context.Context, o *hypervisor.Options) (*hypervisor.Client, error) {
+			return s.openWith(ctx, s.config, o)
+		},
+		AbsentVM: "00000000-0000-4000-8000-00000000DEAD", EventWait: 10 * time.Second,
 		Spec: func(name string) hypervisor.VMSpec {
 			return hypervisor.VMSpec{Name: name, MemoryBytes: 512 * hypervisor.MiB, Disks: []hypervisor.DiskSpec{{SizeBytes: hypervisor.GiB}},
 				NICs: []hypervisor.NICSpec{{}}, Placement: hypervisor.Placement{Host: hypervisor.HostID(host), Datastore: sharedStore}}
 		},
-		Booted: func(ctx context.Context, id hypervisor.VMID) error { return sim.WriteMemory(string(id), "boot", "1") },
+		Booted: func(ctx context.Context, id hypervisor.VMID) error {
+			g := hvsim.Guest{FQDN: "guest.example.org", OSName: "Windows Server 2022 Datacenter", OSVersion: "10.0.20348", IPv4: []string{"192.0.2.9"}}
+			if err := sim.SetGuest(string(id), g); err != nil {
+				return err
+			}
+			return sim.WriteMemory(string(id), "boot", "1")
+		},
 		WriteDisk: func(_ context.Context, id hypervisor.VMID, content string) error {
 			f, err := fact(id)
 			if err != nil {
@@ -194,9 +225,9 @@ func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest
 			case err != nil:
 				return "", err
 			case f.Planned:
-				return hypervisor.Off, nil
+				return hypervisor.StateOff, nil
 			}
-			s, ok := map[int]hypervisor.PowerState{2: hypervisor.Running, 3: hypervisor.Off, 6: hypervisor.Suspended, 9: hypervisor.Paused}[f.State]
+			s, ok := map[int]hypervisor.PowerState{2: hypervisor.StateRunning, 3: hypervisor.StateOff, 6: hypervisor.StateSuspended, 9: hypervisor.StatePaused}[f.State]
 			if !ok {
 				return hypervisor.StateUnknown, nil
 			}
@@ -206,8 +237,9 @@ func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest
 			var out []string
 			for _, h := range sim.Hosts() {
 				for _, p := range h.Files() {
+					p = strings.ToLower(p)
 					id := h.Name() + "|" + p
-					if shared(p) {
+					if node.shared(p) {
 						id = p
 					}
 					if f := formatOf(p); (f == "vhdx" || f == "vhd") && !slices.Contains(out, id) {
@@ -220,7 +252,15 @@ func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest
 		Device:  hypervisor.DeviceRequest{Vendor: "10de", Product: "25b6"},
 		Profile: hypervisor.DeviceRequest{Profile: partitionProfile},
 	}
+	b.Hang = func(_ context.Context, id hypervisor.VMID) error {
+		return sim.SetGuest(string(id), hvsim.Guest{IgnoresShutdown: true})
+	}
+	b.Tuned = func(_ context.Context, id hypervisor.VMID) (o hypervisor.MigrateOptions, err error) {
+		o.Compress, err = sim.Compressed(string(id))
+		return o, err
+	}
 	b.Replicate = s.replicate
+	b.Foreign = s.foreignCases(t)
 	b.Slow = s.clock.slow
 	return b
 }
@@ -229,9 +269,9 @@ func (s *site) backend(t hypervisortest.T, c *hypervisor.Client) *hypervisortest
 // values that mean it.
 func (s *site) replicate(_ context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error {
 	return s.sim.SetReplication(string(id), hvsim.Replication{
-		State: map[hypervisor.ReplicationState]uint16{hypervisor.ReplicationInitial: 2, hypervisor.Replicating: 3, hypervisor.FailedOver: 5, hypervisor.ReplicationSuspended: 7,
-			hypervisor.ReplicationError: 8, hypervisor.ReplicationResync: 10, hypervisor.FailingOver: 12}[r.State],
-		Mode:   map[hypervisor.ReplicationRole]uint16{hypervisor.Primary: 1, hypervisor.Replica: 2, hypervisor.TestReplica: 3, hypervisor.ExtendedReplica: 4}[r.Role],
+		State: map[hypervisor.ReplicationState]uint16{hypervisor.ReplicationInitial: 2, hypervisor.ReplicationActive: 3, hypervisor.ReplicationFailedOver: 5, hypervisor.ReplicationSuspended: 7,
+			hypervisor.ReplicationError: 8, hypervisor.ReplicationResync: 10, hypervisor.ReplicationFailingOver: 12}[r.State],
+		Mode:   map[hypervisor.ReplicationRole]uint16{hypervisor.RolePrimary: 1, hypervisor.RoleReplica: 2, hypervisor.RoleTestReplica: 3, hypervisor.RoleExtendedReplica: 4}[r.Role],
 		Health: map[hypervisor.Health]uint16{hypervisor.HealthOK: 1, hypervisor.HealthWarning: 2, hypervisor.HealthCritical: 3}[r.Health],
 		Last:   r.LastAt})
 }

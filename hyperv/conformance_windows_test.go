@@ -39,7 +39,7 @@ func startCOM(t interface {
 			t.Errorf("%v", err)
 		}
 	})
-	cfg := Config{Transport: WMI, PollFirst: time.Millisecond, PollLast: 20 * time.Millisecond, EventInterval: 50 * time.Millisecond}
+	cfg := Config{Transport: TransportCOM, PollFirst: time.Millisecond, PollLast: 20 * time.Millisecond, EventInterval: 50 * time.Millisecond}
 	for _, h := range sim.Hosts() {
 		cfg.Hosts = append(cfg.Hosts, h.Name())
 	}
@@ -70,11 +70,11 @@ func TestCOMFaults(t *testing.T) {
 	if err := open(cfg); !errors.Is(err, hypervisor.ErrUnavailable) {
 		t.Errorf("nobody there: %v", err)
 	}
-	cfg.Hosts, cfg.User, cfg.Password = []string{"HV02"}, "Administrator", "wrong"
+	cfg.Hosts, cfg.Username, cfg.Password = []string{"HV02"}, "Administrator", "wrong"
 	if err := open(cfg); !errors.Is(err, hypervisor.ErrPermission) {
 		t.Errorf("a wrong password: %v", err)
 	}
-	cfg.Password = hvsim.DefaultPassword
+	cfg.Password = hypervisor.Secret(s.sim.Password())
 	if err := open(cfg); err != nil {
 		t.Errorf("another machine with credentials: %v", err)
 	}

@@ -4,47 +4,50 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
 // CreateVM implements hypervisor.Lifecycle. The machine is marked as
-// unfinished, and not listed, until all its parts are there.
+// unfinished, and not listed, until all its parts exist.
 func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
 	if t, err := d.byToken(ctx, s.Token); t != nil || err != nil {
 		return t, err
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}
 	if s.Boot != nil {
-		return nil, d.refuse(on, hypervisor.BootDirect)
+		return nil, d.refuse(on, capability.BootDirect)
 	}
-	if err := checkPlacement(on, s.Placement); err != nil {
+	if err := d.checkPlacement(on, capability.VMCreate, s.Placement); err != nil {
 		return nil, err
 	}
 	gen := generation2
 	switch strings.ToLower(s.Machine) {
 	case "":
-		if s.Firmware == hypervisor.BIOS {
+		if s.Firmware == hypervisor.FirmwareBIOS {
 			gen = generation1
 		}
 	case "generation 1", "1":
 		gen = generation1
 	case "generation 2", "2":
 	default:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, `Machine %q is unknown: use "generation 1" or "generation 2"`, s.Machine)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, `Machine %q is unknown: use "generation 1" or "generation 2"`, s.Machine)
 	}
-	if gen == generation1 && (s.Firmware == hypervisor.UEFI || s.SecureBoot) || gen == generation2 && s.Firmware == hypervisor.BIOS {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "generation 1 has BIOS, generation 2 has UEFI: leave Firmware or Machine empty")
+	if gen == generation1 && (s.Firmware == hypervisor.FirmwareUEFI || s.SecureBoot) || gen == generation2 && s.Firmware == hypervisor.FirmwareBIOS {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "generation 1 has BIOS, generation 2 has UEFI: leave Firmware or Machine empty")
 	}
 	if err := evenMemory(on, s.MemoryBytes, s.MaxMemoryBytes, s.DynamicMemory); err != nil {
 		return nil, err
 	}
 	if s.MaxCPUs > max(s.CPUs, 1) {
-		return nil, d.refuse(on, hypervisor.CPUHotAdd)
+		return nil, d.refuse(on, capability.CPUHotAdd)
 	}
-	h, err := d.place(ctx, s.Placement.Host, s.MemoryBytes)
+	h, err := d.place(ctx, s.Placement, s.MemoryBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -60,22 +63,30 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 			return nil, err
 		}
 	}
-	id := makeTask(h)
-	return d.start(ctx, h, id, func(o *op) (hypervisor.Ref, error) { return d.create(o, s, gen, id) })
+	id := d.makeTask(h)
+	return d.start(ctx, h, job.Spec{ID: id, Op: "create", Object: on}, func(o *op) (hypervisor.Ref, error) { return d.create(o, s, gen, id) })
 }
 
-func checkPlacement(on hypervisor.Ref, p hypervisor.Placement) error {
-	if p.Pool != "" || p.Folder != "" {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "Hyper-V has no resource pools or folders for machines: leave Pool and Folder empty")
+// checkPlacement refuses what Hyper-V doesn't have. A machine's only pool is
+// the failover cluster of its host.
+func (d *driver) checkPlacement(on hypervisor.Ref, k capability.Name, p hypervisor.Placement) error {
+	if p.Folder != "" {
+		return hypervisor.Unsupported(on, k, hypervisor.ReasonPlatform, "Hyper-V has no folders for machines: leave Placement.Folder out")
 	}
-	return nil
+	if p.Pool == "" || p.Host == "" && slices.ContainsFunc(d.hosts, func(h *host) bool { return h.cluster == string(p.Pool) }) {
+		return nil
+	}
+	h, err := d.host(p.Host)
+	if err == nil && h.cluster != string(p.Pool) {
+		err = hypervisor.Errorf(hypervisor.ErrNotFound, p.Pool.Ref(), "no such failover cluster, or host %s is not in it", p.Host)
+	}
+	return err
 }
 
-// place returns the host that was asked for, or the one with the most free
-// memory.
-func (d *driver) place(ctx context.Context, id hypervisor.HostID, memory int64) (*host, error) {
-	if id != "" {
-		return d.host(id)
+// place returns the requested host, or the one with the most free memory.
+func (d *driver) place(ctx context.Context, p hypervisor.Placement, memory int64) (*host, error) {
+	if p.Host != "" {
+		return d.host(p.Host)
 	}
 	if len(d.hosts) == 1 {
 		return d.hosts[0], nil
@@ -87,37 +98,38 @@ func (d *driver) place(ctx context.Context, id hypervisor.HostID, memory int64) 
 	var best *host
 	var free int64 = -1
 	for i, h := range infos {
-		if h.State == hypervisor.HostUp && h.FreeBytes > free {
+		if h.State == hypervisor.HostUp && h.FreeBytes > free && (p.Pool == "" || p.Pool == h.Pool) {
 			best, free = d.hosts[i], h.FreeBytes
 		}
 	}
 	if best == nil {
-		return nil, hypervisor.Errorf(hypervisor.KindUnavailable, hypervisor.Ref{}, "no host answers")
+		return nil, hypervisor.Errorf(hypervisor.ErrUnavailable, hypervisor.Ref{}, "no host answers")
 	}
 	return best, nil
 }
 
 func (d *driver) create(o *op, s hypervisor.VMSpec, gen string, id hypervisor.TaskID) (hypervisor.Ref, error) {
-	n := notes{Description: s.Description, Labels: s.Labels, Token: s.Token, Task: string(id), Unfinished: true}
+	n := notes{Description: s.Description, Labels: s.Labels, Token: s.Token, GuestOS: s.GuestOS, Task: string(id), Unfinished: true}
 	sys := cim.NewEmbedded("Msvm_VirtualSystemSettingData",
 		"ElementName", s.Name, "VirtualSystemSubType", gen, "Notes", n.strings(),
-		// A production checkpoint must not fall back to a standard one in
-		// silence (4: no fall-back), nor checkpoints appear by themselves.
-		"UserSnapshotType", uint16(4), "AutomaticSnapshotsEnabled", false)
+		// A production checkpoint must not silently fall back to a standard
+		// one (4: no fall-back), and checkpoints must not appear by
+		// themselves.
+		"UserSnapshotType", uint16(4), "AutomaticSnapshotsEnabled", o.h.noAutomaticSnapshots())
 	if gen == generation2 {
 		sys.Set("SecureBootEnabled", s.SecureBoot)
 	}
-	o.phase("defining", -1)
-	m, err := o.define(hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}, once, func(ctx context.Context) (string, error) { return o.madeByTask(ctx, id) },
+	o.Phase("defining", -1)
+	m, err := o.define(hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}, false, func(ctx context.Context) (string, error) { return o.madeByTask(ctx, id) },
 		"DefineSystem", cim.Arg{Name: "SystemSettings", Value: sys})
 	if err != nil {
 		return hypervisor.Ref{}, err
 	}
-	if err := o.resize(m, hypervisor.Changes{CPUs: max(s.CPUs, 1), MemoryBytes: s.MemoryBytes, DynamicMemory: s.DynamicMemory, MaxMemory: s.MaxMemoryBytes}); err != nil {
+	if err := o.resize(m, hypervisor.Changes{CPUs: max(s.CPUs, 1), MemoryBytes: s.MemoryBytes, DynamicMemory: s.DynamicMemory, MaxMemoryBytes: s.MaxMemoryBytes}); err != nil {
 		return hypervisor.Ref{}, err
 	}
 	for i, disk := range s.Disks {
-		o.phase(fmt.Sprintf("disk %d", i+1), -1)
+		o.Phase(fmt.Sprintf("disk %d", i+1), -1)
 		if disk.Datastore == "" {
 			disk.Datastore = s.Placement.Datastore
 		}
@@ -134,30 +146,30 @@ func (d *driver) create(o *op, s hypervisor.VMSpec, gen string, id hypervisor.Ta
 	if err := m.modifyNow(o.ctx, "Notes", n.strings()); err != nil {
 		return hypervisor.Ref{}, err
 	}
-	o.undos = nil
+	o.Whole()
 	d.remember(m.id, o.h)
 	return m.id.Ref(), o.powerOn(m, s.Start)
 }
 
-// powerOn starts a machine that was made. If that fails the machine stays and
-// is named as left behind.
+// powerOn starts a new machine. If that fails, the machine stays and is named
+// as left behind.
 func (o *op) powerOn(m *machine, yes bool) error {
 	if !yes {
 		return nil
 	}
-	o.phase("starting", -1)
+	o.Phase("starting", -1)
 	err := o.turnOn(m)
 	if err != nil {
-		o.state.Leftover = append(o.state.Leftover, m.id.Ref())
+		o.Left(m.id.Ref())
 	}
 	return err
 }
 
-// define calls a method that makes a machine and reads what it made; the undo
-// removes it. Where the host does not tell which it made, find does ("" for
-// none), and as long as nobody knows its ID it is called by what it is to be.
-// Look is once unless the host refuses to do the call twice.
-func (o *op) define(tobe hypervisor.Ref, look func(trace) trace, find func(context.Context) (string, error), method string, args ...cim.Arg) (*machine, error) {
+// define calls a method that makes a machine and reads the machine. The undo
+// removes it. Where the host does not report which machine it made, find
+// finds it ("" for none). As long as its ID is unknown, errors name it by
+// tobe. again is set where the host refuses to do the call twice.
+func (o *op) define(tobe hypervisor.Ref, again bool, find func(context.Context) (string, error), method string, args ...cim.Arg) (*machine, error) {
 	id, answered := "", true
 	search := func(ctx context.Context) (err error) {
 		answered = false
@@ -166,22 +178,24 @@ func (o *op) define(tobe hypervisor.Ref, look func(trace) trace, find func(conte
 		}
 		return err
 	}
-	n := len(o.undos)
-	o.onFailure(tobe, func(ctx context.Context) error {
-		if answered {
-			return nil // with a refusal
+	known := false
+	undo := o.Remove(tobe, func(ctx context.Context) error {
+		if !known && answered {
+			return nil // after a refusal
 		}
-		if err := search(ctx); err != nil || id == "" {
-			return err
+		if !known {
+			if err := search(ctx); err != nil || id == "" {
+				return err
+			}
 		}
 		return o.destroy(ctx, hypervisor.VMID(id))
 	})
-	r, err := o.call(look(func(ctx context.Context) (*cim.Result, error) {
+	r, err := o.call(trace{once: !again, look: func(ctx context.Context) (*cim.Result, error) {
 		if err := search(ctx); err != nil || id == "" {
 			return nil, err
 		}
 		return &cim.Result{}, nil
-	}), o.h.management(), method, args...)
+	}}, o.h.management(), method, args...)
 	told := err == nil
 	if told && id == "" {
 		id, err = o.madeBy(r)
@@ -190,12 +204,11 @@ func (o *op) define(tobe hypervisor.Ref, look func(trace) trace, find func(conte
 		answered = answered && !told && !errors.Is(err, cim.ErrLost)
 		return nil, err
 	}
-	o.undos = o.undos[:n]
 	made := hypervisor.VMID(id)
-	o.onFailure(made.Ref(), func(ctx context.Context) error { return o.destroy(ctx, made) })
+	known, undo.Made = true, made.Ref()
 	m, err := o.d.read(o.ctx, o.h, o.s, made)
 	if err == nil && m == nil {
-		err = hypervisor.Errorf(hypervisor.KindNotFound, made.Ref(), "%s made a machine that is not there", method)
+		err = hypervisor.Errorf(hypervisor.ErrNotFound, made.Ref(), "%s made a machine that is not there", method)
 	}
 	if err != nil {
 		return nil, err
@@ -204,7 +217,7 @@ func (o *op) define(tobe hypervisor.Ref, look func(trace) trace, find func(conte
 	return m, nil
 }
 
-// destroy removes a machine, planned or real, if it is there.
+// destroy removes a machine, planned or real, if it exists.
 func (o *op) destroy(ctx context.Context, id hypervisor.VMID) error {
 	m, err := o.d.read(ctx, o.h, o.s, id)
 	if err != nil || m == nil {
@@ -213,7 +226,7 @@ func (o *op) destroy(ctx context.Context, id hypervisor.VMID) error {
 	return m.destroy(ctx)
 }
 
-// madeBy is the machine that an answer tells of.
+// madeBy returns the machine that an answer names.
 func (o *op) madeBy(r *cim.Result) (string, error) {
 	for _, out := range []string{"ResultingSystem", "ImportedSystem"} {
 		if ref, ok := r.Out.Ref(out); ok {
@@ -240,10 +253,10 @@ func (o *op) madeByJob(r *cim.Result) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("hyperv: %s: the job tells no machine", r.Method)
+	return "", fmt.Errorf("hyperv: %s: the job reports no machine", r.Method)
 }
 
-// gone reports whether the machine is not there, once no job works on it.
+// gone reports whether the machine does not exist, once no job works on it.
 func (m *machine) gone(ctx context.Context) (bool, error) {
 	if err := m.quiet(ctx); err != nil {
 		return false, err

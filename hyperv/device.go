@@ -11,12 +11,13 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// hostDevices is what a host tells about its devices.
+// hostDevices is what a host reports about its devices.
 type hostDevices struct {
 	h       *host
-	pnp     []*cim.Instance // Win32_PnPEntity: what the host itself uses
+	pnp     []*cim.Instance // Win32_PnPEntity: devices that the host itself uses
 	express []*cim.Instance // Msvm_PciExpress: dismounted functions
 	gpus    []*cim.Instance // Msvm_PartitionableGpu
 	pci     []*cim.Instance // who has which function
@@ -70,8 +71,8 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 
 var pciName = regexp.MustCompile(`(?i)VEN_([0-9A-F]{4})&DEV_([0-9A-F]{4})`)
 
-// instanceKey is the part of a Plug and Play path that stays the same when a
-// device is dismounted: the enumerator changes from PCI to PCIP.
+// instanceKey returns the part of a Plug and Play path that stays the same
+// when a device is dismounted: the enumerator changes from PCI to PCIP.
 func instanceKey(path string) string {
 	path = strings.ToUpper(path)
 	path = strings.TrimPrefix(path, `\\?\`)
@@ -87,9 +88,9 @@ func (h *host) deviceID(key string) hypervisor.DeviceID {
 	return hypervisor.DeviceID(string(h.id) + "|" + key)
 }
 
-// blank fills in what a path tells.
+// blank fills in the facts in a path.
 func (x *hostDevices) blank(path, name string) hypervisor.DeviceInfo {
-	i := hypervisor.DeviceInfo{ID: x.h.deviceID(instanceKey(path)), Host: x.h.id, Kind: hypervisor.PCIFunction, Class: hypervisor.OtherDevice, ProductName: name, NUMANode: -1, IOMMUGroup: -1}
+	i := hypervisor.DeviceInfo{ID: x.h.deviceID(instanceKey(path)), Host: x.h.id, Kind: hypervisor.DeviceKindPCI, Class: hypervisor.ClassOther, ProductName: name, NUMANode: -1, IOMMUGroup: -1}
 	if m := pciName.FindStringSubmatch(path); m != nil {
 		i.Vendor, i.Product = strings.ToLower(m[1]), strings.ToLower(m[2])
 	}
@@ -97,12 +98,12 @@ func (x *hostDevices) blank(path, name string) hypervisor.DeviceInfo {
 }
 
 var pnpClasses = map[string]hypervisor.DeviceClass{
-	"display": hypervisor.Display, "net": hypervisor.NetworkCard, "scsiadapter": hypervisor.StorageCard, "hdc": hypervisor.StorageCard,
-	"computeaccelerator": hypervisor.Accelerator,
+	"display": hypervisor.ClassDisplay, "net": hypervisor.ClassNetwork, "scsiadapter": hypervisor.ClassStorage, "hdc": hypervisor.ClassStorage,
+	"computeaccelerator": hypervisor.ClassAccelerator,
 }
 
-// gpuVendors are the vendors of display devices that are assigned to guests; a
-// dismounted function no longer tells its class.
+// gpuVendors are the vendors of display devices that are assigned to guests.
+// A dismounted function no longer reports its class.
 var gpuVendors = map[string]bool{"10de": true, "1002": true}
 
 func (x *hostDevices) list() []hypervisor.DeviceInfo {
@@ -128,7 +129,7 @@ func (x *hostDevices) list() []hypervisor.DeviceInfo {
 			i.Reason, i.Detail = hypervisor.ReasonEdition, "only server editions assign devices to machines"
 		}
 		if g := gpus[instanceKey(p.Str("DeviceID"))]; g != nil {
-			i.Kind = hypervisor.VGPUDevice
+			i.Kind = hypervisor.DeviceKindVGPU
 			x.partitions(&i, g)
 		}
 		out = append(out, i)
@@ -140,7 +141,7 @@ func (x *hostDevices) list() []hypervisor.DeviceInfo {
 		i := x.blank(e.Str("DeviceInstancePath"), e.Str("ElementName"))
 		i.Address = e.Str("LocationPath")
 		if gpuVendors[i.Vendor] {
-			i.Class = hypervisor.Display
+			i.Class = hypervisor.ClassDisplay
 		}
 		i.UsedBy = users[strings.ToUpper(e.Str("DeviceID"))]
 		i.Assignable = len(i.UsedBy) == 0
@@ -155,13 +156,13 @@ func (x *hostDevices) list() []hypervisor.DeviceInfo {
 // AttachDevice implements hypervisor.DeviceAssigner.
 func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervisor.DeviceRequest) (hypervisor.DriverTask, error) {
 	if r.VirtualFunction {
-		return nil, d.refuse(id.Ref(), hypervisor.DeviceVF)
+		return nil, d.refuse(id.Ref(), capability.DeviceVF)
 	}
 	m, err := d.changeable(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if sup := m.h.editionFor(r.Capability()); sup.Level == hypervisor.No {
+	if sup := m.h.editionFor(r.Capability()); sup.Level == hypervisor.LevelNo {
 		return nil, hypervisor.Unsupported(id.Ref(), r.Capability(), sup.Reason, sup.Detail)
 	}
 	x, err := d.hostDevices(ctx, m.h, m.s)
@@ -172,19 +173,19 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 	if err != nil {
 		return nil, err
 	}
-	if m.state != hypervisor.Off {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DeviceHotplug, hypervisor.ReasonPlatform, "Hyper-V gives devices only to machines that are off")
+	if m.state != hypervisor.StateOff {
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DeviceHotplug, hypervisor.ReasonPlatform, "Hyper-V gives devices only to machines that are off")
 	}
 	if r.Profile != "" {
 		return d.attachPartition(ctx, m, x, dev)
 	}
 	if len(userSnapshots(m.snaps)) > 0 {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePCI, hypervisor.ReasonVMSnapshots, "a machine with snapshots can't have an assigned device: delete them first")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DevicePCI, hypervisor.ReasonVMSnapshots, "a machine with snapshots can't have an assigned device: delete them first")
 	}
 	return d.attachFunction(ctx, m, x, dev)
 }
 
-// choose picks a device: an assignable one, or says why none is.
+// choose picks an assignable device, or reports why there is none.
 func choose(id hypervisor.VMID, all []hypervisor.DeviceInfo, r hypervisor.DeviceRequest) (hypervisor.DeviceInfo, error) {
 	f := hypervisor.DeviceFilter{ID: r.ID, Class: r.Class, Vendor: r.Vendor, Product: r.Product, Profile: r.Profile}
 	var best *hypervisor.DeviceInfo
@@ -205,28 +206,28 @@ func choose(id hypervisor.VMID, all []hypervisor.DeviceInfo, r hypervisor.Device
 			best = &all[i]
 		}
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(r.ID)}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(r.ID)}
 	switch {
 	case best == nil && r.ID != "":
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, on, "the machine's host has no such device")
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrNotFound, on, "the machine's host has no such device")
 	case best == nil:
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindExhausted, on, "no device of the machine's host matches the request")
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrExhausted, on, "no device of the machine's host matches the request")
 	case r.Profile != "":
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindExhausted, on, "no partition of profile %s is free", r.Profile)
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrExhausted, on, "no partition of profile %s is free", r.Profile)
 	case best.Reason == hypervisor.ReasonDeviceInUse && r.ID != "":
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindBusy, best.ID.Ref(), "%s", best.Detail)
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrBusy, best.ID.Ref(), "%s", best.Detail)
 	case best.Reason == hypervisor.ReasonDeviceInUse:
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindExhausted, best.ID.Ref(), "every matching device is %s", best.Detail)
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrExhausted, best.ID.Ref(), "every matching device is %s", best.Detail)
 	}
-	return hypervisor.DeviceInfo{}, hypervisor.Unsupported(best.ID.Ref(), hypervisor.DevicePCI, best.Reason, best.Detail)
+	return hypervisor.DeviceInfo{}, hypervisor.Unsupported(best.ID.Ref(), capability.DevicePCI, best.Reason, best.Detail)
 }
 
 // Values of AutomaticShutdownAction.
 const actionTurnOff = uint16(2)
 
-// MMIO space that one assigned function may need, in MiB: the values of
-// Microsoft's guide "Deploy graphics devices by using Discrete Device
-// Assignment" for a GPU, and what is enough for smaller functions.
+// MMIO space that one assigned function may need, in MiB. For a GPU these are
+// the values of Microsoft's guide "Deploy graphics devices by using Discrete
+// Device Assignment", and for smaller functions what is enough.
 const (
 	lowGPU, highGPU     = uint64(3072), uint64(33280)
 	lowOther, highOther = uint64(256), uint64(1024)
@@ -234,8 +235,8 @@ const (
 	highDefault         = uint64(512)
 )
 
-// attachFunction assigns a dismounted function. What the platform demands of
-// the machine is set first, and said in the task's notes.
+// attachFunction assigns a dismounted function. Settings that the platform
+// requires of the machine are made first, and the task's notes list them.
 func (d *driver) attachFunction(ctx context.Context, m *machine, x *hostDevices, dev hypervisor.DeviceInfo) (hypervisor.DriverTask, error) {
 	var fn *cim.Instance
 	for _, e := range x.express {
@@ -244,7 +245,7 @@ func (d *driver) attachFunction(ctx context.Context, m *machine, x *hostDevices,
 		}
 	}
 	if fn == nil {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, dev.ID.Ref(), "the device is gone")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, dev.ID.Ref(), "the device is gone")
 	}
 	rec, inv, err := m.resources(ctx)
 	if err != nil {
@@ -252,7 +253,7 @@ func (d *driver) attachFunction(ctx context.Context, m *machine, x *hostDevices,
 	}
 	fn.Class = "Msvm_PciExpress"
 	ref := fn.Self(m.h.name)
-	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+	return m.start(ctx, "attach device", "", func(o *op) (hypervisor.Ref, error) {
 		low, high := mmio(inv.devicesOf(rec), dev)
 		if err := o.ready(m, low, high); err != nil {
 			return hypervisor.Ref{}, err
@@ -261,14 +262,14 @@ func (d *driver) attachFunction(ctx context.Context, m *machine, x *hostDevices,
 			minimum := func(n uint64) *cim.Embedded {
 				return cim.NewEmbedded("Msvm_MemorySettingData", "InstanceID", mem[0].Str("InstanceID"), "Reservation", n)
 			}
-			o.setBack("the machine's minimum memory", func(ctx context.Context) error { return o.putResource(ctx, m, minimum(mem[0].Uint("Reservation"))) })
+			o.SetBack("the machine's minimum memory", func(ctx context.Context) error { return o.putResource(ctx, m, minimum(mem[0].Uint("Reservation"))) })
 			if err := o.modifyResource(m, minimum(mem[0].Uint("VirtualQuantity"))); err != nil {
 				return hypervisor.Ref{}, err
 			}
-			o.note("minimum memory was raised to the memory at start, as assigned devices demand")
+			o.Note("minimum memory was raised to the memory at start, as assigned devices demand")
 		}
 		a, err := o.addResource(m, dev.ID.Ref(), cim.NewEmbedded("Msvm_PciExpressSettingData", "HostResource", []cim.Ref{ref}, "VirtualFunctions", []uint16{0}))
-		return hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: a.Key("InstanceID")}, err
+		return hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: a.Key("InstanceID")}, err
 	})
 }
 
@@ -285,34 +286,44 @@ func mmio(have []hypervisor.AttachedDevice, dev hypervisor.DeviceInfo) (low, hig
 	for _, a := range have {
 		add(gpuVendors[a.Vendor])
 	}
-	add(dev.Class == hypervisor.Display || dev.Class == hypervisor.Accelerator)
+	add(dev.Class == hypervisor.ClassDisplay || dev.Class == hypervisor.ClassAccelerator)
 	return low, high
 }
 
-// ready sets what assigned devices demand of the machine; the undo sets it
-// back.
+// ready makes the settings that assigned devices require of the machine. The
+// undo restores them.
 func (o *op) ready(m *machine, low, high uint64) error {
 	var kv, back []any
 	set := func(name string, now, want any) { kv, back = append(kv, name, want), append(back, name, now) }
 	if now := uint16(m.settings.Uint("AutomaticShutdownAction")); now != actionTurnOff {
 		set("AutomaticShutdownAction", now, actionTurnOff)
-		o.note("the machine is now turned off, not saved, when the host shuts down (automatic stop action), as assigned devices demand")
+		o.Note("the machine is now turned off, not saved, when the host shuts down (automatic stop action), as assigned devices demand")
 	}
-	if now := m.settings.Uint("LowMmioGapSize"); now < low {
-		set("LowMmioGapSize", now, low)
+	all, err := cim.Read(o.ctx, o.s, m.settingsRef())
+	if err != nil {
+		return err
 	}
-	if now := m.settings.Uint("HighMmioGapSize"); now < high {
-		set("HighMmioGapSize", now, high)
+	// Not every build has the gap above 4 GiB (the reference says 1703).
+	gap := func(name string, want uint64) {
+		if now := all.Uint(name); all.Has(name) && now < want {
+			set(name, now, want)
+		}
 	}
-	if !m.settings.Bool("GuestControlledCacheTypes") {
+	gap("LowMmioGapSize", low)
+	gap("HighMmioGapSize", high)
+	if all.Has("GuestControlledCacheTypes") && !all.Bool("GuestControlledCacheTypes") {
 		set("GuestControlledCacheTypes", false, true)
 	}
 	if len(kv) == 0 {
 		return nil
 	}
-	o.note(fmt.Sprintf("memory-mapped I/O space is at least %d MiB below and %d MiB above 4 GiB", low, high))
-	o.phase("preparing the machine", -1)
-	o.setBack("the machine's settings", func(ctx context.Context) error { return m.modifyNow(ctx, back...) })
+	if all.Has("HighMmioGapSize") {
+		o.Note(fmt.Sprintf("memory-mapped I/O space is at least %d MiB below and %d MiB above 4 GiB", low, high))
+	} else {
+		o.Note(fmt.Sprintf("memory-mapped I/O space is at least %d MiB below 4 GiB; this build of Windows can't set the space above", low))
+	}
+	o.Phase("preparing the machine", -1)
+	o.SetBack("the machine's settings", func(ctx context.Context) error { return m.modifyNow(ctx, back...) })
 	return m.modifyNow(o.ctx, kv...)
 }
 
@@ -331,14 +342,14 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 			if !strings.EqualFold(x.Str("InstanceID"), string(a)) {
 				continue
 			}
-			if m.state != hypervisor.Off {
-				return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DeviceHotplug, hypervisor.ReasonPlatform, "Hyper-V takes devices only from machines that are off")
+			if m.state != hypervisor.StateOff {
+				return nil, hypervisor.Unsupported(id.Ref(), capability.DeviceHotplug, hypervisor.ReasonPlatform, "Hyper-V takes devices only from machines that are off")
 			}
 			ref := m.h.settingRef(tables[t].class, x.Str("InstanceID"))
-			return d.native(ctx, m.h, m.done(absent(m.s, ref)), m.h.management(), "RemoveResourceSettings", []cim.Arg{{Name: "ResourceSettings", Value: []cim.Ref{ref}}}, nil)
+			return m.native(ctx, "detach device", m.request(m.done(absent(m.s, ref)), m.h.management(), "RemoveResourceSettings", cim.Arg{Name: "ResourceSettings", Value: []cim.Ref{ref}}), nil)
 		}
 	}
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(a)}, "machine %s has no such device", id)
+	return nil, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(a)}, "machine %s has no such device", id)
 }
 
 // devicesOf lists a machine's devices.

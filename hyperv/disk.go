@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // ResourceSubType values (os-win's constants, the classes of microsoft/wmi).
@@ -42,8 +44,8 @@ const (
 	formatVHDX      = uint16(3)
 )
 
-// measure asks the image service for the sizes and parents of disks. An image
-// that is missing leaves its disk without them.
+// measure asks the image service for the sizes and parents of disks. If an
+// image is missing, its disk remains without them.
 func (d *driver) measure(ctx context.Context, h *host, s cim.Session, disks []hypervisor.DiskInfo) error {
 	if len(disks) == 0 {
 		return nil
@@ -67,10 +69,7 @@ func (d *driver) measure(ctx context.Context, h *host, s cim.Session, disks []hy
 				return err
 			}
 			disks[i].SizeBytes = int64(v.Uint("MaxInternalSize"))
-			disks[i].Provisioning = hypervisor.Thin
-			if uint16(v.Uint("Type")) == vhdFixed {
-				disks[i].Provisioning = hypervisor.Thick
-			}
+			disks[i].Provisioning = provisioning(v)
 			if p := v.Str("ParentPath"); p != "" {
 				disks[i].Parent = h.volume(p)
 			}
@@ -84,13 +83,13 @@ func (d *driver) measure(ctx context.Context, h *host, s cim.Session, disks []hy
 	return g.Wait()
 }
 
-// refused reports whether the server answered, and said no.
+// refused reports whether the server answered with a refusal.
 func refused(err error) bool {
 	var e *cim.Error
 	return errors.As(err, &e)
 }
 
-// readImage reads what an image file says of itself.
+// readImage reads what an image file contains about itself.
 func readImage(ctx context.Context, s cim.Session, img cim.Ref, path string) (*cim.Instance, error) {
 	r, err := cim.Again(func() (*cim.Result, error) {
 		return cim.Call(ctx, s, img, "GetVirtualHardDiskSettingData", cim.Arg{Name: "Path", Value: path})
@@ -110,7 +109,7 @@ func readImage(ctx context.Context, s cim.Session, img cim.Ref, path string) (*c
 	return all[0], nil
 }
 
-// fileOf finds a file through CIM_DataFile; nil if it is not there.
+// fileOf finds a file through CIM_DataFile. It returns nil if there is none.
 func fileOf(ctx context.Context, s cim.Session, path string) (*cim.Instance, error) {
 	i, err := cim.First(s.Query(ctx, cim.CIMV2, cim.Select("CIM_DataFile", []string{"Name", "FileSize"}, "Name = "+cim.Quote(path))), path)
 	if isGone(err) {
@@ -119,39 +118,54 @@ func fileOf(ctx context.Context, s cim.Session, path string) (*cim.Instance, err
 	return i, err
 }
 
-// removeFile deletes a file; one that is not there is no error.
-func removeFile(ctx context.Context, s cim.Session, path string) error {
-	r := cim.Ref{Namespace: cim.CIMV2, Class: "CIM_DataFile", Keys: []cim.Key{{Name: "Name", Value: path}}}
-	res, err := cim.Again(func() (*cim.Result, error) { return s.Invoke(ctx, r, "Delete") })
-	switch {
-	case isGone(err):
-		return nil
-	case err != nil:
-		return err
-	case res.Return == 0, res.Return == fileNotFound:
-		return nil
-	}
-	return fileError("delete", path, res.Return)
+// removeFile deletes a file. It is not an error if the file does not exist.
+func (d *driver) removeFile(ctx context.Context, s cim.Session, path string) error {
+	return d.removeOpen(ctx, s, path, time.Time{})
 }
 
-// fileNotFound is among the return values of CIM_DataFile's methods.
-const fileNotFound = 12
+// removeOpen is like removeFile, for a file that the host may have open until
+// then. The host keeps any image open for some time after it is done with it.
+func (d *driver) removeOpen(ctx context.Context, s cim.Session, path string, until time.Time) error {
+	if onShare(path) {
+		return d.removeShared(ctx, s, path)
+	}
+	r := cim.Ref{Namespace: cim.CIMV2, Class: "CIM_DataFile", Keys: []cim.Key{{Name: "Name", Value: path}}}
+	for step := 1; ; step++ {
+		res, err := cim.Again(func() (*cim.Result, error) { return s.Invoke(ctx, r, "Delete") })
+		switch {
+		case isGone(err):
+			return nil
+		case err != nil:
+			return err
+		case res.Return == 0, res.Return == fileNotFound:
+			return nil
+		case res.Return != fileInUse || step >= refusals && time.Now().After(until) || d.poll.Next(ctx, step) != nil:
+			return fileError("delete", path, res.Return)
+		}
+	}
+}
+
+// These are among the return values of CIM_DataFile's methods.
+const (
+	fileNotFound = 12
+	fileInUse    = 15
+)
 
 // fileError explains a return value of CIM_DataFile's methods (CIM_DataFile
 // reference, Delete method).
 func fileError(what, path string, code uint32) error {
-	k := hypervisor.KindUnknown
+	k, why := hypervisor.ErrUnknown, ""
 	switch code {
 	case 2:
-		k = hypervisor.KindPermission
+		k = hypervisor.ErrPermission
 	case 10:
-		k = hypervisor.KindExists
-	case 15:
-		k = hypervisor.KindBusy
+		k = hypervisor.ErrExists
+	case fileInUse:
+		k, why = hypervisor.ErrBusy, ": the host, or a machine, has it open"
 	case 16, 21:
-		k = hypervisor.KindInvalidArgument
+		k = hypervisor.ErrInvalidArgument
 	}
-	return hypervisor.Errorf(k, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: path}, "%s %s: CIM_DataFile returned %d", what, path, code)
+	return hypervisor.Errorf(k, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: path}, "%s %s: CIM_DataFile returned %d%s", what, path, code, why)
 }
 
 // checkDisks refuses disks before anything is made.
@@ -166,50 +180,53 @@ func (d *driver) checkDisks(ctx context.Context, h *host, on hypervisor.Ref, dis
 		switch strings.ToLower(k.Bus) {
 		case "", "scsi", "ide":
 		default:
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "Hyper-V has no bus %q: use scsi, ide, or leave it empty", k.Bus)
+			return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "Hyper-V has no bus %q: use scsi, ide, or leave it empty", k.Bus)
 		}
 		if k.ReadOnly && !k.CDROM {
-			return hypervisor.Unsupported(on, hypervisor.DiskAttach, hypervisor.ReasonPlatform, "Hyper-V attaches disks for writing only; CD images are read-only")
+			return hypervisor.Unsupported(on, capability.DiskAttach, hypervisor.ReasonPlatform, "Hyper-V attaches disks for writing only; CD images are read-only")
 		}
 		for _, v := range []hypervisor.VolumeID{k.Image, k.Volume} {
 			if v == "" {
 				continue
 			}
-			where, path := splitID(string(v))
+			where, path, err := d.imageID(v)
+			if err != nil {
+				return err
+			}
+			if (formatOf(path) == "iso") != k.CDROM {
+				return hypervisor.Errorf(hypervisor.ErrInvalidArgument, v.Ref(), "an .iso goes into a CD drive, and nothing else does")
+			}
 			if where != "" && where != h.id {
-				return hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(v)}, "the image is on host %s, the machine on %s", where, h.id)
+				return hypervisor.Errorf(hypervisor.ErrInvalidArgument, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: string(v)}, "the image is on host %s, the machine on %s", where, h.id)
 			}
 			s, err := h.session(ctx)
 			if err != nil {
 				return err
 			}
-			f, err := fileOf(ctx, s, path)
-			if err != nil {
+			if err := h.image(ctx, s, v, path); err != nil {
 				return err
-			}
-			if f == nil {
-				return hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(v)}, "there is no file %s on %s", path, h.id)
 			}
 		}
 	}
 	return nil
 }
 
-// newImage makes an image file; the undo removes it again.
+// newImage makes an image file. The undo removes it again.
 func (o *op) newImage(path string, kv ...any) error {
 	e := cim.NewEmbedded("Msvm_VirtualHardDiskSettingData", append([]any{"Path", path, "Format", formatVHDX}, kv...)...)
 	return o.makeImage(path, "CreateVirtualHardDisk", cim.Arg{Name: "VirtualDiskSettingData", Value: e})
 }
 
-// copyImage copies an image with all it stands on into an independent one.
+// copyImage copies an image with its whole backing chain into an independent
+// one.
 func (o *op) copyImage(from, to string, kind uint16) error {
 	e := cim.NewEmbedded("Msvm_VirtualHardDiskSettingData", "Path", to, "Format", formatVHDX, "Type", kind)
 	return o.makeImage(to, "ConvertVirtualHardDisk", cim.Arg{Name: "SourcePath", Value: from}, cim.Arg{Name: "VirtualDiskSettingData", Value: e})
 }
 
-// makeImage calls a method that makes a file. If its answer is lost its job is
-// not known from others, and the file may be half written: the undo waits for
-// all jobs that it could be.
+// makeImage calls a method that makes a file. If its answer is lost, its job
+// can't be distinguished from others, and the file may be half written. The
+// undo then waits for every job that it could be.
 func (o *op) makeImage(path, method string, args ...cim.Arg) error {
 	img, err := o.h.images(o.ctx, o.s)
 	if err != nil {
@@ -222,22 +239,23 @@ func (o *op) makeImage(path, method string, args ...cim.Arg) error {
 				return err
 			}
 		}
-		return removeFile(ctx, o.s, path)
+		return o.d.removeFile(ctx, o.s, path)
 	}
-	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(o.h.volume(path))}, remove)
+	o.Remove(hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: string(o.h.volume(path))}, remove)
 	_, err = o.call(unknown, img, method, args...)
 	answered = !errors.Is(err, cim.ErrLost)
 	return err
 }
 
-// attachDisk makes or takes the image and attaches it; it returns the disk's ID.
+// attachDisk makes or uses the image and attaches it. It returns the disk's
+// ID.
 func (o *op) attachDisk(m *machine, k hypervisor.DiskSpec, name string) (hypervisor.DiskID, error) {
 	dir, err := o.h.directory(k.Datastore)
 	if err != nil {
 		return "", err
 	}
 	kind := vhdDynamic
-	if k.Provisioning == hypervisor.Thick {
+	if k.Provisioning == hypervisor.ProvisioningThick {
 		kind = vhdFixed
 	}
 	var path string
@@ -274,7 +292,7 @@ func (o *op) plugDisk(m *machine, path, bus string, cdrom bool) (hypervisor.Disk
 	if cdrom {
 		sub, typ, medium = subDVDDrive, typeDVD, subDVD
 	}
-	// A drive's InstanceID is its controller's with its place.
+	// A drive's InstanceID is that of its controller, with its place.
 	tobe := hypervisor.DiskID(fmt.Sprintf(`%s\%d\D`, ctl.Key("InstanceID"), slot)).Ref()
 	drive, err := o.addResource(m, tobe, cim.NewEmbedded("Msvm_ResourceAllocationSettingData",
 		"ResourceType", typ, "ResourceSubType", sub, "Parent", ctl, "AddressOnParent", strconv.Itoa(slot)))
@@ -287,11 +305,12 @@ func (o *op) plugDisk(m *machine, path, bus string, cdrom bool) (hypervisor.Disk
 	return hypervisor.DiskID(disk.Key("InstanceID")), err
 }
 
-// onFailureOf has a part of the machine removed, unless the machine goes too.
+// onFailureOf registers the removal of a part of the machine for a failure,
+// unless the machine is removed too.
 func (o *op) onFailureOf(m *machine, ref hypervisor.Ref, part cim.Ref) {
 	if !m.fresh {
-		o.onFailure(ref, func(ctx context.Context) error {
-			if err := m.quiet(ctx); err != nil { // a job that nobody sees may add to it yet
+		o.Remove(ref, func(ctx context.Context) error {
+			if err := m.quiet(ctx); err != nil { // a job that nobody sees may still add to it
 				return err
 			}
 			return m.removeResources(ctx, part)
@@ -300,7 +319,7 @@ func (o *op) onFailureOf(m *machine, ref hypervisor.Ref, part cim.Ref) {
 }
 
 // slot finds a free place for a drive: on SCSI, adding a controller if there
-// is none, or on IDE for the boot disk of generation 1, which boots from
+// is none, or on IDE for the boot disk of generation 1, which can boot from
 // nothing else.
 func (o *op) slot(m *machine, bus string) (cim.Ref, int, error) {
 	inv, err := readInventory(o.ctx, o.h, o.s, []int{rowSettings, rowSystems, rowResources}, only(m.id))
@@ -325,8 +344,8 @@ func (o *op) slot(m *machine, bus string) (cim.Ref, int, error) {
 	want, slots := subSCSI, 64
 	switch {
 	case strings.EqualFold(bus, "ide") && m.gen2():
-		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.KindInvalidArgument, m.id.Ref(), "a generation 2 machine has no IDE: use scsi")
-	case strings.EqualFold(bus, "ide"), bus == "" && !m.gen2() && drives == 0 && m.state == hypervisor.Off:
+		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.ErrInvalidArgument, m.id.Ref(), "a generation 2 machine has no IDE: use scsi")
+	case strings.EqualFold(bus, "ide"), bus == "" && !m.gen2() && drives == 0 && m.state == hypervisor.StateOff:
 		want, slots = subIDE, 2
 	}
 	for _, r := range rows {
@@ -340,12 +359,12 @@ func (o *op) slot(m *machine, bus string) (cim.Ref, int, error) {
 		}
 	}
 	if want == subIDE {
-		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.KindExhausted, m.id.Ref(), "all IDE places are taken: use scsi")
+		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.ErrExhausted, m.id.Ref(), "all IDE places are taken: use scsi")
 	}
-	if m.state != hypervisor.Off {
-		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.KindInvalidState, m.id.Ref(), "no place is left on the SCSI controllers, and one can be added only while the machine is off")
+	if m.state != hypervisor.StateOff {
+		return cim.Ref{}, 0, hypervisor.Errorf(hypervisor.ErrInvalidState, m.id.Ref(), "no place is left on the SCSI controllers, and one can be added only while the machine is off")
 	}
-	tobe := hypervisor.Ref{Kind: hypervisor.KindOfDisk, Name: "SCSI controller of " + m.name()}
+	tobe := hypervisor.Ref{Kind: hypervisor.ObjectDisk, Name: "SCSI controller of " + m.name()}
 	ctl, err := o.addResource(m, tobe, cim.NewEmbedded("Msvm_ResourceAllocationSettingData", "ResourceType", typeSCSI, "ResourceSubType", subSCSI))
 	if err == nil {
 		o.onFailureOf(m, tobe, ctl)
@@ -353,9 +372,9 @@ func (o *op) slot(m *machine, bus string) (cim.Ref, int, error) {
 	return ctl, 0, err
 }
 
-// addResource adds one resource and returns its reference. Tobe names it as
-// long as its ID is not known; but are those that were there before, where e
-// alone does not tell it from others.
+// addResource adds one resource and returns its reference. tobe names it as
+// long as its ID is unknown. but are the resources that existed before, where
+// e alone does not distinguish it from others.
 func (o *op) addResource(m *machine, tobe hypervisor.Ref, e *cim.Embedded, but ...*cim.Instance) (_ cim.Ref, err error) {
 	var added cim.Ref
 	look := m.done(func(ctx context.Context) (_ bool, err error) {
@@ -364,8 +383,8 @@ func (o *op) addResource(m *machine, tobe hypervisor.Ref, e *cim.Embedded, but .
 	})
 	defer func() {
 		if errors.Is(err, cim.ErrLost) && !m.fresh {
-			o.onFailure(tobe, func(ctx context.Context) error {
-				if r, err := look(ctx); r == nil {
+			o.Remove(tobe, func(ctx context.Context) error {
+				if r, err := look.look(ctx); r == nil {
 					return err
 				}
 				return m.removeResources(ctx, added)
@@ -395,9 +414,9 @@ func (o *op) addResource(m *machine, tobe hypervisor.Ref, e *cim.Embedded, but .
 	return o.h.settingRef(e.Class, all[0].Str("InstanceID")), nil
 }
 
-// added finds a resource by what it was asked to be: its place below its
-// parent, its identifier, or the host's device behind it. A controller, which
-// has nothing of its own, is any that is empty.
+// added finds a resource by its requested properties: its place below its
+// parent, its identifier, or the host's device behind it. For a controller,
+// which has nothing of its own, any empty one counts.
 func (m *machine) added(ctx context.Context, e *cim.Embedded, but []*cim.Instance) (cim.Ref, error) {
 	rows, err := cim.Collect(m.s.Query(ctx, cim.Virtualization, cim.Select(e.Class, nil, "InstanceID LIKE "+cim.LikePrefix("Microsoft:"+string(m.id)))))
 	if err != nil {
@@ -434,7 +453,7 @@ func (m *machine) removeResources(ctx context.Context, refs ...cim.Ref) error {
 	return m.ask(ctx, m.done(absent(m.s, refs[0])), m.h.management(), "RemoveResourceSettings", cim.Arg{Name: "ResourceSettings", Value: refs})
 }
 
-// putResource is modifyResource for an undo.
+// putResource is like modifyResource, for an undo.
 func (o *op) putResource(ctx context.Context, m *machine, e ...*cim.Embedded) error {
 	return m.ask(ctx, m.set(e...), o.h.management(), "ModifyResourceSettings", cim.Arg{Name: "ResourceSettings", Value: e})
 }
@@ -460,4 +479,12 @@ func (d *driver) grown(h *host, s cim.Session, img cim.Ref, path string, size in
 		v, err := readImage(ctx, s, img, path)
 		return err == nil && v.Uint("MaxInternalSize") == uint64(size), err
 	})
+}
+
+// provisioning returns how an image allocates its space, from its settings.
+func provisioning(v *cim.Instance) hypervisor.Provisioning {
+	if uint16(v.Uint("Type")) == vhdFixed {
+		return hypervisor.ProvisioningThick
+	}
+	return hypervisor.ProvisioningThin
 }

@@ -8,58 +8,62 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/internal/com"
 	"github.com/anyvisor/anyvisor/hyperv/internal/wsman"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/guard"
 )
 
 var kinds = map[cim.Kind]hypervisor.Kind{
-	cim.NotFound:        hypervisor.KindNotFound,
-	cim.Exists:          hypervisor.KindExists,
-	cim.InvalidArgument: hypervisor.KindInvalidArgument,
-	cim.InvalidState:    hypervisor.KindInvalidState,
-	cim.Unsupported:     hypervisor.KindUnsupported,
-	cim.Busy:            hypervisor.KindBusy,
-	cim.Unauthenticated: hypervisor.KindUnauthenticated,
-	cim.Permission:      hypervisor.KindPermission,
-	cim.Exhausted:       hypervisor.KindExhausted,
-	cim.Unavailable:     hypervisor.KindUnavailable,
-	cim.Timeout:         hypervisor.KindTimeout,
+	cim.NotFound:        hypervisor.ErrNotFound,
+	cim.Exists:          hypervisor.ErrExists,
+	cim.InvalidArgument: hypervisor.ErrInvalidArgument,
+	cim.InvalidState:    hypervisor.ErrInvalidState,
+	cim.Unsupported:     hypervisor.ErrUnsupported,
+	cim.Busy:            hypervisor.ErrBusy,
+	cim.Unauthenticated: hypervisor.ErrUnauthenticated,
+	cim.Permission:      hypervisor.ErrPermission,
+	cim.Exhausted:       hypervisor.ErrExhausted,
+	cim.Unavailable:     hypervisor.ErrUnavailable,
+	cim.Timeout:         hypervisor.ErrTimeout,
 }
 
-// unsent marks an error of a connection that the request never went out on:
-// the same call may be made again.
+// unsent marks an error of a connection over which the request was never
+// sent: the same call may be made again.
 func unsent(err error) error {
 	var conn *wsman.ConnectionError
-	if errors.As(err, &conn) && !conn.Sent && hypervisor.KindOf(err) == hypervisor.KindUnknown {
-		return &hypervisor.Error{Kind: hypervisor.KindUnavailable, Unsent: true, Err: err}
+	if errors.As(err, &conn) && !conn.Sent && hypervisor.KindOf(err) == hypervisor.ErrUnknown {
+		return &hypervisor.Error{Kind: hypervisor.ErrUnavailable, Unsent: true, Err: err}
 	}
 	return err
 }
 
 // ErrorKind implements hypervisor.Driver.
 func (d *driver) ErrorKind(err error) hypervisor.Kind {
-	if k := hypervisor.KindOf(err); k != hypervisor.KindUnknown {
+	if k := hypervisor.KindOf(err); k != hypervisor.ErrUnknown {
 		return k
 	}
 	var login *wsman.LoginError
 	var conn *wsman.ConnectionError
 	var ce *cim.Error
+	var over *guard.LimitError
 	switch {
+	case errors.As(err, &over):
+		return hypervisor.ErrExhausted
 	case errors.Is(err, cim.ErrClosed):
-		return hypervisor.KindClosed
+		return hypervisor.ErrClosed
 	case errors.Is(err, cim.ErrJobForgotten):
-		return hypervisor.KindNotFound
+		return hypervisor.ErrNotFound
 	case errors.As(err, &login):
-		return hypervisor.KindUnauthenticated
+		return hypervisor.ErrUnauthenticated
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return hypervisor.KindUnknown
+		return hypervisor.ErrUnknown
 	case errors.As(err, &ce):
 		if ce.Job != nil && ce.Job.Cancelled {
-			return hypervisor.KindCanceled
+			return hypervisor.ErrCanceled
 		}
 		return kinds[ce.Kind()]
 	case errors.As(err, &conn):
-		return hypervisor.KindUnavailable
+		return hypervisor.ErrUnavailable
 	case errors.Is(err, com.ErrNotWindows):
-		return hypervisor.KindUnsupported
+		return hypervisor.ErrUnsupported
 	}
-	return hypervisor.KindUnknown
+	return hypervisor.ErrUnknown
 }

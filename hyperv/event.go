@@ -12,11 +12,11 @@ import (
 
 const defaultEventInterval = 2 * time.Second
 
-// Watch implements hypervisor.Watcher. Over COM an event query tells when to
-// look; over WS-Management each host is looked at every EventInterval. What
-// happened is found by comparing, so that both tell the same, and nothing is
-// lost in between. Events of the past can't be had: a token only yields a
-// Resync.
+// Watch implements hypervisor.Watcher. Over COM an event query reports when
+// to read the host. Over WS-Management each host is read every EventInterval.
+// The events come from comparing readings, so both transports report the
+// same, and nothing is lost in between. Past events are not available: a
+// token only yields a Resync.
 func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Event, error] {
 	return func(yield func(hypervisor.Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -27,7 +27,7 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 			yield(hypervisor.Event{}, err)
 			return
 		}
-		if token != "" && !yield(hypervisor.Event{Type: hypervisor.Resync, Time: time.Now(), Token: token}, nil) {
+		if token != "" && !yield(hypervisor.Event{Type: hypervisor.EventResync, Time: time.Now(), Token: token}, nil) {
 			return
 		}
 		wake := make(chan struct{}, 1)
@@ -48,7 +48,7 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 			select {
 			case <-ctx.Done():
 				if d.closed.Err() != nil {
-					yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.KindClosed, hypervisor.Ref{}, "%w", hypervisor.ErrClosed))
+					yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.ErrClosed, hypervisor.Ref{}, "%w", hypervisor.ErrClosed))
 					return
 				}
 				yield(hypervisor.Event{}, ctx.Err())
@@ -62,7 +62,7 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 				broken = true // tried once more at the next tick
 				continue
 			case d.closed.Err() != nil:
-				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.KindClosed, hypervisor.Ref{}, "%w", hypervisor.ErrClosed))
+				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.ErrClosed, hypervisor.Ref{}, "%w", hypervisor.ErrClosed))
 				return
 			case err != nil:
 				yield(hypervisor.Event{}, err)
@@ -79,17 +79,17 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 	}
 }
 
-// listen wakes the watcher on each change that the host tells of. It ends at
+// listen wakes the watcher on each change that the host reports. It ends at
 // once on a transport without events.
 func (d *driver) listen(ctx context.Context, h *host, wake chan<- struct{}) {
 	s, err := h.session(ctx)
 	if err != nil {
-		return // the ticker goes on
+		return // the ticker continues
 	}
 	const wql = "SELECT * FROM __InstanceOperationEvent WITHIN 1 WHERE TargetInstance ISA 'Msvm_ComputerSystem'"
 	for _, err := range s.Subscribe(ctx, cim.Virtualization, wql) {
 		if err != nil {
-			return // the ticker goes on beside it, and tells if the host is gone
+			return // the ticker continues beside it, and reports if the host is gone
 		}
 		select {
 		case wake <- struct{}{}:
@@ -98,7 +98,7 @@ func (d *driver) listen(ctx context.Context, h *host, wake chan<- struct{}) {
 	}
 }
 
-// seen is what the watcher knows of a machine.
+// seen is what the watcher knows about a machine.
 type seen struct {
 	name  string
 	notes string
@@ -107,7 +107,7 @@ type seen struct {
 	snaps map[string]string
 }
 
-// glance reads the least that tells changes: two queries per host.
+// glance reads the minimum that shows changes: two queries per host.
 func (d *driver) glance(ctx context.Context) (map[string]seen, error) {
 	var mu sync.Mutex
 	out := map[string]seen{}
@@ -146,30 +146,30 @@ func differences(old, now map[string]seen) []hypervisor.Event {
 		ref.Name = v.name
 		o, known := old[id]
 		if !known {
-			tell(hypervisor.VMCreated, ref, v.state)
+			tell(hypervisor.EventVMCreated, ref, v.state)
 			continue
 		}
 		if o.host != v.host {
-			tell(hypervisor.VMMigrated, ref, v.state)
+			tell(hypervisor.EventVMMigrated, ref, v.state)
 		}
 		if o.state != v.state {
-			tell(hypervisor.VMState, ref, v.state)
+			tell(hypervisor.EventVMState, ref, v.state)
 		}
 		if o.name != v.name || o.notes != v.notes {
-			tell(hypervisor.VMChanged, ref, v.state)
+			tell(hypervisor.EventVMChanged, ref, v.state)
 		}
 		for s, n := range v.snaps {
 			if _, had := o.snaps[s]; !had {
 				r := hypervisor.SnapshotID(s).Ref()
 				r.Name = n
-				tell(hypervisor.SnapshotCreated, r, "")
+				tell(hypervisor.EventSnapshotCreated, r, "")
 			}
 		}
 		for s, n := range o.snaps {
 			if _, has := v.snaps[s]; !has {
 				r := hypervisor.SnapshotID(s).Ref()
 				r.Name = n
-				tell(hypervisor.SnapshotDeleted, r, "")
+				tell(hypervisor.EventSnapshotDeleted, r, "")
 			}
 		}
 	}
@@ -177,7 +177,7 @@ func differences(old, now map[string]seen) []hypervisor.Event {
 		if _, has := now[id]; !has {
 			ref := hypervisor.VMID(id).Ref()
 			ref.Name = v.name
-			tell(hypervisor.VMDeleted, ref, "")
+			tell(hypervisor.EventVMDeleted, ref, "")
 		}
 	}
 	return out

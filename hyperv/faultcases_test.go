@@ -9,6 +9,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 func openSite(t testing.TB, s *site) *hypervisor.Client {
@@ -35,11 +36,21 @@ func create(t testing.TB, c *hypervisor.Client, s hypervisor.VMSpec) *hypervisor
 }
 
 func TestOpenFaults(t *testing.T) {
-	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{NoHyperV: true}}})
-	if _, err := s.open(t.Context()); !errors.Is(err, hypervisor.ErrUnsupported) || !strings.Contains(err.Error(), "not installed") {
-		t.Errorf("a host without Hyper-V: %v", err)
+	for _, old := range []bool{false, true} {
+		s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{NoHyperV: true}}, OldFaults: old})
+		if _, err := s.open(t.Context()); !errors.Is(err, hypervisor.ErrUnsupported) || !strings.Contains(err.Error(), "not installed") {
+			t.Errorf("a host without Hyper-V: %v", err)
+		}
+		s = startSite(t, hvsim.Config{OldFaults: old})
+		for h, want := range map[uint32]error{0x80041003: hypervisor.ErrPermission, 0x80041048: hypervisor.ErrExhausted} {
+			remove := s.sim.Inject(hvsim.Fault{Op: "Query", Target: "Msvm_VirtualSystemManagementServiceSettingData", HRESULT: h, Times: -1})
+			if _, err := s.open(t.Context()); !errors.Is(err, want) || strings.Contains(err.Error(), "not installed") {
+				t.Errorf("old %v, 0x%X: %v", old, h, err)
+			}
+			remove()
+		}
 	}
-	s = startSite(t, hvsim.Config{})
+	s := startSite(t, hvsim.Config{})
 	s.config.Password = "no-good-secret"
 	if _, err := s.open(t.Context()); !errors.Is(err, hypervisor.ErrUnauthenticated) || strings.Contains(err.Error(), "no-good-secret") {
 		t.Errorf("a wrong password: %v", err)
@@ -48,7 +59,7 @@ func TestOpenFaults(t *testing.T) {
 	if _, err := s.open(t.Context()); !errors.Is(err, hypervisor.ErrUnavailable) {
 		t.Errorf("nobody there: %v", err)
 	}
-	for _, cfg := range []Config{{}, {Hosts: []string{"a", "A"}}, {Hosts: []string{"a|b"}}, {Hosts: []string{"a"}, Transport: "x"}, {Hosts: []string{"a"}, Auth: Basic, PlainHTTP: true}} {
+	for _, cfg := range []Config{{}, {Hosts: []string{"a", "A"}}, {Hosts: []string{"a|b"}}, {Hosts: []string{"a"}, Transport: "x"}, {Hosts: []string{"a"}, Auth: AuthBasic, PlainHTTP: true}} {
 		if _, err := Open(t.Context(), cfg, nil); !errors.Is(err, hypervisor.ErrInvalidArgument) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
@@ -57,14 +68,14 @@ func TestOpenFaults(t *testing.T) {
 
 func TestURLs(t *testing.T) {
 	ctx := t.Context()
-	for _, u := range []string{"hyperv://u:secretpw@h/", "hyperv:///", "hyperv://h/?transport=smoke", "hyperv://h/?auth=basic&http=1", "hyperv://h/?http=perhaps", "hyperv://h/?cert=x", "hyperv://h/?what=1"} {
+	for _, u := range []string{"hyperv://u:secretpw@h/?password=secretpw", "hyperv://h/?plainhttp=secretpw", "hyperv:///", "hyperv://h/?transport=smoke", "hyperv://h/?auth=basic&plainhttp=1", "hyperv://h/?plainhttp=perhaps", "hyperv://h/?certificate=x", "hyperv://h/?what=1"} {
 		if _, err := hypervisor.Open(ctx, u, nil); !errors.Is(err, hypervisor.ErrInvalidArgument) || strings.Contains(err.Error(), "secretpw") {
 			t.Errorf("%s: %v", u, err)
 		}
 	}
 	s := startSite(t, hvsim.Config{})
-	c, err := hypervisor.Open(ctx, "hyperv://"+hostPort(s.sim.Host(0).HTTPURL())+"/?http=1", &hypervisor.Options{
-		Credentials: &hypervisor.Credentials{Username: "Administrator", Password: hvsim.DefaultPassword}, Require: []hypervisor.Capability{hypervisor.SnapshotMemory}})
+	c, err := hypervisor.Open(ctx, "hyperv://"+hostPort(s.sim.Host(0).HTTPURL())+"/?plainhttp=1", &hypervisor.Options{
+		Credentials: &hypervisor.Credentials{Username: "Administrator", Password: hypervisor.Secret(s.sim.Password())}, Require: []capability.Name{capability.SnapshotMemory}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,9 +156,10 @@ func TestFailedJobsAndReturnCodes(t *testing.T) {
 			t.Errorf("return value %d: %v", code, err)
 		}
 	}
-	// The other range, on the snapshot service.
+	// The other range, on the snapshot service. The machine's state is the one
+	// that the driver has checked, so the host must be at work on it.
 	s.sim.Inject(hvsim.Fault{Op: "Invoke", Target: "Msvm_VirtualSystemSnapshotService.CreateSnapshot", Return: 5})
-	if _, err := vm.CreateSnapshot(t.Context(), "s", nil).Wait(t.Context()); !errors.Is(err, hypervisor.ErrInvalidState) {
+	if _, err := vm.CreateSnapshot(t.Context(), "s", nil).Wait(t.Context()); !errors.Is(err, hypervisor.ErrBusy) {
 		t.Errorf("return value 5: %v", err)
 	}
 }
@@ -194,9 +206,9 @@ func TestHostDown(t *testing.T) {
 func TestEditions(t *testing.T) {
 	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{Edition: hvsim.WindowsPro}, {Edition: hvsim.WindowsPro}}})
 	c := openSite(t, s)
-	for _, k := range []hypervisor.Capability{hypervisor.MigrateLive, hypervisor.DevicePCI, hypervisor.DevicePrepare} {
+	for _, k := range []capability.Name{capability.MigrateLive, capability.DevicePCI, capability.DevicePrepare} {
 		sup, err := c.Supports(t.Context(), k, hypervisor.Ref{})
-		if err != nil || sup.Level != hypervisor.No || sup.Reason != hypervisor.ReasonEdition {
+		if err != nil || sup.Level != hypervisor.LevelNo || sup.Reason != hypervisor.ReasonEdition {
 			t.Errorf("%s on Windows Pro: %+v, %v", k, sup, err)
 		}
 	}
@@ -287,15 +299,15 @@ func TestGracefulShutdown(t *testing.T) {
 	if err := down(hypervisor.ShutdownOptions{Timeout: 50 * time.Millisecond}); !errors.Is(err, hypervisor.ErrTimeout) {
 		t.Errorf("a guest that ignores it: %v", err)
 	}
-	if err := down(hypervisor.ShutdownOptions{Timeout: 50 * time.Millisecond, ThenOff: true}); err != nil {
-		t.Errorf("ThenOff: %v", err)
+	if err := down(hypervisor.ShutdownOptions{Timeout: 50 * time.Millisecond, Force: true}); err != nil {
+		t.Errorf("Force: %v", err)
 	}
 	on(hvsim.Guest{Locked: true})
 	if err := down(hypervisor.ShutdownOptions{}); !errors.Is(err, hypervisor.ErrInvalidState) {
 		t.Errorf("a locked guest: %v", err)
 	}
-	if err := down(hypervisor.ShutdownOptions{Timeout: time.Second, ThenOff: true}); err != nil {
-		t.Errorf("a locked guest, ThenOff: %v", err)
+	if err := down(hypervisor.ShutdownOptions{Timeout: time.Second, Force: true}); err != nil {
+		t.Errorf("a locked guest, Force: %v", err)
 	}
 	on(hvsim.Guest{NoTools: true})
 	if err := down(hypervisor.ShutdownOptions{}); !errors.Is(err, hypervisor.ErrUnsupported) {
@@ -313,5 +325,51 @@ func TestCancelledContext(t *testing.T) {
 	}
 	if err := c.CreateVM(ctx, small("never")).Err(); !errors.Is(err, context.Canceled) {
 		t.Errorf("CreateVM: %v", err)
+	}
+}
+
+// TestClusterThatDoesNotAnswer: a query that fails for a quota doesn't mean
+// that no cluster is there.
+func TestClusterThatDoesNotAnswer(t *testing.T) {
+	s := startSite(t, hvsim.Config{Cluster: &hvsim.ClusterConfig{Volumes: []string{"Volume1"}}})
+	c := openSite(t, s)
+	vm := create(t, c, small("role"))
+	if err := s.sim.Cluster(string(vm.ID())); err != nil {
+		t.Fatal(err)
+	}
+	s.sim.Inject(hvsim.Fault{Op: "Query", Target: "MSCluster_Resource", HRESULT: 0x80041048})
+	if _, err := vm.Delete(t.Context(), hypervisor.DeleteDisks, nil).Wait(t.Context()); !errors.Is(err, hypervisor.ErrExhausted) {
+		t.Errorf("Delete: %v", err)
+	}
+	if len(s.sim.Roles()) != 1 || len(s.sim.Machines()) != 1 {
+		t.Errorf("%v, %v", s.sim.Roles(), s.sim.Machines())
+	}
+}
+
+// TestForgottenMake: of many tasks that have ended a Client forgets the oldest
+// ones. One that made nothing is then not found; only another Client's may
+// still be at its beginning.
+func TestForgottenMake(t *testing.T) {
+	s := startSite(t, hvsim.Config{})
+	own, err := connect(t.Context(), s.config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	other, err := connect(t.Context(), s.config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	id := own.makeTask(own.hosts[0])
+	if _, err := own.Task(t.Context(), id); hypervisor.KindOf(err) != hypervisor.ErrNotFound {
+		t.Errorf("a forgotten task of this Client: %v", err)
+	}
+	task, err := other.Task(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := task.Next(t.Context()); err != nil || st.Done {
+		t.Errorf("a task of another Client: %+v, %v", st, err)
 	}
 }

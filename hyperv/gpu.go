@@ -9,13 +9,15 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
 // partitionProfile is the one profile of a partitionable GPU: an equal share
-// of it. How many shares there are is set on the GPU, with PrepareDevice.
+// of it. PrepareDevice sets the number of shares on the GPU.
 const partitionProfile = "partition"
 
-// partitions tells a GPU's profile.
+// partitions fills in a GPU's profile.
 func (x *hostDevices) partitions(i *hypervisor.DeviceInfo, g *cim.Instance) {
 	count := int(g.Uint("PartitionCount"))
 	used := 0
@@ -26,8 +28,8 @@ func (x *hostDevices) partitions(i *hypervisor.DeviceInfo, g *cim.Instance) {
 			continue
 		}
 		r := s.Get("HostResource").Refs()
-		// A partition without a GPU of its own may come from any: it is
-		// counted with the only one, if there is only one.
+		// A partition without a GPU of its own may be from any of them. It is
+		// counted for the only one, if there is only one.
 		if len(r) > 0 && instanceKey(r[0].Key("Name")) == instanceKey(g.Str("Name")) || len(r) == 0 && len(x.gpus) == 1 {
 			used++
 			i.UsedBy = append(i.UsedBy, hypervisor.VMID(owner).Ref())
@@ -41,12 +43,12 @@ func (x *hostDevices) partitions(i *hypervisor.DeviceInfo, g *cim.Instance) {
 func (d *driver) attachPartition(ctx context.Context, m *machine, x *hostDevices, dev hypervisor.DeviceInfo) (hypervisor.DriverTask, error) {
 	i := slices.IndexFunc(x.gpus, func(g *cim.Instance) bool { return m.h.deviceID(instanceKey(g.Str("Name"))) == dev.ID })
 	if i < 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, dev.ID.Ref(), "the GPU is gone")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, dev.ID.Ref(), "the GPU is gone")
 	}
 	g := x.gpus[i]
 	g.Class = "Msvm_PartitionableGpu"
 	ref := g.Self(m.h.name)
-	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+	return m.start(ctx, "attach device", "", func(o *op) (hypervisor.Ref, error) {
 		// Guidance for Set-VM with GPU partitions: 1 GiB below 4 GiB, 32 GiB above.
 		if err := o.ready(m, 1024, 32768); err != nil {
 			return hypervisor.Ref{}, err
@@ -61,25 +63,25 @@ func (d *driver) attachPartition(ctx context.Context, m *machine, x *hostDevices
 			}
 		}
 		a, err := o.addResource(m, dev.ID.Ref(), e, x.parts...)
-		return hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: a.Key("InstanceID")}, err
+		return hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: a.Key("InstanceID")}, err
 	})
 }
 
-// PrepareDevice implements hypervisor.DevicePreparer: Passthrough dismounts a
-// function from the host (disabling it first) or mounts it again, VFs sets
+// PrepareDevice implements hypervisor.DevicePreparer. Passthrough dismounts a
+// function from the host (disabling it first) or mounts it again. VFs sets
 // the number of partitions of a GPU (which are not listed as functions).
 func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hypervisor.DevicePreparation) (hypervisor.DriverTask, error) {
 	on, key := splitID(string(id))
 	h, err := d.host(on)
 	if err != nil {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such device")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such device")
 	}
 	s, err := h.session(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if sup := h.editionFor(hypervisor.DevicePrepare); sup.Level == hypervisor.No && p.Passthrough != nil {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePrepare, sup.Reason, sup.Detail)
+	if sup := h.editionFor(capability.DevicePrepare); sup.Level == hypervisor.LevelNo && p.Passthrough != nil {
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DevicePrepare, sup.Reason, sup.Detail)
 	}
 	x, err := d.hostDevices(ctx, h, s)
 	if err != nil {
@@ -94,17 +96,17 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	}
 	pnp, fn, gpu := find(x.pnp, "DeviceID"), find(x.express, "DeviceInstancePath"), find(x.gpus, "Name")
 	if pnp == nil && fn == nil {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "host %s has no such device", h.id)
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "host %s has no such device", h.id)
 	}
 	if p.VFs != nil {
 		switch {
 		case gpu == nil:
-			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DeviceVGPU, hypervisor.ReasonPlatform, "the device is no GPU that can be partitioned; the functions of network cards are made by their switch")
+			return nil, hypervisor.Unsupported(id.Ref(), capability.DeviceVGPU, hypervisor.ReasonPlatform, "the device is no GPU that can be partitioned; the functions of network cards are made by their switch")
 		case !slices.Contains(gpu.Uints("ValidPartitionCounts"), uint64(*p.VFs)):
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "the GPU can be split into %v partitions", gpu.Uints("ValidPartitionCounts"))
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "the GPU can be split into %v partitions", gpu.Uints("ValidPartitionCounts"))
 		}
 	}
-	return d.start(ctx, h, "", func(o *op) (hypervisor.Ref, error) {
+	return d.start(ctx, h, job.Spec{Op: "prepare device", Object: id.Ref()}, func(o *op) (hypervisor.Ref, error) {
 		if p.VFs != nil {
 			gpu.Class = "Msvm_PartitionableGpu"
 			if _, err := cim.Again(func() (any, error) {
@@ -115,24 +117,24 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 		}
 		switch {
 		case p.Passthrough == nil, *p.Passthrough && fn != nil:
-			return hypervisor.Ref{}, nil // as wished already
+			return hypervisor.Ref{}, nil // as requested already
 		case !*p.Passthrough && fn == nil && pnp.Uint("ConfigManagerErrorCode") == deviceDisabled:
-			return hypervisor.Ref{}, o.enable(o.ctx, pnp.Str("DeviceID")) // mounted, and no further
+			return hypervisor.Ref{}, o.enable(o.ctx, pnp.Str("DeviceID")) // mounted, so there is nothing more to do
 		case !*p.Passthrough && fn == nil:
 			return hypervisor.Ref{}, nil
 		case *p.Passthrough:
 			return hypervisor.Ref{}, o.dismount(pnp)
 		}
 		err := o.mount(fn)
-		if errors.Is(err, cim.ErrLost) { // it may be mounted, and switched off
-			o.state.Leftover = append(o.state.Leftover, id.Ref())
+		if errors.Is(err, cim.ErrLost) { // it may be mounted, and disabled
+			o.Left(id.Ref())
 		}
 		return hypervisor.Ref{}, err
 	})
 }
 
-// dismount takes a device from the host: it is disabled, so that its driver
-// lets it go, and then handed to Hyper-V.
+// dismount removes a device from the host. It disables the device, so that
+// its driver releases it, and then hands it to Hyper-V.
 func (o *op) dismount(pnp *cim.Instance) error {
 	svc, err := o.h.find(o.ctx, o.s, "Msvm_AssignableDeviceService")
 	if err != nil {
@@ -144,32 +146,32 @@ func (o *op) dismount(pnp *cim.Instance) error {
 	if err != nil {
 		return err
 	}
-	o.phase("disabling", -1)
-	o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(o.h.deviceID(instanceKey(path)))}, func(ctx context.Context) error { return o.enable(ctx, path) })
+	o.Phase("disabling", -1)
+	o.Remove(hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(o.h.deviceID(instanceKey(path)))}, func(ctx context.Context) error { return o.enable(ctx, path) })
 	r, err := cim.Again(func() (*cim.Result, error) { return o.s.Invoke(o.ctx, ref, "Disable") })
 	if err == nil && r.Return != 0 {
-		err = hypervisor.Errorf(hypervisor.KindUnknown, hypervisor.Ref{}, "Win32_PnPEntity.Disable returned %d", r.Return)
+		err = hypervisor.Errorf(hypervisor.ErrUnknown, hypervisor.Ref{}, "Win32_PnPEntity.Disable returned %d", r.Return)
 	}
 	if err != nil {
 		return err
 	}
 	if r.Out.Bool("RebootNeeded") {
-		o.note("the host must be restarted before the device can be assigned")
+		o.Note("the host must be restarted before the device can be assigned")
 	}
-	o.phase("dismounting", -1)
+	o.Phase("dismounting", -1)
 	e := cim.NewEmbedded("Msvm_AssignableDeviceDismountSettingData", "DeviceInstancePath", path, "DeviceLocationPath", location,
 		"RequireAcsSupport", true, "RequireDeviceMitigations", true)
 	_, err = o.call(o.assignable(path, true), svc, "DismountAssignableDevice", cim.Arg{Name: "DismountSettingData", Value: e})
 	switch cim.ReturnOf(err) {
 	case 32770, 1:
-		err = hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: path}, hypervisor.DevicePrepare, hypervisor.ReasonHostIOMMUOff,
+		err = hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: path}, capability.DevicePrepare, hypervisor.ReasonHostIOMMUOff,
 			"the host can't isolate the device (no IOMMU, no access control services, or switched off in the firmware)")
 	}
 	return err
 }
 
-// assignable is the trace of a call that makes a device assignable or takes
-// that back.
+// assignable is the trace of a call that makes a device assignable or
+// reverses that.
 func (o *op) assignable(path string, want bool) trace {
 	return o.h.done(o.quiet, func(ctx context.Context) (bool, error) {
 		rows, err := cim.Collect(o.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_PciExpress", []string{"DeviceInstancePath"})))
@@ -178,7 +180,7 @@ func (o *op) assignable(path string, want bool) trace {
 	})
 }
 
-// location is the path of the device's slot.
+// location returns the path of the device's slot.
 func (o *op) location(ref cim.Ref) (string, error) {
 	const key = "DEVPKEY_Device_LocationPaths"
 	r, err := cim.Again(func() (*cim.Result, error) {
@@ -215,16 +217,16 @@ func (o *op) mount(fn *cim.Instance) error {
 		return err
 	}
 	if err != nil {
-		o.note("the device is mounted but could not be enabled: " + err.Error())
+		o.Note("the device is mounted but could not be enabled: " + err.Error())
 	}
 	return nil
 }
 
-// deviceDisabled is the ConfigManagerErrorCode of a device that is switched
-// off (CM_PROB_DISABLED).
+// deviceDisabled is the ConfigManagerErrorCode of a disabled device
+// (CM_PROB_DISABLED).
 const deviceDisabled = 22
 
-// enable switches a device on in the host.
+// enable enables a device in the host.
 func (o *op) enable(ctx context.Context, path string) error {
 	ref := cim.Ref{Namespace: cim.CIMV2, Class: "Win32_PnPEntity", Keys: []cim.Key{{Name: "DeviceID", Value: path}}}
 	_, err := cim.Again(func() (*cim.Result, error) { return o.s.Invoke(ctx, ref, "Enable") })

@@ -7,6 +7,8 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/ipaddr"
 )
 
 // GuestInfo implements hypervisor.GuestAgent with the items that the guest's
@@ -16,10 +18,10 @@ func (d *driver) GuestInfo(ctx context.Context, id hypervisor.VMID) (hypervisor.
 	if err != nil {
 		return hypervisor.GuestInfo{}, err
 	}
-	if m.state != hypervisor.Running {
-		return hypervisor.GuestInfo{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s, so its guest can't answer", m.state)
+	if m.state != hypervisor.StateRunning {
+		return hypervisor.GuestInfo{}, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s, so its guest can't answer", m.state)
 	}
-	missing := hypervisor.Unsupported(id.Ref(), hypervisor.GuestFacts, hypervisor.ReasonToolsMissing,
+	missing := hypervisor.Unsupported(id.Ref(), capability.GuestFacts, hypervisor.ReasonToolsMissing,
 		"the guest's data exchange service does not answer (integration services missing, switched off, or not started yet)")
 	c, err := cim.First(m.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_KvpExchangeComponent", nil, "SystemName = "+cim.Quote(string(m.id)))), "the data exchange service")
 	if isGone(err) {
@@ -46,28 +48,24 @@ func (d *driver) GuestInfo(ctx context.Context, id hypervisor.VMID) (hypervisor.
 		g.OSVersion = strings.TrimSpace(items["OSName"] + " " + items["OSVersion"])
 	}
 	for _, k := range []string{"NetworkAddressIPv4", "NetworkAddressIPv6"} {
-		for a := range strings.SplitSeq(items[k], ";") {
-			if a = strings.TrimSpace(a); a != "" {
-				g.Addresses = append(g.Addresses, a)
-			}
-		}
+		g.Addresses = append(g.Addresses, ipaddr.Parse(strings.Split(items[k], ";")...)...)
 	}
 	return g, nil
 }
 
-// Exec implements hypervisor.GuestAgent: the WMI provider runs no programs in
-// guests (PowerShell Direct does, over a socket of the host).
+// Exec implements hypervisor.GuestAgent. It is refused: the WMI provider runs
+// no programs in guests (PowerShell Direct does, over a socket of the host).
 func (d *driver) Exec(_ context.Context, id hypervisor.VMID, _ hypervisor.ExecRequest) (hypervisor.ExecResult, error) {
-	return hypervisor.ExecResult{}, d.refuse(id.Ref(), hypervisor.GuestExec)
+	return hypervisor.ExecResult{}, d.refuse(id.Ref(), capability.GuestExec)
 }
 
-// GuestClock implements hypervisor.GuestAgent: the host does not tell the
-// guest's clock; its time synchronisation service sets it.
+// GuestClock implements hypervisor.GuestAgent. It is refused: the host does
+// not report the guest's clock, which its time synchronisation service sets.
 func (d *driver) GuestClock(_ context.Context, id hypervisor.VMID) (hypervisor.ClockReading, error) {
-	return hypervisor.ClockReading{}, d.refuse(id.Ref(), hypervisor.GuestClock)
+	return hypervisor.ClockReading{}, d.refuse(id.Ref(), capability.GuestClock)
 }
 
-// SetGuestClock implements hypervisor.GuestAgent, see GuestClock.
+// SetGuestClock implements hypervisor.GuestAgent; see GuestClock.
 func (d *driver) SetGuestClock(_ context.Context, id hypervisor.VMID, _ time.Time) error {
-	return d.refuse(id.Ref(), hypervisor.GuestClock)
+	return d.refuse(id.Ref(), capability.GuestClock)
 }

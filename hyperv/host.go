@@ -48,21 +48,22 @@ func (d *driver) hostInfo(ctx context.Context, h *host) (hypervisor.HostInfo, er
 			return err
 		})
 	}
-	many := func(to *[]*cim.Instance, optional bool, ns, class string, props ...string) {
+	many := func(to *[]*cim.Instance, optional func(error) bool, ns, class string, props ...string) {
 		g.Go(func() (err error) {
-			if *to, err = cim.Collect(s.Query(ctx, ns, cim.Select(class, props))); optional && refused(err) {
-				return nil // no cluster, or a version without the class
+			if *to, err = cim.Collect(s.Query(ctx, ns, cim.Select(class, props))); optional(err) {
+				return nil
 			}
 			return err
 		})
 	}
+	never := func(error) bool { return false }
 	one(&sys, cim.CIMV2, "Win32_ComputerSystem", "Name", "TotalPhysicalMemory", "HypervisorPresent")
 	one(&os, cim.CIMV2, "Win32_OperatingSystem", "Name", "FreePhysicalMemory")
-	many(&cpus, false, cim.CIMV2, "Win32_Processor", "DeviceID", "Name", "Manufacturer", "NumberOfCores", "NumberOfLogicalProcessors", "MaxClockSpeed")
-	many(&nodes, false, cim.Virtualization, "Msvm_NumaNode", "NodeID", "NumberOfLogicalProcessors", "CurrentlyConsumableMemoryBlocks")
-	many(&vms, false, cim.Virtualization, "Msvm_ComputerSystem", systemProps...)
-	many(&pci, true, cim.Virtualization, "Msvm_PciExpress", "DeviceID")
-	many(&clusters, true, cim.MSCluster, "MSCluster_Cluster", "Name")
+	many(&cpus, never, cim.CIMV2, "Win32_Processor", "DeviceID", "Name", "Manufacturer", "NumberOfCores", "NumberOfLogicalProcessors", "MaxClockSpeed")
+	many(&nodes, never, cim.Virtualization, "Msvm_NumaNode", "NodeID", "NumberOfLogicalProcessors", "CurrentlyConsumableMemoryBlocks")
+	many(&vms, never, cim.Virtualization, "Msvm_ComputerSystem", systemProps...)
+	many(&pci, missingClass, cim.Virtualization, "Msvm_PciExpress", "DeviceID")
+	many(&clusters, unclustered, cim.MSCluster, "MSCluster_Cluster", "Name")
 	if err := g.Wait(); err != nil {
 		return hypervisor.HostInfo{}, err
 	}
@@ -79,15 +80,15 @@ func (d *driver) hostInfo(ctx context.Context, h *host) (hypervisor.HostInfo, er
 		i.CPU.Cores += int(c.Uint("NumberOfCores"))
 		i.CPU.Threads += int(c.Uint("NumberOfLogicalProcessors"))
 	}
-	// Win32_Processor's own flags read false below a running hypervisor. Since
-	// Windows Server 2016 and Windows 8 Hyper-V does not start without VT-x or
-	// AMD-V and SLAT, so a hypervisor that runs proves both.
+	// Win32_Processor's own flags read false below a running hypervisor.
+	// Since Windows Server 2016 and Windows 8 Hyper-V does not start without
+	// VT-x or AMD-V and SLAT, so a running hypervisor proves both.
 	if sys.Bool("HypervisorPresent") {
-		i.CPU.Virtualization, i.CPU.NestedPaging = hypervisor.Present, hypervisor.Present
+		i.CPU.Virtualization, i.CPU.NestedPaging = hypervisor.FactPresent, hypervisor.FactPresent
 	}
-	// A dismounted device proves remapping; without one nothing tells.
+	// A dismounted device proves remapping. Without one this is unknown.
 	if len(pci) > 0 {
-		i.IOMMU = hypervisor.Present
+		i.IOMMU = hypervisor.FactPresent
 	}
 	for n, x := range nodes {
 		id := n
@@ -97,7 +98,7 @@ func (d *driver) hostInfo(ctx context.Context, h *host) (hypervisor.HostInfo, er
 		i.NUMA = append(i.NUMA, hypervisor.NUMANode{ID: id, Threads: int(x.Uint("NumberOfLogicalProcessors")), MemoryBytes: int64(x.Uint("CurrentlyConsumableMemoryBlocks")) * hypervisor.MiB})
 	}
 	for _, v := range vms {
-		if guid.MatchString(v.Str("Name")) && state(v) == hypervisor.Running {
+		if guid.MatchString(v.Str("Name")) && state(v) == hypervisor.StateRunning {
 			i.Running++
 		}
 	}
@@ -105,10 +106,10 @@ func (d *driver) hostInfo(ctx context.Context, h *host) (hypervisor.HostInfo, er
 	if err != nil {
 		return i, err
 	}
-	i.SRIOV = hypervisor.Absent
+	i.SRIOV = hypervisor.FactAbsent
 	for _, x := range sw {
 		if x.Uint("MaxIOVOffloads") > 0 {
-			i.SRIOV = hypervisor.Present
+			i.SRIOV = hypervisor.FactPresent
 		}
 	}
 	return i, nil
@@ -133,6 +134,16 @@ func (h *host) build() int {
 }
 
 func (h *host) atLeast(build int) bool { return h.build() >= build }
+
+// noAutomaticSnapshots returns the value of AutomaticSnapshotsEnabled, which
+// came with Windows 10 1709. It is nil, which is not sent, on a host of an
+// older build.
+func (h *host) noAutomaticSnapshots() any {
+	if h.atLeast(16299) {
+		return false
+	}
+	return nil
+}
 
 // Editions by Win32_OperatingSystem.OperatingSystemSKU (the PRODUCT_ constants
 // of GetProductInfo).

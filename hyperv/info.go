@@ -7,23 +7,24 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/ipaddr"
 )
 
 // state maps Msvm_ComputerSystem.EnabledState. Values above 32780 differ
-// between versions of Windows and mean trouble of one kind or another.
+// between versions of Windows, and all of them mean some problem.
 func state(i *cim.Instance) hypervisor.PowerState {
 	if i == nil {
-		return hypervisor.Off // a planned machine
+		return hypervisor.StateOff // a planned machine
 	}
 	switch i.Uint("EnabledState") {
 	case 2, 4, 10, 11, 32776, 32777, 32773, 32770, 32774:
-		return hypervisor.Running // and on its way from or to somewhere else
+		return hypervisor.StateRunning // also while starting or while changing to another state
 	case 3:
-		return hypervisor.Off
+		return hypervisor.StateOff
 	case 6, 32769, 32779:
-		return hypervisor.Suspended
+		return hypervisor.StateSuspended
 	case 9, 32768:
-		return hypervisor.Paused
+		return hypervisor.StatePaused
 	}
 	return hypervisor.StateUnknown
 }
@@ -47,10 +48,10 @@ func (inv *inventory) info(id string, full bool) hypervisor.VMInfo {
 	if !full {
 		return v
 	}
-	v.Description, v.Labels, v.Token = n.Description, n.Labels, n.Token
-	v.Firmware, v.Machine = hypervisor.BIOS, "generation 1"
+	v.Description, v.Labels, v.Token, v.GuestOS = n.Description, n.Labels, n.Token, n.GuestOS
+	v.Firmware, v.Machine = hypervisor.FirmwareBIOS, "generation 1"
 	if r.settings.Str("VirtualSystemSubType") == generation2 {
-		v.Firmware, v.Machine = hypervisor.UEFI, "generation 2"
+		v.Firmware, v.Machine, v.SecureBoot = hypervisor.FirmwareUEFI, "generation 2", r.settings.Bool("SecureBootEnabled")
 	}
 	v.MaxCPUs = v.CPUs
 	if mem != nil {
@@ -60,22 +61,22 @@ func (inv *inventory) info(id string, full bool) hypervisor.VMInfo {
 		v.DynamicMemory = &hypervisor.MemoryRange{MinBytes: int64(mem.Uint("Reservation")) * hypervisor.MiB, MaxBytes: int64(mem.Uint("Limit")) * hypervisor.MiB}
 	}
 	v.CreatedAt = r.settings.Time("CreationTime")
-	v.Placement = hypervisor.Placement{Host: inv.h.id}
+	v.Placement = hypervisor.Placement{Host: inv.h.id, Pool: hypervisor.PoolID(inv.h.cluster)}
 	v.Disks = disksOf(inv.h, r)
-	if len(v.Disks) > 0 {
-		v.Placement.Datastore = v.Disks[0].Datastore
+	if i := slices.IndexFunc(v.Disks, func(d hypervisor.DiskInfo) bool { return !d.CDROM && d.Datastore != "" }); i >= 0 {
+		v.Placement.Datastore = v.Disks[i].Datastore
 	}
 	v.NICs = nicsOf(r)
 	v.Devices = inv.devicesOf(r)
 	v.Snapshots = len(userSnapshots(inv.snapshot[id]))
 	v.CurrentSnapshot = r.current()
 	for _, g := range r.rows[rowGuestNet] {
-		v.Addresses = append(v.Addresses, g.Strs("IPAddresses")...)
+		v.Addresses = append(v.Addresses, ipaddr.Parse(g.Strs("IPAddresses")...)...)
 	}
 	return v
 }
 
-// userSnapshots leaves out what backup and replication keep for themselves.
+// userSnapshots leaves out the snapshots of backup and replication.
 func userSnapshots(all []*cim.Instance) []*cim.Instance {
 	var out []*cim.Instance
 	for _, s := range all {
@@ -86,7 +87,8 @@ func userSnapshots(all []*cim.Instance) []*cim.Instance {
 	return out
 }
 
-// current is the snapshot that the machine's present state descends from.
+// current returns the snapshot that the machine's present state descends
+// from.
 func (r *record) current() hypervisor.SnapshotID {
 	for _, a := range r.rows[rowCurrent] {
 		if dep, ok := a.Ref("Dependent"); ok {
@@ -98,7 +100,8 @@ func (r *record) current() hypervisor.SnapshotID {
 	return ""
 }
 
-// disksOf joins images with their drives and controllers.
+// disksOf joins images with their drives and controllers, and adds the disks
+// of the host.
 func disksOf(h *host, r *record) []hypervisor.DiskInfo {
 	byID := map[string]*cim.Instance{}
 	for _, x := range r.rows[rowResources] {
@@ -116,16 +119,7 @@ func disksOf(h *host, r *record) []hypervisor.DiskInfo {
 		info hypervisor.DiskInfo
 	}
 	var out []placed
-	for _, s := range r.rows[rowDisks] {
-		path := s.Str("HostResource")
-		d := hypervisor.DiskInfo{ID: hypervisor.DiskID(s.Str("InstanceID")), Format: formatOf(path)}
-		if path != "" {
-			d.Volume, d.Datastore = h.volume(path), h.datastoreOf(path)
-		}
-		if s.Str("ResourceSubType") == subDVD {
-			d.CDROM, d.ReadOnly = true, true
-		}
-		drive := parent(s)
+	put := func(d hypervisor.DiskInfo, drive *cim.Instance) {
 		ctl := parent(drive)
 		key := "9"
 		if ctl != nil {
@@ -138,6 +132,20 @@ func disksOf(h *host, r *record) []hypervisor.DiskInfo {
 			key += ctl.Str("Address") + "/" + pad(drive.Str("AddressOnParent"))
 		}
 		out = append(out, placed{key, d})
+	}
+	for _, s := range r.rows[rowDisks] {
+		path := s.Str("HostResource")
+		d := hypervisor.DiskInfo{ID: hypervisor.DiskID(s.Str("InstanceID")), Format: formatOf(path)}
+		if path != "" {
+			d.Volume, d.Datastore = h.volume(path), h.datastoreOf(path)
+		}
+		if s.Str("ResourceSubType") == subDVD {
+			d.CDROM, d.ReadOnly = true, true
+		}
+		put(d, parent(s))
+	}
+	for _, drive := range r.physical() {
+		put(hypervisor.DiskInfo{ID: hypervisor.DiskID(drive.Str("InstanceID")), Format: "raw"}, drive)
 	}
 	slices.SortFunc(out, func(a, b placed) int {
 		return cmp.Or(strings.Compare(a.key, b.key), strings.Compare(string(a.info.ID), string(b.info.ID)))
@@ -184,7 +192,7 @@ func nicsOf(r *record) []hypervisor.NICInfo {
 	return out
 }
 
-// colonMAC prints "00155D010203" with colons; no address yet is empty.
+// colonMAC formats "00155D010203" with colons. A missing address is empty.
 func colonMAC(s string) string {
 	if len(s) != 12 || s == "000000000000" {
 		return ""

@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -23,11 +24,11 @@ const (
 )
 
 // The properties that a listing needs. Naming them makes the replies several
-// times smaller.
+// times smaller. All of them are in Windows Server 2016: a query that names a
+// property that the host lacks fails as a whole.
 var (
-	settingProps = []string{"InstanceID", "ElementName", "VirtualSystemIdentifier", "VirtualSystemType", "VirtualSystemSubType", "Notes",
-		"CreationTime", "Parent", "Version", "ConfigurationDataRoot", "UserSnapshotType", "AutomaticSnapshotsEnabled", "AutomaticShutdownAction",
-		"LowMmioGapSize", "HighMmioGapSize", "GuestControlledCacheTypes", "IsSaved"}
+	settingProps = []string{"InstanceID", "ElementName", "VirtualSystemIdentifier", "VirtualSystemType", "VirtualSystemSubType", "Notes", "SecureBootEnabled",
+		"CreationTime", "Parent", "Version", "ConfigurationDataRoot", "UserSnapshotType", "AutomaticShutdownAction", "IsSaved"}
 	systemProps     = []string{"Name", "EnabledState", "HealthState", "OperationalStatus"}
 	processorProps  = []string{"InstanceID", "VirtualQuantity"}
 	memoryProps     = []string{"InstanceID", "VirtualQuantity", "Reservation", "Limit", "DynamicMemoryEnabled"}
@@ -85,7 +86,7 @@ var tables = [rowTables]table{
 // brief are the tables that a Brief listing reads.
 var brief = []int{rowSettings, rowSystems, rowCPU, rowMemory}
 
-// inventory is what whole-class queries told about one host, joined by the
+// inventory is the result of whole-class queries on one host, joined by the
 // GUID in each InstanceID.
 type inventory struct {
 	h        *host
@@ -102,8 +103,9 @@ type record struct {
 	rows     [rowTables][]*cim.Instance
 }
 
-// ownerOf takes the GUID out of "Microsoft:<GUID>\...", in upper case.
-// Msvm_GuestNetworkAdapterConfiguration has "Microsoft:GuestNetwork\<GUID>\...".
+// ownerOf extracts the GUID from "Microsoft:<GUID>\...", in upper case.
+// Msvm_GuestNetworkAdapterConfiguration has
+// "Microsoft:GuestNetwork\<GUID>\...".
 func ownerOf(instanceID string) string {
 	s, ok := strings.CutPrefix(instanceID, "Microsoft:")
 	if !ok {
@@ -114,7 +116,7 @@ func ownerOf(instanceID string) string {
 	return strings.ToUpper(s)
 }
 
-// readInventory runs the queries of some tables; where narrows each of them
+// readInventory runs the queries of some tables. where narrows each of them
 // and may be nil.
 func readInventory(ctx context.Context, h *host, s cim.Session, which []int, where func(t int) []string) (*inventory, error) {
 	inv := &inventory{h: h, read: time.Now(), byID: map[string]*record{}, snapshot: map[string][]*cim.Instance{}}
@@ -142,9 +144,17 @@ func readInventory(ctx context.Context, h *host, s cim.Session, which []int, whe
 	return inv, nil
 }
 
+// missingClass reports whether the host has no such class, or no such
+// namespace.
 func missingClass(err error) bool {
-	e, ok := err.(*cim.Error)
-	return ok && e.HResult == cim.WBEMInvalidClass
+	var e *cim.Error
+	return errors.As(err, &e) && (e.HResult == cim.WBEMInvalidClass || e.HResult == cim.WBEMInvalidNamespace)
+}
+
+// unclustered reports whether a query for the failover cluster failed because
+// there is none, or none that this user may see.
+func unclustered(err error) bool {
+	return missingClass(err) || isGone(err) || cim.KindOf(err) == cim.Permission
 }
 
 func allTables() []int {

@@ -38,8 +38,8 @@ func startDomain(t *testing.T, kc krblab.Config, hc hvsim.Config) *domain {
 func (d *domain) config(url string) Config {
 	cfg := wsmanConfig(d.sim)
 	cfg.Hosts = []string{"localhost:" + portOf(url)}
-	cfg.Auth, cfg.KerberosConfig, cfg.Realm = Kerberos, d.Config(), krblab.Realm
-	cfg.User, cfg.Password = "administrator", ""
+	cfg.Auth, cfg.KerberosConfig, cfg.Realm = AuthKerberos, d.Config(), krblab.Realm
+	cfg.Username, cfg.Password = "administrator", ""
 	cfg.PlainHTTP = strings.HasPrefix(url, "http:")
 	return cfg
 }
@@ -68,11 +68,11 @@ func TestKerberos(t *testing.T) {
 	h := d.sim.Host(0)
 	for name, edit := range map[string]func(*Config){
 		"password":         func(c *Config) { c.Password = realmPassword },
-		"password, name@":  func(c *Config) { c.Password, c.User, c.Realm = realmPassword, "administrator@"+krblab.Realm, "" },
+		"password, name@":  func(c *Config) { c.Password, c.Username, c.Realm = realmPassword, "administrator@"+krblab.Realm, "" },
 		"password, realm":  func(c *Config) { c.Password, c.Realm = realmPassword, "" }, // the default one
 		"keytab":           func(c *Config) { c.Keytab = tab },
-		"password, domain": func(c *Config) { c.Password, c.User = realmPassword, `ANYVISOR\administrator` },
-		"credential cache": func(c *Config) { c.CredentialCache, c.User = cache, "" },
+		"password, domain": func(c *Config) { c.Password, c.Username = realmPassword, `ANYVISOR\administrator` },
+		"credential cache": func(c *Config) { c.CredentialCache, c.Username = cache, "" },
 		"one lane":         func(c *Config) { c.CredentialCache, c.Connections = cache, 1 },
 	} {
 		for _, url := range []string{h.HTTPURL(), h.URL()} {
@@ -90,7 +90,7 @@ func TestKerberos(t *testing.T) {
 					t.Fatal(err)
 				}
 				i, err := vm.Info(ctx)
-				if err != nil || i.State != hypervisor.Running || i.Name != "it's <sealed> & "+name {
+				if err != nil || i.State != hypervisor.StateRunning || i.Name != "it's <sealed> & "+name {
 					t.Errorf("%+v, %v", i, err)
 				}
 				if _, err := hypervisor.Collect(c.VMs(ctx, nil)); err != nil {
@@ -118,11 +118,11 @@ func TestKerberosURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("KRB5_CONFIG", d.Config())
-	t.Setenv("HYPERV_PASSWORD", "")
-	base := "localhost:" + portOf(d.sim.Host(0).HTTPURL()) + "/?auth=kerberos&http=1"
+	t.Setenv("ANYVISOR_PASSWORD", "")
+	base := "localhost:" + portOf(d.sim.Host(0).HTTPURL()) + "/?auth=kerberos&plainhttp=1"
 	for _, k := range []struct{ ccname, url string }{
 		{"FILE:/nonexistent", "hyperv://administrator@" + base + "&realm=" + krblab.Realm + "&keytab=" + tab},
-		{"FILE:/nonexistent", "hyperv://" + base + "&krb5conf=" + d.Config() + "&ccache=" + cache},
+		{"FILE:/nonexistent", "hyperv://" + base + "&kerberosconfig=" + d.Config() + "&credentialcache=" + cache},
 		{"FILE:" + cache, "hyperv://" + base},
 		{cache, "hyperv://" + base},
 	} {
@@ -142,7 +142,7 @@ func TestKerberosURL(t *testing.T) {
 	}
 }
 
-// TestKerberosFaults: each refusal is told from the others, and names what to
+// TestKerberosFaults: each refusal differs from the others, and names what to
 // do.
 func TestKerberosFaults(t *testing.T) {
 	d := startDomain(t, krblab.Config{}, hvsim.Config{})
@@ -178,10 +178,10 @@ func TestKerberosFaults(t *testing.T) {
 	}
 	for _, url := range []string{h.HTTPURL(), h.URL()} {
 		check("wrong password", open(func(c *Config) { c.Password = "battery-horse" }, url), hypervisor.ErrUnauthenticated, "wrong password")
-		check("unknown user", open(func(c *Config) { c.User = "nobody" }, url), hypervisor.ErrUnauthenticated, "no such user")
+		check("unknown user", open(func(c *Config) { c.Username = "nobody" }, url), hypervisor.ErrUnauthenticated, "no such user")
 		check("a name that the realm does not know", open(func(c *Config) { c.Hosts[0] = strings.Replace(c.Hosts[0], "localhost", "127.0.0.1", 1) }, url),
 			hypervisor.ErrUnauthenticated, "no service HTTP/127.0.0.1")
-		check("a user whom the host does not know", open(func(c *Config) { c.User = "guest" }, url), hypervisor.ErrUnauthenticated, "refused the login of guest")
+		check("a user whom the host does not know", open(func(c *Config) { c.Username = "guest" }, url), hypervisor.ErrUnauthenticated, "the login of guest")
 		check("a KDC whose clock is two days behind", open(func(c *Config) { c.KerberosConfig = past.Config() }, url), hypervisor.ErrUnauthenticated, "clocks")
 		check("an old ticket", open(func(c *Config) { c.CredentialCache = old }, url), hypervisor.ErrUnauthenticated, "get a new one with kinit")
 	}

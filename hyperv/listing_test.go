@@ -48,7 +48,7 @@ func TestCallsOfAListing(t *testing.T) {
 		s.config.MaxEnvelope = 1 << 26
 		populate(t, s, n)
 		c := openSite(t, s)
-		for name, o := range map[string]*hypervisor.ListOptions{"full": nil, "brief": {Detail: hypervisor.Brief}} {
+		for name, o := range map[string]*hypervisor.ListOptions{"full": nil, "brief": {Detail: hypervisor.DetailBrief}} {
 			if _, err := hypervisor.Collect(c.VMs(t.Context(), o)); err != nil { // logs in
 				t.Fatal(err)
 			}
@@ -91,12 +91,12 @@ func TestCallsOfAWatch(t *testing.T) {
 				t.Error(err)
 				break
 			}
-			if events = append(events, e); e.Type == hypervisor.VMState {
+			if events = append(events, e); e.Type == hypervisor.EventVMState {
 				break
 			}
 		}
 		stop()
-		if len(events) != 1 || events[0].State != hypervisor.Paused || string(events[0].Object.ID) != ids[0] {
+		if len(events) != 1 || events[0].State != hypervisor.StatePaused || string(events[0].Object.ID) != ids[0] {
 			t.Errorf("%+v", events)
 		}
 		got := s.sim.Calls()
@@ -110,14 +110,14 @@ func TestCallsOfAWatch(t *testing.T) {
 func TestObserverHearsOfCalls(t *testing.T) {
 	s := startSite(t, hvsim.Config{})
 	calls := 0
-	c, err := Open(t.Context(), s.config, &hypervisor.Options{Observer: func(ctx context.Context, _ hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
-		return ctx, func(e hypervisor.OperationEnd) { calls += e.Calls }
+	c, err := Open(t.Context(), s.config, &hypervisor.Options{Observer: func(ctx context.Context, _ hypervisor.Call) (context.Context, func(hypervisor.CallEnd)) {
+		return ctx, func(e hypervisor.CallEnd) { calls += e.Calls }
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := hypervisor.Collect(c.VMs(t.Context(), &hypervisor.ListOptions{Detail: hypervisor.Brief})); err != nil || calls != len(brief) {
+	if _, err := hypervisor.Collect(c.VMs(t.Context(), &hypervisor.ListOptions{Detail: hypervisor.DetailBrief})); err != nil || calls != len(brief) {
 		t.Errorf("%d calls, want %d; %v", calls, len(brief), err)
 	}
 }
@@ -138,7 +138,7 @@ func TestListingTellsWhatSingleReadsTell(t *testing.T) {
 			len(v.Disks) != 1 || v.Disks[0].Volume != i.Disks[0].Volume || v.Disks[0].Bus != "scsi" || len(v.NICs) != 1 || v.NICs[0] != i.NICs[0] || !v.NICs[0].Connected || v.Machine != "generation 2" {
 			t.Errorf("listing %+v\ninfo %+v", v, i)
 		}
-		if i.Disks[0].SizeBytes != 20*hypervisor.GiB || i.Disks[0].Provisioning != hypervisor.Thin {
+		if i.Disks[0].SizeBytes != 20*hypervisor.GiB || i.Disks[0].Provisioning != hypervisor.ProvisioningThin {
 			t.Errorf("disk %+v", i.Disks[0])
 		}
 	}
@@ -172,7 +172,7 @@ func TestHostileTexts(t *testing.T) {
 		if all, err := vm.Snapshots(t.Context()); err != nil || len(all) != 1 || all[0].Name != name || all[0].Description != name {
 			t.Errorf("snapshot of %q came back as %+v, %v", name, all, err)
 		}
-		clone, err := vm.Clone(t.Context(), name+" 2", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(t.Context())
+		clone, err := vm.Clone(t.Context(), name+" 2", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}).Wait(t.Context())
 		if err != nil {
 			t.Errorf("clone of %q: %v", name, err)
 			continue
@@ -238,12 +238,12 @@ func BenchmarkList(b *testing.B) {
 			}
 		}
 	}
-	b.Run("brief", list(&hypervisor.ListOptions{Detail: hypervisor.Brief}))
+	b.Run("brief", list(&hypervisor.ListOptions{Detail: hypervisor.DetailBrief}))
 	b.Run("full", list(nil))
 	b.Run("native", func(b *testing.B) {
 		// The same queries over the same transport, side by side, nothing made
 		// of them.
-		d, err := connect(b.Context(), s.config)
+		d, err := connect(b.Context(), s.config, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -9,41 +9,33 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
-// A connection that breaks takes the answer of a call with it: the host may
-// have done the call, may have begun a job for it, or may never have got it.
-// Each call that changes something therefore comes with a way to find out,
-// which looks at the host and at nothing else.
+// trace finds the outcome of a call whose answer was lost. look finds an
+// answer on the host in its place, or nil if there is none.
+type trace struct {
+	look func(context.Context) (*cim.Result, error)
+	once bool // a call without a trace must not be sent again
+}
 
-// trace finds out what became of a call whose answer was lost. It returns an
-// answer in its stead, or nil if the call may be sent again: it did nothing,
-// and a second one can do nothing that the first, should it come late, undoes
-// or does again.
-type trace func(ctx context.Context) (*cim.Result, error)
+// once makes the trace of a call that must not be done twice.
+func once(t trace) trace {
+	t.once = true
+	return t
+}
 
 // request is a call that changes something.
 type request struct {
+	trace
 	s      cim.Session
-	look   trace
 	ref    cim.Ref
 	method string
 	args   []cim.Arg
 }
 
-// errUndone is what a trace says of a call that did nothing, and that is not
-// sent again all the same: the host may get it yet, and would do it twice.
-var errUndone = errors.New("the host shows no trace of it")
-
-// once makes the trace of a call that must not be done twice.
-func once(look trace) trace {
-	return func(ctx context.Context) (*cim.Result, error) {
-		r, err := look(ctx)
-		if r == nil && err == nil {
-			err = errUndone
-		}
-		return r, err
-	}
+func (m *machine) request(t trace, ref cim.Ref, method string, args ...cim.Arg) *request {
+	return &request{t, m.s, ref, method, args}
 }
 
 func (q *request) call(ctx context.Context) (*cim.Result, error) {
@@ -55,35 +47,30 @@ func (q *request) send(ctx context.Context) (*cim.Result, error) {
 	return q.follow(ctx, r, err)
 }
 
-// follow goes on from the first answer: if it was lost it finds out what came
-// of the call, and sends it again, once, if nothing did.
+// follow continues with the first answer.
 func (q *request) follow(ctx context.Context, r *cim.Result, err error) (*cim.Result, error) {
-	for again := true; errors.Is(err, cim.ErrLost); again = false {
-		found, lerr := q.look(ctx)
-		switch {
-		case errors.Is(lerr, errUndone):
-			return nil, fmt.Errorf("%s: %w (%w)", q.method, err, lerr)
-		case lerr != nil:
-			return nil, fmt.Errorf("%s: %w; whether it was done is not known: %v", q.method, err, lerr)
-		case found != nil:
+	lost := func(err error) bool { return errors.Is(err, cim.ErrLost) }
+	r, err = job.Call[*cim.Result]{Send: q.call, Lost: lost, Again: !q.once, Goal: func(ctx context.Context) (*cim.Result, bool, error) {
+		found, err := q.look(ctx)
+		if found != nil {
 			found.Method = q.method
-			return found, nil
-		case !again:
-			return nil, err
 		}
-		r, err = q.call(ctx)
+		return found, found != nil, err
+	}}.After(ctx, r, err)
+	if lost(err) {
+		err = fmt.Errorf("%s: %w", q.method, err)
 	}
 	return r, err
 }
 
-// done is the trace of a call that is done when a condition holds, once no job
-// works on the machine.
+// done is the trace of a call that is complete when a condition holds, once
+// no job works on the machine.
 func (m *machine) done(is func(ctx context.Context) (bool, error)) trace {
 	return m.h.done(func(ctx context.Context) error { return m.quiet(ctx) }, is)
 }
 
 func (h *host) done(quiet func(context.Context) error, is func(context.Context) (bool, error)) trace {
-	return func(ctx context.Context) (*cim.Result, error) {
+	return trace{look: func(ctx context.Context) (*cim.Result, error) {
 		if err := quiet(ctx); err != nil {
 			return nil, err
 		}
@@ -91,7 +78,7 @@ func (h *host) done(quiet func(context.Context) error, is func(context.Context) 
 			return nil, err
 		}
 		return &cim.Result{}, nil
-	}
+	}}
 }
 
 // set is the trace of a call that changes properties to values.
@@ -113,14 +100,16 @@ func (m *machine) set(to ...*cim.Embedded) trace {
 	})
 }
 
-// repeat is the trace of a call on a machine that does no harm a second time.
-func (m *machine) repeat(ctx context.Context) (*cim.Result, error) { return nil, m.quiet(ctx) }
+// repeat is the trace of a call on a machine that is harmless a second time.
+func (m *machine) repeat() trace {
+	return trace{look: func(ctx context.Context) (*cim.Result, error) { return nil, m.quiet(ctx) }}
+}
 
-// unknown is the trace of a call that leaves none, and that must not be done
-// twice.
-func unknown(context.Context) (*cim.Result, error) { return nil, errors.New("it leaves no trace") }
+// unknown is the trace of a call that leaves no trace, and that must not be
+// done twice.
+var unknown = trace{look: func(context.Context) (*cim.Result, error) { return nil, errors.New("it leaves no trace") }}
 
-// absent is a condition: an object is not there.
+// absent is the condition that an object does not exist.
 func absent(s cim.Session, ref cim.Ref) func(context.Context) (bool, error) {
 	return func(ctx context.Context) (bool, error) {
 		_, err := cim.Read(ctx, s, ref)
@@ -131,7 +120,7 @@ func absent(s cim.Session, ref cim.Ref) func(context.Context) (bool, error) {
 	}
 }
 
-// in is a condition: the machine is in a state.
+// in is the condition that the machine is in a state.
 func (m *machine) in(want hypervisor.PowerState) func(context.Context) (bool, error) {
 	return func(ctx context.Context) (bool, error) {
 		i, err := cim.Read(ctx, m.s, m.ref())
@@ -155,7 +144,8 @@ func (m *machine) quiet(ctx context.Context) error {
 	return m.d.finishAll(ctx, m.s, jobs)
 }
 
-// jobs are the unfinished jobs that work on the machine, none if it is gone.
+// jobs are the unfinished jobs that work on the machine, or none if it is
+// gone.
 func (m *machine) jobs(ctx context.Context) ([]cim.Ref, error) {
 	rows, err := cim.Collect(m.s.Query(ctx, cim.Virtualization, cim.AssociatorsOf(m.ref(), cim.Assoc{Class: "Msvm_AffectedJobElement", Result: "CIM_ConcreteJob"})))
 	if err != nil && !isGone(err) {
@@ -170,8 +160,8 @@ func (m *machine) jobs(ctx context.Context) ([]cim.Ref, error) {
 	return out, nil
 }
 
-// quiet waits for the jobs of a host that work on no machine yet, as those do
-// that make one.
+// quiet waits for the jobs of a host that do not work on a machine yet, such
+// as jobs that make one.
 func (o *op) quiet(ctx context.Context) error {
 	rows, err := cim.Collect(o.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_ConcreteJob", nil, running)))
 	if err != nil {
@@ -191,7 +181,7 @@ func (o *op) quiet(ctx context.Context) error {
 }
 
 // quietImages waits for the jobs of the image service that may work on a
-// path: not all tell which they work on.
+// path: not all of them report their path.
 func (d *driver) quietImages(ctx context.Context, h *host, s cim.Session, path string) error {
 	rows, err := cim.Collect(s.Query(ctx, cim.Virtualization, cim.Select("Msvm_StorageJob", nil, running)))
 	if err != nil {
@@ -206,7 +196,7 @@ func (d *driver) quietImages(ctx context.Context, h *host, s cim.Session, path s
 	return d.finishAll(ctx, s, jobs)
 }
 
-// finishAll waits for the end of jobs, whatever it is.
+// finishAll waits for the end of jobs, whatever their outcome.
 func (d *driver) finishAll(ctx context.Context, s cim.Session, jobs []cim.Ref) error {
 	for _, j := range jobs {
 		var ce *cim.Error
@@ -218,8 +208,8 @@ func (d *driver) finishAll(ctx context.Context, s cim.Session, jobs []cim.Ref) e
 	return nil
 }
 
-// madeByTask finds the machine that a task of this package made, by its notes; ""
-// if there is none.
+// madeByTask finds the machine that a task of this package made, by its
+// notes, or "" if there is none.
 func (o *op) madeByTask(ctx context.Context, task hypervisor.TaskID) (string, error) {
 	inv, err := readInventory(ctx, o.h, o.s, []int{rowSettings, rowSystems}, nil)
 	if err != nil {

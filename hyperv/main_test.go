@@ -2,8 +2,13 @@ package hyperv
 
 import (
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The simulator merges at once, or never.
+func TestMain(m *testing.M) {
+	mergeGrace = 2 * time.Second
+	goleak.VerifyTestMain(m)
+}

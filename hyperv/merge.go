@@ -8,10 +8,10 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// DeleteSnapshot implements hypervisor.Snapshotter. The host's job ends before
-// its disks are merged, so the chains of the disks are watched until they have
-// the length that they must have.
-func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.DeleteSnapshotRequest) (hypervisor.DriverTask, error) {
+// DeleteSnapshot implements hypervisor.Snapshotter. The host's job ends
+// before its disks are merged, so the backing chains of the disks are watched
+// until they have the expected length.
+func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.DeleteSnapshotOptions) (hypervisor.DriverTask, error) {
 	m, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
@@ -51,11 +51,12 @@ func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 	if r.Children {
 		method, arg = "DestroySnapshotTree", "SnapshotSettingData"
 	}
-	return d.native(ctx, m.h, m.done(absent(m.s, m.snapshotRef(s))), m.h.snapshots(), method, []cim.Arg{{Name: arg, Value: m.snapshotRef(s)}}, func(o *op, _ *cim.Result) (hypervisor.Ref, error) {
-		o.commit()
-		o.phase("merging", -1)
+	t, err := m.native(ctx, "delete snapshot", m.request(m.done(absent(m.s, m.snapshotRef(s))), m.h.snapshots(), method, cim.Arg{Name: arg, Value: m.snapshotRef(s)}), func(o *op) (hypervisor.Ref, error) {
+		o.ctx = o.Commit(o.ctx)
+		o.Phase("merging", -1)
 		return hypervisor.Ref{}, o.merged(m, want, shorter)
 	})
+	return t, m.contended(ctx, err)
 }
 
 // Second values of OperationalStatus (Msvm_SummaryInformation reference).
@@ -64,13 +65,14 @@ const (
 	statusMerging  = 32772
 )
 
-// mergeGrace is how long a disk may keep its chain after the host says that
-// it merges no more.
-const mergeGrace = 30 * time.Second
+// mergeGrace is the time for which the images of a deleted machine may stay
+// open for its checkpoints, and for which a disk may keep its backing chain
+// after the host reports that it no longer merges.
+var mergeGrace = 30 * time.Second
 
-// merged waits until the host says that it merges no more and every disk's
-// chain is shorter by a number of images. The host's word alone is not
-// enough: a merge that fails ends too.
+// merged waits until the host reports that it no longer merges and every
+// disk's backing chain is shorter by a number of images. The host's report
+// alone is not enough: a failed merge ends too.
 func (o *op) merged(m *machine, before map[string]int, shorter int) error {
 	var quiet time.Time
 	for step := 0; ; step++ {
@@ -91,7 +93,7 @@ func (o *op) merged(m *machine, before map[string]int, shorter int) error {
 				quiet = time.Now()
 			}
 			if time.Since(quiet) > mergeGrace {
-				return hypervisor.Errorf(hypervisor.KindBusy, m.id.Ref(), "the snapshot is gone, but the host did not merge its disks; it tries again when the machine is powered off or started")
+				return hypervisor.Errorf(hypervisor.ErrBusy, m.id.Ref(), "the snapshot is gone, but the host did not merge its disks; it tries again when the machine is powered off or started")
 			}
 		}
 		if err := o.d.poll.Next(o.ctx, step); err != nil {
@@ -100,7 +102,8 @@ func (o *op) merged(m *machine, before map[string]int, shorter int) error {
 	}
 }
 
-// shortened compares the chains of the disks with what they were.
+// shortened compares the backing chains of the disks with their former
+// lengths.
 func (m *machine) shortened(ctx context.Context, before map[string]int, shorter int) (bool, error) {
 	if shorter == 0 {
 		return true, nil
@@ -117,9 +120,10 @@ func (m *machine) shortened(ctx context.Context, before map[string]int, shorter 
 	return true, nil
 }
 
-// shrink is by how many images the chains get shorter when snapshots go. With
-// a whole subtree, each image of the path to the present state merges; a
-// single one only if nothing else stands on its image.
+// shrink returns the number of images by which the backing chains get shorter
+// when snapshots are deleted. With a whole subtree, each image of the path to
+// the present state merges. A single one merges only if nothing else depends
+// on its image.
 func shrink(tree []hypervisor.SnapshotInfo, current hypervisor.SnapshotID, gone map[hypervisor.SnapshotID]bool, subtree bool) int {
 	parent, users := map[hypervisor.SnapshotID]hypervisor.SnapshotID{}, map[hypervisor.SnapshotID]int{current: 1}
 	for _, i := range tree {

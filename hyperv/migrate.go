@@ -10,6 +10,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // Values of Msvm_VirtualSystemMigrationSettingData.MigrationType and
@@ -21,7 +22,7 @@ const (
 	transportTCP   = uint16(5)
 )
 
-// move is a migration that was looked at.
+// move is a checked migration.
 type move struct {
 	m      *machine
 	req    hypervisor.MigrateRequest
@@ -30,7 +31,9 @@ type move struct {
 	kind   uint16
 	rec    *record
 	group  cim.Ref // of a machine that a cluster manages
-	report hypervisor.MigrateReport
+	// addresses are those of the target that take migrations.
+	addresses []string
+	report    hypervisor.MigrateReport
 }
 
 func (v *move) block(reason hypervisor.ReasonCode, on hypervisor.Ref, format string, args ...any) {
@@ -46,15 +49,15 @@ func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervi
 	return v.report, nil
 }
 
-// plan finds out what a migration means, and everything against it.
+// plan finds out what a migration involves, and everything that blocks it.
 func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
 	switch {
 	case r.PostCopy:
-		return nil, d.refuse(id.Ref(), hypervisor.MigratePostCopy)
+		return nil, d.refuse(id.Ref(), capability.MigratePostCopy)
 	case r.MaxDowntime != 0 || r.BandwidthBytes != 0 || r.AutoConverge || r.Channels != 0:
-		return nil, d.refuse(id.Ref(), hypervisor.MigrateTuning)
+		return nil, hypervisor.Unsupported(id.Ref(), capability.MigrateTuning, hypervisor.ReasonPlatform, "bandwidth and downtime are settings of the hosts; only Compress is chosen for one migration")
 	case r.Pool != "":
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "Hyper-V has no resource pools to move to: leave Pool empty")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.MigrateLive, hypervisor.ReasonPlatform, "Hyper-V has no resource pools to move to: leave Pool empty")
 	}
 	m, err := d.machine(ctx, id)
 	if err != nil {
@@ -64,7 +67,7 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	if r.To != nil {
 		t, ok := r.To.(*driver)
 		if !ok {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "the other client is of another kind")
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "the other client is of another kind")
 		}
 		v.target = t
 	}
@@ -75,12 +78,12 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	} else if v.target != d {
 		v.to = v.target.hosts[0]
 	}
-	alive := m.state == hypervisor.Running || m.state == hypervisor.Paused
+	alive := m.state == hypervisor.StateRunning || m.state == hypervisor.StatePaused
 	switch {
-	case r.Mode == hypervisor.Live && m.state != hypervisor.Running:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: only a running one moves live", m.state)
-	case r.Mode == hypervisor.Cold && alive:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: a cold move needs it off or suspended", m.state)
+	case r.Mode == hypervisor.MigrateModeLive && m.state != hypervisor.StateRunning:
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: only a running one moves live", m.state)
+	case r.Mode == hypervisor.MigrateModeCold && alive:
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: a cold move needs it off or suspended", m.state)
 	}
 	v.kind = migrateSystem
 	switch {
@@ -114,10 +117,10 @@ func (v *move) storedIn(ds hypervisor.DatastoreID) bool {
 			return false
 		}
 	}
-	return shared(string(ds) + `\`)
+	return v.m.h.shared(string(ds) + `\`)
 }
 
-// inspect adds every blocker: our own findings, then the host's.
+// inspect adds every blocker: this driver's findings, then the host's.
 func (v *move) inspect(ctx context.Context) error {
 	m, on := v.m, v.m.id.Ref()
 	if len(v.rec.rows[rowPCI]) > 0 && v.kind != migrateStorage {
@@ -126,7 +129,7 @@ func (v *move) inspect(ctx context.Context) error {
 	if len(v.rec.rows[rowPartitions]) > 0 && v.kind != migrateStorage && !m.h.atLeast(26100) {
 		v.block(hypervisor.ReasonVMPassthrough, on, "a GPU partition is assigned to the machine, and only Windows Server 2025 moves those: detach it first")
 	}
-	if sup := m.h.editionFor(hypervisor.MigrateLive); sup.Level == hypervisor.No && v.kind != migrateStorage {
+	if sup := m.h.editionFor(capability.MigrateLive); sup.Level == hypervisor.LevelNo && v.kind != migrateStorage {
 		v.block(sup.Reason, m.h.id.Ref(), "%s", sup.Detail)
 	}
 	if v.req.Storage != "" {
@@ -137,12 +140,19 @@ func (v *move) inspect(ctx context.Context) error {
 	if len(m.notes.Bases) > 0 && v.req.Storage != "" {
 		v.block(hypervisor.ReasonVMLinked, on, "the machine is a linked clone; moving its storage would copy only its own part: clone it in full first")
 	}
+	if err := v.inspectImages(ctx); err != nil {
+		return err
+	}
 	if v.kind == migrateStorage {
+		v.inspectPhysical()
 		return v.askHost(ctx)
 	}
 	var err error
 	if v.group, err = clusterGroup(ctx, m); err != nil {
 		return err
+	}
+	if v.group.IsZero() {
+		v.inspectPhysical()
 	}
 	if !v.group.IsZero() {
 		v.report.Method += ", through the cluster"
@@ -164,27 +174,65 @@ func (v *move) inspect(ctx context.Context) error {
 	return v.askHost(ctx)
 }
 
+// inspectPhysical refuses disks of the host. Only a cluster moves those with
+// a machine, as resources of its own.
+func (v *move) inspectPhysical() {
+	for _, p := range v.rec.physical() {
+		disk := hypervisor.DiskID(p.Str("InstanceID"))
+		v.block(hypervisor.ReasonVMPassthrough, disk.Ref(), "disk %s is a disk of host %s, passed through: detach it first", disk, v.m.h.id)
+	}
+}
+
+// inspectImages refuses to move images that other machines need where they
+// are.
+func (v *move) inspectImages(ctx context.Context) error {
+	if v.kind == migrateSystem {
+		return nil
+	}
+	images, err := v.m.allImages(ctx)
+	if err != nil {
+		return err
+	}
+	deps, err := v.m.d.dependants(ctx, v.m, images)
+	for _, x := range deps {
+		v.block(hypervisor.ReasonVMLinked, x.ref, "%s needs image %s where it is", x.ref, x.bases[0])
+	}
+	return err
+}
+
 func (v *move) inspectTarget(ctx context.Context, ts cim.Session) error {
 	m, target := v.m, v.to.id.Ref()
-	if sup := v.to.editionFor(hypervisor.MigrateLive); sup.Level == hypervisor.No {
+	if sup := v.to.editionFor(capability.MigrateLive); sup.Level == hypervisor.LevelNo {
 		v.block(sup.Reason, target, "%s", sup.Detail)
 	}
 	for _, x := range []struct {
 		h *host
 		s cim.Session
 	}{{m.h, m.s}, {v.to, ts}} {
-		set, err := cim.First(x.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualSystemMigrationServiceSettingData", []string{"InstanceID", "EnableVirtualSystemMigration"})), "migration settings")
+		set, err := cim.First(x.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualSystemMigrationServiceSettingData", []string{"InstanceID", "EnableVirtualSystemMigration", "AuthenticationType"})), "migration settings")
 		if err != nil && !isGone(err) {
 			return err
 		}
 		if set == nil || !set.Bool("EnableVirtualSystemMigration") {
 			v.block(hypervisor.ReasonConfig, x.h.id.Ref(), "live migration is switched off on host %s (Enable-VMMigration)", x.h.id)
+			continue
+		}
+		if !v.group.IsZero() { // the cluster moves the machine as itself, over its own networks
+			continue
+		}
+		if x.h == v.to {
+			if err := v.findListeners(ctx, ts); err != nil {
+				return err
+			}
+		} else if x.h.cfg.noDelegation(set) {
+			v.block(hypervisor.ReasonConfig, x.h.id.Ref(), "host %s migrates with CredSSP, that is with the credentials of a user who is logged in on it, and this login brings none: "+
+				"use Set-VMHost -VirtualMachineMigrationAuthenticationType Kerberos, and constrained delegation", x.h.id)
 		}
 	}
 	if v.req.Storage == "" {
 		for _, disk := range disksOf(m.h, v.rec) {
-			if _, p := splitID(string(disk.Volume)); p != "" && !shared(p) {
-				v.block(hypervisor.ReasonNoSharedStorage, hypervisor.Ref{Kind: hypervisor.KindOfDisk, ID: string(disk.ID)},
+			if _, p := splitID(string(disk.Volume)); p != "" && !m.h.shared(p) {
+				v.block(hypervisor.ReasonNoSharedStorage, hypervisor.Ref{Kind: hypervisor.ObjectDisk, ID: string(disk.ID)},
 					"image %s is on a drive of host %s alone: move the storage too, or put it on a share or cluster volume", p, m.h.id)
 			}
 		}
@@ -202,6 +250,18 @@ func (v *move) inspectTarget(ctx context.Context, ts cim.Session) error {
 	return v.checkRoom(ctx, ts)
 }
 
+// findListeners reads the addresses on which the target takes migrations.
+func (v *move) findListeners(ctx context.Context, ts cim.Session) error {
+	svc, err := cim.First(ts.Query(ctx, cim.Virtualization, cim.Select("Msvm_VirtualSystemMigrationService", []string{"Name", "MigrationServiceListenerIPAddressList"})), "the migration service")
+	if err != nil {
+		return err
+	}
+	if v.addresses = svc.Strs("MigrationServiceListenerIPAddressList"); len(v.addresses) == 0 {
+		v.block(hypervisor.ReasonConfig, v.to.id.Ref(), "host %s takes migrations on no network (Add-VMMigrationNetwork, or Set-VMHost -UseAnyNetworkForMigration $true)", v.to.id)
+	}
+	return nil
+}
+
 // checkNetworks compares switches by name, as Hyper-V does.
 func (v *move) checkNetworks(ctx context.Context, ts cim.Session) error {
 	here, err := switches(ctx, v.m.s)
@@ -214,11 +274,11 @@ func (v *move) checkNetworks(ctx context.Context, ts cim.Session) error {
 	}
 	names := map[string]bool{}
 	for _, sw := range there {
-		names[sw.Str("ElementName")] = true
+		names[strings.ToLower(sw.Str("ElementName"))] = true
 	}
 	for _, nic := range nicsOf(v.rec) {
 		for _, sw := range here {
-			if strings.EqualFold(sw.Str("Name"), string(nic.Network)) && !names[sw.Str("ElementName")] {
+			if strings.EqualFold(sw.Str("Name"), string(nic.Network)) && !names[strings.ToLower(sw.Str("ElementName"))] {
 				v.block(hypervisor.ReasonNetworkMissing, nic.ID.Ref(), "host %s has no switch %q", v.to.id, sw.Str("ElementName"))
 			}
 		}
@@ -227,7 +287,7 @@ func (v *move) checkNetworks(ctx context.Context, ts cim.Session) error {
 }
 
 func (v *move) checkRoom(ctx context.Context, ts cim.Session) error {
-	if v.m.state == hypervisor.Off || len(v.rec.rows[rowMemory]) == 0 {
+	if v.m.state == hypervisor.StateOff || len(v.rec.rows[rowMemory]) == 0 {
 		return nil
 	}
 	free, err := freeMemory(ctx, ts)
@@ -240,10 +300,10 @@ func (v *move) checkRoom(ctx context.Context, ts cim.Session) error {
 	return nil
 }
 
-// askHost has the host check what only it knows, such as processors. It is
-// left out where our own findings make the answer certain, for the host then
-// only repeats the first of them, and for machines of a cluster, which it
-// sends away.
+// askHost makes the host check what only the host knows, such as processors.
+// The check is left out where this driver's findings make the answer certain,
+// because the host then only repeats the first of them, and for machines of a
+// cluster, which the host refuses.
 func (v *move) askHost(ctx context.Context) error {
 	if len(v.report.Blockers) > 0 || !v.group.IsZero() {
 		return nil
@@ -264,19 +324,7 @@ func (v *move) askHost(ctx context.Context) error {
 	if !refused(err) {
 		return err
 	}
-	reason := hypervisor.ReasonConfig
-	text := strings.ToLower(err.Error())
-	switch {
-	case strings.Contains(text, "processor"):
-		reason = hypervisor.ReasonCPU
-	case strings.Contains(text, "version"):
-		reason = hypervisor.ReasonVersion
-	case strings.Contains(text, "memory"):
-		reason = hypervisor.ReasonNoMemory
-	case strings.Contains(text, "space"):
-		reason = hypervisor.ReasonNoSpace
-	}
-	v.block(reason, v.m.id.Ref(), "the host's own check: %v", err)
+	v.explain(ctx, r, err)
 	return nil
 }
 
@@ -285,6 +333,9 @@ func (v *move) args() ([]cim.Arg, error) {
 	set := cim.NewEmbedded("Msvm_VirtualSystemMigrationSettingData", "MigrationType", v.kind)
 	if v.kind != migrateStorage {
 		set.Set("TransportType", transportTCP).Set("EnableCompression", v.req.Compress)
+		if len(v.addresses) > 0 {
+			set.Set("DestinationIPAddressList", v.addresses)
+		}
 	}
 	if v.req.KeepSource {
 		set.Set("RetainVhdCopiesOnSource", true)
@@ -323,7 +374,7 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		return nil, err
 	}
 	if !v.report.OK() {
-		return nil, &hypervisor.Error{Kind: hypervisor.KindIncompatible, Object: id.Ref(), Unsent: true, Err: &hypervisor.BlockedError{Blockers: v.report.Blockers}}
+		return nil, &hypervisor.Error{Kind: hypervisor.ErrIncompatible, Object: id.Ref(), Unsent: true, Err: &hypervisor.BlockedError{Blockers: v.report.Blockers}}
 	}
 	args, err := v.args()
 	if err != nil {
@@ -332,38 +383,40 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 	if !v.group.IsZero() {
 		return d.moveInCluster(ctx, v)
 	}
-	began := time.Now()
-	q := &request{v.m.s, nil, v.m.h.migration(), "MigrateVirtualSystemToHost", args}
-	res, err := q.call(ctx)
-	if err != nil && !errors.Is(err, cim.ErrLost) {
-		return nil, err
-	}
-	return d.start(ctx, v.m.h, taskOf(v.m.h, res), func(o *op) (hypervisor.Ref, error) {
-		whole := o.ctx
-		if r.Timeout > 0 {
-			limited, cancel := context.WithTimeoutCause(o.ctx, r.Timeout, hypervisor.ErrCanceled)
-			defer cancel()
-			o.ctx = limited
+	return v.m.begin(ctx, "migrate", func(ctx context.Context) (hypervisor.DriverTask, error) {
+		began := time.Now()
+		q := v.m.request(trace{}, v.m.h.migration(), "MigrateVirtualSystemToHost", args...)
+		res, err := q.call(ctx)
+		if err != nil && !errors.Is(err, cim.ErrLost) {
+			return nil, v.m.contended(ctx, err)
 		}
-		q.look = once(func(ctx context.Context) (*cim.Result, error) { return v.trace(ctx, o) })
-		res, err := q.follow(o.ctx, res, err)
-		if err == nil {
-			err = o.wait(res)
-		}
-		if err != nil && o.ctx.Err() != nil && whole.Err() == nil {
-			err = hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the migration did not end within %v and was cancelled: %w", r.Timeout, err)
-		}
-		if err != nil {
-			return hypervisor.Ref{}, err
-		}
-		o.state.Migration = v.done(began)
-		return v.m.id.Ref(), nil
+		return v.m.start(ctx, "migrate", taskOf(v.m.h, res), func(o *op) (hypervisor.Ref, error) {
+			whole := o.ctx
+			if r.Timeout > 0 {
+				limited, cancel := context.WithTimeoutCause(o.ctx, r.Timeout, hypervisor.ErrCanceled)
+				defer cancel()
+				o.ctx = limited
+			}
+			q.trace = trace{once: true, look: func(ctx context.Context) (*cim.Result, error) { return v.trace(ctx, o) }}
+			res, err := q.follow(o.ctx, res, err)
+			if err == nil {
+				err = o.wait(res)
+			}
+			if err != nil && o.ctx.Err() != nil && whole.Err() == nil {
+				err = hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the migration did not end within %v and was cancelled: %w", r.Timeout, err)
+			}
+			if err != nil {
+				return hypervisor.Ref{}, err
+			}
+			o.Migration = v.done(began)
+			return v.m.id.Ref(), nil
+		})
 	})
 }
 
-// trace finds the job of a lost migration, which no other work on the machine
-// goes beside, and waits for it; it may be cancelled. Where the machine and its
-// images are then tells how it ended.
+// trace finds the job of a lost migration, beside which no other work on the
+// machine runs, and waits for it; it may be cancelled. The location of the
+// machine and its images then shows how it ended.
 func (v *move) trace(ctx context.Context, o *op) (*cim.Result, error) {
 	jobs, err := v.m.jobs(ctx)
 	if err != nil {
@@ -402,15 +455,15 @@ func (v *move) trace(ctx context.Context, o *op) (*cim.Result, error) {
 	return &cim.Result{}, nil
 }
 
-// done is the result of a move that has ended; Hyper-V does not tell the
-// downtime.
+// done returns the result of a move that has ended. Hyper-V does not report
+// the downtime.
 func (v *move) done(began time.Time) *hypervisor.MigrateResult {
 	v.m.d.forget(v.m.id)
 	v.target.remember(v.m.id, v.to)
 	out := &hypervisor.MigrateResult{VM: v.m.id, Host: v.to.id, Downtime: -1, Total: time.Since(began), Method: v.report.Method}
 	if v.req.KeepSource && v.kind != migrateSystem {
 		for _, x := range disksOf(v.m.h, v.rec) {
-			out.Kept = append(out.Kept, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(x.Volume)})
+			out.Kept = append(out.Kept, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: string(x.Volume)})
 		}
 	}
 	return out

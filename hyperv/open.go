@@ -1,13 +1,14 @@
 package hyperv
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
-	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,180 +17,196 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/internal/com"
 	"github.com/anyvisor/anyvisor/hyperv/internal/wsman"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
+	"github.com/anyvisor/anyvisor/internal/session"
 )
 
 // Transport is the way to a host's WMI.
 type Transport string
 
 const (
-	// WSMan is WS-Management (the WinRM service), from any system.
-	WSMan Transport = "wsman"
-	// WMI is COM, on Windows only: the local host, or others over DCOM.
-	WMI Transport = "wmi"
+	// TransportWSMan is WS-Management (the WinRM service), from any system.
+	TransportWSMan Transport = "wsman"
+	// TransportCOM is COM, on Windows only: the local host, or others over DCOM.
+	TransportCOM Transport = "com"
 )
 
-// Auth is how to log in over WS-Management.
+// Auth is the way to log in over WS-Management.
 type Auth string
 
 const (
-	NTLM        Auth = "ntlm"        // sealed on HTTP, bound to the channel on HTTPS
-	Kerberos    Auth = "kerberos"    // sealed on HTTP, bound to the channel on HTTPS
-	Basic       Auth = "basic"       // HTTPS only
-	Certificate Auth = "certificate" // a TLS client certificate; HTTPS only
+	AuthNTLM        Auth = "ntlm"        // NTLMv2, sealed on HTTP, bound to the channel on HTTPS; weaker servers are refused
+	AuthKerberos    Auth = "kerberos"    // sealed on HTTP, bound to the channel on HTTPS
+	AuthBasic       Auth = "basic"       // HTTPS only
+	AuthCertificate Auth = "certificate" // the TLS client certificate in Config.Certificate; HTTPS only
 )
 
-// Config says which hosts make up the Client and how to reach them.
+// Config is the list of hosts of the Client and the way to reach them.
 type Config struct {
 	// Hosts are names or addresses, each with an optional port: "hv01",
 	// "hv02.example:5986". Over COM, "." is this machine.
 	Hosts     []string
-	Transport Transport // "" is WSMan
-	Auth      Auth      // "" is NTLM
-	User      string    // "name", `DOMAIN\name` or "name@domain"
-	Password  string
+	Transport Transport // "" is TransportWSMan
+	Username  string    // "name", `DOMAIN\name` or "name@domain"
+	Password  hypervisor.Secret
+
+	// The following fields are for WS-Management.
+	Auth Auth // "" is AuthNTLM
 	// PlainHTTP uses HTTP with sealed messages instead of HTTPS, with NTLM
 	// and Kerberos.
 	PlainHTTP bool
-	// TLS configures HTTPS; nil verifies against the system's roots.
-	TLS *tls.Config
+	// The hosts' certificates are verified against the system's authorities,
+	// unless one of these fields is set.
+	CA         string // file with PEM certificates of authorities
+	Thumbprint string // SHA-256 or SHA-1 of a host's certificate, in hexadecimal; several between commas
+	Insecure   bool   // verify nothing: anybody in between may read and change everything
+	// Certificate is the client's certificate, for AuthCertificate.
+	Certificate *tls.Certificate `json:"-"`
 	// KerberosConfig is a krb5.conf; "" means $KRB5_CONFIG or /etc/krb5.conf.
-	// Realm is the user's; "" means the part of User after @, or the default
-	// realm. The user's key comes from Keytab or CredentialCache, which are
-	// files, or from Password, or else from the cache that kinit left. A host
-	// is known to the realm as HTTP/<name>, with the name that Hosts gives it.
+	// Realm is the user's; "" means the part of Username after @, or the
+	// default realm. The user's key comes from Keytab or CredentialCache,
+	// which are files, or from Password, or else from the cache that kinit
+	// left. The realm knows a host as HTTP/<name>, with its name in Hosts.
 	KerberosConfig, Realm, Keytab, CredentialCache string
 	// MaxEnvelope is the largest reply to ask for in bytes; 0 means the
 	// default limit of Windows.
 	MaxEnvelope int
+
 	// Connections per host; 0 means 4.
 	Connections int
-	// PollFirst and PollLast pace the reading of jobs; 0 means 20 ms growing
-	// to 500 ms. EventInterval paces Watch where the transport has no events;
-	// 0 means 2 s.
+	// PollFirst and PollLast are the intervals for reading jobs; 0 means 20
+	// ms growing to 500 ms. EventInterval is the interval of Watch where the
+	// transport has no events; 0 means 2 s.
 	PollFirst, PollLast, EventInterval time.Duration
 
+	tls      *tls.Config // made by check; tests provide their own
+	winrm    [2]int      // the ports for HTTP and HTTPS, for tests
+	record   func(request string, reply []byte)
+	refusals *session.Refusals // of all hosts; nil: each host has its own
 	// open replaces the transport, for tests.
 	open func(ctx context.Context, host string) (cim.Session, error)
 }
+
+// String shows no secret.
+func (c Config) String() string { return endpoint.Address("hyperv", c.Username, c.Hosts...) }
+
+// GoString shows no secret.
+func (c Config) GoString() string { return c.String() }
+
+// LogValue shows no secret.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 func init() {
 	hypervisor.Register("hyperv", openURL)
 }
 
-// Open connects to the hosts. At least one must answer; the others are tried
-// again when they are needed.
+// Open connects to the hosts. At least one must answer. The others are tried
+// again when they are needed. Options.Credentials, if set, replace Username
+// and Password.
 func Open(ctx context.Context, cfg Config, o *hypervisor.Options) (*hypervisor.Client, error) {
-	if o != nil && o.Credentials != nil {
-		cfg.User, cfg.Password = o.Credentials.Username, o.Credentials.Password
-	}
-	d, err := connect(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	c, err := hypervisor.New(ctx, d, o)
-	if err != nil {
-		d.Close()
-		return nil, err
-	}
-	return c, nil
+	d, err := connect(ctx, cfg, o)
+	return endpoint.Client(ctx, d, err, cfg.String(), o)
 }
 
-// openURL reads hyperv://user@host1,host2:5986/?transport=wsman&auth=ntlm.
-// Query parameters: transport, auth, http (1: plain HTTP, sealed), insecure
-// (1: the server's certificate is not verified), ca, cert, key (PEM files),
-// krb5conf, realm, keytab, ccache. A password in the URL is refused: give it
-// in the environment variable HYPERV_PASSWORD.
+// openURL is the Opener. The forms and parameters of URLs are in the package
+// documentation.
 func openURL(ctx context.Context, u *url.URL, o *hypervisor.Options) (hypervisor.Driver, error) {
-	cfg, err := configFromURL(u)
+	cfg, err := parseURL(u)
 	if err != nil {
-		return nil, &hypervisor.Error{Op: "open", Kind: hypervisor.KindInvalidArgument, Unsent: true, Err: err}
+		return nil, err
 	}
-	if o != nil && o.Credentials != nil {
-		cfg.User, cfg.Password = o.Credentials.Username, o.Credentials.Password
-	}
-	return connect(ctx, cfg)
+	return connect(ctx, cfg, o)
 }
 
-func configFromURL(u *url.URL) (Config, error) {
-	cfg := Config{Password: os.Getenv("HYPERV_PASSWORD")}
-	if u.User != nil {
-		cfg.User = u.User.Username()
-		if _, has := u.User.Password(); has {
-			return cfg, errors.New("hyperv: a password does not belong into a URL: set HYPERV_PASSWORD")
-		}
+func parseURL(u *url.URL) (Config, error) {
+	var cfg Config
+	if u.Path != "" && u.Path != "/" {
+		return cfg, endpoint.Invalid("the URL has the path %q: hosts are named by name and port alone", u.Path)
 	}
+	cfg.Username, cfg.Password = endpoint.UserInfo(u)
 	for h := range strings.SplitSeq(u.Host, ",") {
 		if h != "" {
 			cfg.Hosts = append(cfg.Hosts, h)
 		}
 	}
-	files := tlsFiles{}
-	for k, v := range u.Query() {
-		val := v[len(v)-1]
-		switch k {
-		case "transport":
-			cfg.Transport = Transport(val)
-		case "auth":
-			cfg.Auth = Auth(val)
-		case "http", "insecure":
-			b, err := strconv.ParseBool(val)
-			if err != nil {
-				return cfg, fmt.Errorf("hyperv: %s=%s: want 0 or 1", k, val)
-			}
-			if k == "http" {
-				cfg.PlainHTTP = b
-			} else {
-				files.insecure = b
-			}
-		case "ca":
-			files.ca = val
-		case "cert":
-			files.cert = val
-		case "key":
-			files.key = val
-		case "krb5conf":
-			cfg.KerberosConfig = val
-		case "realm":
-			cfg.Realm = val
-		case "keytab":
-			cfg.Keytab = val
-		case "ccache":
-			cfg.CredentialCache = val
-		default:
-			return cfg, fmt.Errorf("hyperv: unknown URL parameter %q", k)
-		}
+	var certificate, key string
+	err := endpoint.Params{
+		"transport":       endpoint.OneOf(&cfg.Transport, TransportWSMan, TransportCOM),
+		"auth":            endpoint.OneOf(&cfg.Auth, AuthNTLM, AuthKerberos, AuthBasic, AuthCertificate),
+		"plainhttp":       endpoint.Bool(&cfg.PlainHTTP),
+		"ca":              endpoint.Text(&cfg.CA),
+		"thumbprint":      endpoint.Text(&cfg.Thumbprint),
+		"insecure":        endpoint.Bool(&cfg.Insecure),
+		"certificate":     endpoint.Text(&certificate),
+		"key":             endpoint.Text(&key),
+		"kerberosconfig":  endpoint.Text(&cfg.KerberosConfig),
+		"realm":           endpoint.Text(&cfg.Realm),
+		"keytab":          endpoint.Text(&cfg.Keytab),
+		"credentialcache": endpoint.Text(&cfg.CredentialCache),
+		"maxenvelope":     endpoint.Count(&cfg.MaxEnvelope),
+		"connections":     endpoint.Count(&cfg.Connections),
+		"pollfirst":       endpoint.Duration(&cfg.PollFirst),
+		"polllast":        endpoint.Duration(&cfg.PollLast),
+		"eventinterval":   endpoint.Duration(&cfg.EventInterval),
+	}.Read(u)
+	if err == nil {
+		cfg.Certificate, err = endpoint.KeyPair(certificate, key)
 	}
-	var err error
-	cfg.TLS, err = files.config()
 	return cfg, err
 }
 
-// check refuses what can't work before anything is dialled.
+// check refuses an invalid configuration before anything is dialled.
 func (c *Config) check() error {
 	if len(c.Hosts) == 0 {
-		return errors.New("hyperv: no hosts given")
+		return endpoint.Invalid("no hosts given: hyperv://user@host1,host2/")
 	}
 	seen := map[string]bool{}
 	for _, h := range c.Hosts {
 		if h == "" || strings.ContainsAny(h, "|\\/ ") {
-			return fmt.Errorf("hyperv: %q is no host name", h)
+			return endpoint.Invalid("%q is no host name", h)
 		}
 		if seen[strings.ToLower(h)] {
-			return fmt.Errorf("hyperv: host %q is given twice", h)
+			return endpoint.Invalid("host %q is given twice", h)
 		}
 		seen[strings.ToLower(h)] = true
 	}
-	if c.Transport == "" {
-		c.Transport = WSMan
+	switch c.Transport = cmp.Or(c.Transport, TransportWSMan); c.Transport {
+	case TransportWSMan:
+		return c.checkWSMan()
+	case TransportCOM:
+		if c.overWSMan() {
+			return endpoint.Invalid("Auth, PlainHTTP, CA, Thumbprint, Insecure, Certificate, MaxEnvelope and what is Kerberos' are settings of WS-Management: leave them out with transport com")
+		}
+		return nil
 	}
-	if c.Auth == "" {
-		c.Auth = NTLM
-	}
-	switch {
-	case c.Transport != WSMan && c.Transport != WMI:
-		return fmt.Errorf("hyperv: unknown transport %q: use wsman or wmi", c.Transport)
-	case c.Transport == WSMan && c.PlainHTTP && c.Auth != NTLM && c.Auth != Kerberos:
-		return fmt.Errorf("hyperv: %s over plain HTTP would send messages in the clear: use HTTPS, or NTLM or Kerberos, which seal them", c.Auth)
+	return endpoint.Invalid("unknown transport %q: use wsman or com", c.Transport)
+}
+
+// overWSMan reports whether a field is set that is for WS-Management alone.
+func (c *Config) overWSMan() bool {
+	return c.Auth != "" || c.PlainHTTP || c.verifies() || c.Certificate != nil || c.kerberos() || c.MaxEnvelope != 0
+}
+
+func (c *Config) verifies() bool { return c.CA != "" || c.Thumbprint != "" || c.Insecure }
+func (c *Config) kerberos() bool { return c.KerberosConfig+c.Realm+c.Keytab+c.CredentialCache != "" }
+
+func (c *Config) checkWSMan() (err error) {
+	switch c.Auth = cmp.Or(c.Auth, AuthNTLM); {
+	case !slices.Contains([]Auth{AuthNTLM, AuthKerberos, AuthBasic, AuthCertificate}, c.Auth):
+		return endpoint.Invalid("unknown way of logging in %q: use ntlm, kerberos, basic or certificate", c.Auth)
+	case c.kerberos() && c.Auth != AuthKerberos:
+		return endpoint.Invalid("KerberosConfig, Realm, Keytab and CredentialCache need auth kerberos, not %s", c.Auth)
+	case (c.Auth == AuthCertificate) != (c.Certificate != nil) && c.tls == nil:
+		return endpoint.Invalid("auth certificate and a client certificate go together")
+	case !c.PlainHTTP:
+		if c.tls == nil {
+			c.tls, err = endpoint.Trust{CA: c.CA, Thumbprint: c.Thumbprint, Insecure: c.Insecure}.TLS(c.Certificate)
+		}
+		return err
+	case c.Auth != AuthNTLM && c.Auth != AuthKerberos:
+		return endpoint.Invalid("%s over plain HTTP would send messages in the clear: use HTTPS, or NTLM or Kerberos, which seal them", c.Auth)
+	case c.verifies():
+		return endpoint.Invalid("PlainHTTP has no certificate that CA, Thumbprint or Insecure could be about")
 	}
 	return nil
 }
@@ -199,12 +216,12 @@ func (c *Config) session(ctx context.Context, host string) (cim.Session, error) 
 	if c.open != nil {
 		return c.open(ctx, host)
 	}
-	if c.Transport == WMI {
+	if c.Transport == TransportCOM {
 		server := host
 		if host == "." || strings.EqualFold(host, "localhost") {
 			server = ""
 		}
-		return com.Open(ctx, com.Config{Server: server, User: c.User, Password: c.Password, Workers: c.Connections, OnCall: countCall})
+		return com.Open(ctx, com.Config{Server: server, User: c.Username, Password: c.Password, Workers: c.Connections, OnCall: countCall, Refusals: c.refusals})
 	}
 	name, port := host, 0
 	if h, p, err := net.SplitHostPort(host); err == nil {
@@ -215,15 +232,17 @@ func (c *Config) session(ctx context.Context, host string) (cim.Session, error) 
 		name, port = h, n
 	}
 	ws, err := wsman.New(wsman.Config{
-		Host: name, Port: port, PlainHTTP: c.PlainHTTP, Auth: wsman.Auth(c.Auth), User: c.User, Password: c.Password, TLS: c.TLS,
+		Host: name, Port: port, PlainHTTP: c.PlainHTTP, Auth: wsman.Auth(c.Auth), User: c.Username, Password: c.Password, TLS: c.tls,
 		Krb:         wsman.KerberosConfig{ConfigFile: c.KerberosConfig, Realm: c.Realm, Keytab: c.Keytab, CCache: c.CredentialCache},
 		MaxEnvelope: c.MaxEnvelope, Connections: c.Connections, OnCall: countCall,
+		Refusals: c.refusals, Record: c.record,
 	})
-	if err != nil { // nothing is sent so early: the settings are wrong
-		return nil, &hypervisor.Error{Kind: hypervisor.KindInvalidArgument, Unsent: true, Err: err}
+	if err != nil { // nothing is sent at this point, so the settings are wrong
+		return nil, &hypervisor.Error{Kind: hypervisor.ErrInvalidArgument, Unsent: true, Err: err}
 	}
 	return ws, nil
 }
 
-// countCall tells the operation of this context, for its Observer.
+// countCall reports a call to the operation of this context, for its
+// Observer.
 func countCall(ctx context.Context) { hypervisor.CountCalls(ctx, 1) }

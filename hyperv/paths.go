@@ -5,48 +5,62 @@ import (
 	"encoding/hex"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// clusterRoot is where cluster shared volumes appear on every node.
-const clusterRoot = `C:\ClusterStorage\`
+// defaultCSVRoot is the folder of cluster shared volumes on every node, unless
+// the cluster names another one.
+const defaultCSVRoot = `C:\ClusterStorage\`
+
+// sharedRoot returns the part of a path before the share or the cluster shared
+// volume that it is on, or "" if it is a drive of one host. The letter case is
+// not significant.
+func (h *host) sharedRoot(path string) string {
+	if strings.HasPrefix(path, `\\`) {
+		server, _, _ := strings.Cut(path[2:], `\`)
+		return path[:min(len(path), 2+len(server)+1)]
+	}
+	if n := len(h.csvRoot); n > 0 && len(path) > n && strings.EqualFold(path[:n], h.csvRoot) {
+		return path[:n]
+	}
+	return ""
+}
 
 // shared reports whether a path names the same file on several hosts.
-func shared(path string) bool {
-	return strings.HasPrefix(path, `\\`) || len(path) > len(clusterRoot) && strings.EqualFold(path[:len(clusterRoot)], clusterRoot)
+func (h *host) shared(path string) bool { return h.sharedRoot(path) != "" }
+
+// shared reports whether a path without a host may name a file of one of the
+// connected hosts.
+func (d *driver) shared(path string) bool {
+	return slices.ContainsFunc(d.hosts, func(h *host) bool { return h.up() && h.shared(path) })
 }
 
-// volume is the ID of the disk image at a path of this host.
+// volume returns the ID of the disk image at a path of this host. Windows
+// writes one path in several ways of upper and lower case. The ID has one.
 func (h *host) volume(path string) hypervisor.VolumeID {
-	if shared(path) {
-		return hypervisor.VolumeID(path)
+	p := strings.ToLower(path)
+	if h.shared(p) {
+		return hypervisor.VolumeID(p)
 	}
-	return hypervisor.VolumeID(string(h.id) + "|" + path)
+	return hypervisor.VolumeID(string(h.id) + "|" + p)
 }
 
-// datastoreOf is the drive, cluster shared volume or share that holds a path.
+// datastoreOf returns the drive, cluster shared volume or share that holds a
+// path.
 func (h *host) datastoreOf(path string) hypervisor.DatastoreID {
-	if shared(path) {
-		skip := len(clusterRoot)
-		if strings.HasPrefix(path, `\\`) {
-			skip = 2
-			if i := strings.IndexByte(path[2:], '\\'); i >= 0 {
-				skip += i + 1
-			}
-		}
-		if i := strings.IndexByte(path[skip:], '\\'); i >= 0 {
-			return hypervisor.DatastoreID(path[:skip+i])
-		}
-		return hypervisor.DatastoreID(path)
+	if root := h.sharedRoot(path); root != "" {
+		name, _, _ := strings.Cut(path[len(root):], `\`)
+		return hypervisor.DatastoreID(strings.ToLower(root + name))
 	}
 	drive, _, _ := strings.Cut(path, `\`)
 	return hypervisor.DatastoreID(string(h.id) + "|" + strings.ToUpper(drive))
 }
 
-// splitID takes an ID of a volume or datastore apart; the host is empty for
-// what is shared.
+// splitID splits an ID of a volume or datastore into its parts. The host is
+// empty if the object is shared.
 func splitID(id string) (host hypervisor.HostID, path string) {
 	if h, p, ok := strings.Cut(id, "|"); ok {
 		return hypervisor.HostID(h), p
@@ -56,18 +70,19 @@ func splitID(id string) (host hypervisor.HostID, path string) {
 
 var drive = regexp.MustCompile(`^[A-Za-z]:$`)
 
-// directory is where new images go: the host's default directory if it is in
-// the datastore or none is given, else the root of the datastore.
+// directory returns the folder for new images: the host's default directory
+// if it is in the datastore or none is given, and otherwise the root of the
+// datastore.
 func (h *host) directory(ds hypervisor.DatastoreID) (string, error) {
 	if ds == "" || strings.EqualFold(string(ds), string(h.datastoreOf(h.vhdPath))) {
 		return h.vhdPath, nil
 	}
 	on, path := splitID(string(ds))
-	if on == "" && !shared(path) || on != "" && !drive.MatchString(path) {
-		return "", hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDatastore, ID: string(ds)}, "no such datastore")
+	if on == "" && !h.shared(path) || on != "" && !drive.MatchString(path) {
+		return "", hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectDatastore, ID: string(ds)}, "no such datastore")
 	}
 	if on != "" && !strings.EqualFold(string(on), string(h.id)) {
-		return "", hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{Kind: hypervisor.KindOfDatastore, ID: string(ds)},
+		return "", hypervisor.Errorf(hypervisor.ErrInvalidArgument, hypervisor.Ref{Kind: hypervisor.ObjectDatastore, ID: string(ds)},
 			"the datastore is a drive of host %s, not of %s", on, h.id)
 	}
 	return path, nil
@@ -78,8 +93,8 @@ func join(dir, name string) string { return strings.TrimRight(dir, `\`) + `\` + 
 
 func base(path string) string { return path[strings.LastIndexByte(path, '\\')+1:] }
 
-// fileName makes a name that Windows takes and that is not in use from the
-// name of a machine, which may hold anything.
+// fileName makes a name from the name of a machine, which may have any
+// characters. Windows accepts the name, and it is not in use.
 func fileName(vm string) string {
 	var b strings.Builder
 	for _, r := range vm {
@@ -110,7 +125,7 @@ func newGUID() string {
 	return strings.ToUpper(fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]))
 }
 
-// formatOf tells an image's format by its extension. Snapshots' images are
+// formatOf returns an image's format by its extension. Snapshots' images are
 // .avhdx and .avhd.
 func formatOf(path string) string {
 	i := strings.LastIndexByte(path, '.')

@@ -6,31 +6,32 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // Reconfigure implements hypervisor.Reconfigurer. While a machine runs,
-// Hyper-V changes the amount of fixed memory, and the limits of dynamic memory
-// outwards; processors never. It has no settings that wait for the next start,
-// so NextStart is refused where it would matter.
+// Hyper-V can change the amount of fixed memory and extend the limits of
+// dynamic memory, but never change processors. It has no settings that wait
+// for the next start, so NextStart is refused where it would matter.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
 	m, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if m.notes.Template && (ch.CPUs > 0 || ch.MemoryBytes > 0 || ch.DynamicMemory != nil) {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "a template keeps its hardware; turn it back with MarkVM first")
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "a template keeps its hardware; turn it back with MarkVM first")
 	}
 	r, _, err := m.resources(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if len(r.rows[rowCPU]) == 0 || len(r.rows[rowMemory]) == 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "the machine is gone")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "the machine is gone")
 	}
 	if err := m.checkChanges(r, ch); err != nil {
 		return nil, err
 	}
-	return d.start(ctx, m.h, "", func(o *op) (hypervisor.Ref, error) {
+	return m.start(ctx, "reconfigure", "", func(o *op) (hypervisor.Ref, error) {
 		if err := o.resize(m, ch); err != nil {
 			if errors.Is(err, cim.ErrLost) {
 				o.restore(m, r)
@@ -52,21 +53,21 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 		}
 		err := m.modifyNow(o.ctx, kv...)
 		if errors.Is(err, cim.ErrLost) {
-			o.setBack("its name and description", func(ctx context.Context) error { return m.modifyNow(ctx, back...) })
+			o.SetBack("its name and description", func(ctx context.Context) error { return m.modifyNow(ctx, back...) })
 		}
 		return m.id.Ref(), err
 	})
 }
 
-// restore has CPUs and memory put back on failure, so that all changes or none
-// are made.
+// restore registers the restoration of CPUs and memory for a failure, so that
+// all changes or none are made.
 func (o *op) restore(m *machine, r *record) {
 	var back []*cim.Embedded
 	cpu, mem := r.rows[rowCPU][0], r.rows[rowMemory][0]
 	back = append(back, cim.NewEmbedded("Msvm_ProcessorSettingData", "InstanceID", cpu.Str("InstanceID"), "VirtualQuantity", cpu.Uint("VirtualQuantity")))
 	back = append(back, cim.NewEmbedded("Msvm_MemorySettingData", "InstanceID", mem.Str("InstanceID"), "VirtualQuantity", mem.Uint("VirtualQuantity"),
 		"Reservation", mem.Uint("Reservation"), "Limit", mem.Uint("Limit"), "DynamicMemoryEnabled", mem.Bool("DynamicMemoryEnabled")))
-	o.setBack("its processors and memory", func(ctx context.Context) error { return o.putResource(ctx, m, back...) })
+	o.SetBack("its processors and memory", func(ctx context.Context) error { return o.putResource(ctx, m, back...) })
 }
 
 // checkChanges refuses before anything is touched.
@@ -75,41 +76,41 @@ func (m *machine) checkChanges(r *record, ch hypervisor.Changes) error {
 	cpus, mem := int(r.rows[rowCPU][0].Uint("VirtualQuantity")), r.rows[rowMemory][0]
 	dynamic := mem.Bool("DynamicMemoryEnabled")
 	if ch.MaxCPUs > 0 && ch.MaxCPUs != max(ch.CPUs, cpus) {
-		return m.d.refuse(on, hypervisor.CPUHotAdd)
+		return m.d.refuse(on, capability.CPUHotAdd)
 	}
-	if err := evenMemory(on, ch.MemoryBytes, ch.MaxMemory, ch.DynamicMemory); err != nil {
+	if err := evenMemory(on, ch.MemoryBytes, ch.MaxMemoryBytes, ch.DynamicMemory); err != nil {
 		return err
 	}
-	if m.state == hypervisor.Off {
+	if m.state == hypervisor.StateOff {
 		return nil
 	}
-	live := func(c hypervisor.Capability, why string) error {
+	live := func(c capability.Name, why string) error {
 		if ch.NextStart {
 			why += "; Hyper-V keeps no changes for the next start"
 		}
 		return hypervisor.Unsupported(on, c, hypervisor.ReasonPlatform, why)
 	}
 	if ch.CPUs > 0 && ch.CPUs != cpus {
-		return live(hypervisor.CPUHotAdd, "processors change only while the machine is off")
+		return live(capability.CPUHotAdd, "processors change only while the machine is off")
 	}
 	now := int64(mem.Uint("VirtualQuantity")) * hypervisor.MiB
-	if m.state != hypervisor.Running && (ch.MemoryBytes > 0 && ch.MemoryBytes != now || ch.DynamicMemory != nil) {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, on, "memory changes while the machine is off or running, not %s", m.state)
+	if m.state != hypervisor.StateRunning && (ch.MemoryBytes > 0 && ch.MemoryBytes != now || ch.DynamicMemory != nil) {
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, on, "memory changes while the machine is off or running, not %s", m.state)
 	}
 	if ch.MemoryBytes > 0 && ch.MemoryBytes != now && dynamic {
-		return live(hypervisor.MemoryHotAdd, "with dynamic memory the amount at start changes only while the machine is off; widen the range instead")
+		return live(capability.MemoryHotAdd, "with dynamic memory the amount at start changes only while the machine is off; widen the range instead")
 	}
 	if ch.DynamicMemory != nil {
 		off := ch.DynamicMemory.MaxBytes == 0
 		lo, hi := int64(mem.Uint("Reservation"))*hypervisor.MiB, int64(mem.Uint("Limit"))*hypervisor.MiB
 		if off == dynamic || !off && (ch.DynamicMemory.MinBytes > lo || ch.DynamicMemory.MaxBytes < hi) {
-			return live(hypervisor.MemoryDynamic, "dynamic memory is switched, and its range narrowed, only while the machine is off")
+			return live(capability.MemoryDynamic, "dynamic memory is switched, and its range narrowed, only while the machine is off")
 		}
 	}
 	return nil
 }
 
-// evenMemory refuses odd amounts: Hyper-V takes memory in steps of 2 MiB.
+// evenMemory refuses odd amounts: Hyper-V accepts memory in steps of 2 MiB.
 func evenMemory(on hypervisor.Ref, startup, limit int64, d *hypervisor.MemoryRange) error {
 	all := []int64{startup, limit}
 	if d != nil {
@@ -117,7 +118,7 @@ func evenMemory(on hypervisor.Ref, startup, limit int64, d *hypervisor.MemoryRan
 	}
 	for _, n := range all {
 		if n%(2*hypervisor.MiB) != 0 {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "memory of %d bytes: Hyper-V takes memory in steps of 2 MiB", n)
+			return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "memory of %d bytes: Hyper-V takes memory in steps of 2 MiB", n)
 		}
 	}
 	return nil
@@ -125,7 +126,7 @@ func evenMemory(on hypervisor.Ref, startup, limit int64, d *hypervisor.MemoryRan
 
 // resize changes processors and memory in one call, so that both change or none.
 func (o *op) resize(m *machine, ch hypervisor.Changes) error {
-	if ch.CPUs == 0 && ch.MemoryBytes == 0 && ch.DynamicMemory == nil && ch.MaxMemory == 0 {
+	if ch.CPUs == 0 && ch.MemoryBytes == 0 && ch.DynamicMemory == nil && ch.MaxMemoryBytes == 0 {
 		return nil
 	}
 	inv, err := readInventory(o.ctx, o.h, o.s, []int{rowCPU, rowMemory}, only(m.id))
@@ -134,7 +135,7 @@ func (o *op) resize(m *machine, ch hypervisor.Changes) error {
 	}
 	r := inv.record(string(m.id))
 	if len(r.rows[rowCPU]) == 0 || len(r.rows[rowMemory]) == 0 {
-		return hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the machine is gone")
+		return hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "the machine is gone")
 	}
 	var e []*cim.Embedded
 	if c := r.rows[rowCPU][0]; ch.CPUs > 0 && uint64(ch.CPUs) != c.Uint("VirtualQuantity") {
@@ -148,8 +149,8 @@ func (o *op) resize(m *machine, ch hypervisor.Changes) error {
 	if d := ch.DynamicMemory; d != nil {
 		dynamic, lo, hi = d.MaxBytes > 0, uint64(d.MinBytes/hypervisor.MiB), uint64(d.MaxBytes/hypervisor.MiB)
 	}
-	if ch.MaxMemory > 0 {
-		hi = uint64(ch.MaxMemory / hypervisor.MiB)
+	if ch.MaxMemoryBytes > 0 {
+		hi = uint64(ch.MaxMemoryBytes / hypervisor.MiB)
 	}
 	if !dynamic {
 		lo, hi = startup, max(hi, startup)

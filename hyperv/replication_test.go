@@ -16,16 +16,16 @@ func TestReplicationStates(t *testing.T) {
 	c := openSite(t, s)
 	vm := create(t, c, small("replicated"))
 	last := time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC)
-	want := []hypervisor.ReplicationState{hypervisor.ReplicationOff, hypervisor.ReplicationInitial, hypervisor.ReplicationInitial, hypervisor.Replicating, hypervisor.FailingOver,
-		hypervisor.FailedOver, hypervisor.FailedOver, hypervisor.ReplicationSuspended, hypervisor.ReplicationError, hypervisor.ReplicationResync, hypervisor.ReplicationResync,
-		hypervisor.ReplicationSuspended, hypervisor.FailingOver, hypervisor.FailingOver, hypervisor.FailedOver, hypervisor.Replicating, hypervisor.ReplicationError,
-		hypervisor.ReplicationError, hypervisor.FailingOver, hypervisor.FailingOver, hypervisor.FailingOver, hypervisor.Replicating, hypervisor.ReplicationError}
+	want := []hypervisor.ReplicationState{hypervisor.ReplicationOff, hypervisor.ReplicationInitial, hypervisor.ReplicationInitial, hypervisor.ReplicationActive, hypervisor.ReplicationFailingOver,
+		hypervisor.ReplicationFailedOver, hypervisor.ReplicationFailedOver, hypervisor.ReplicationSuspended, hypervisor.ReplicationError, hypervisor.ReplicationResync, hypervisor.ReplicationResync,
+		hypervisor.ReplicationSuspended, hypervisor.ReplicationFailingOver, hypervisor.ReplicationFailingOver, hypervisor.ReplicationFailedOver, hypervisor.ReplicationActive, hypervisor.ReplicationError,
+		hypervisor.ReplicationError, hypervisor.ReplicationFailingOver, hypervisor.ReplicationFailingOver, hypervisor.ReplicationFailingOver, hypervisor.ReplicationActive, hypervisor.ReplicationError}
 	for n, state := range want {
 		if err := s.sim.SetReplication(string(vm.ID()), hvsim.Replication{State: uint16(n), Health: 1, Mode: 2, Last: last}); err != nil {
 			t.Fatal(err)
 		}
 		got, err := vm.Replication(t.Context())
-		if err != nil || got.State != state || n > 0 && (got.Role != hypervisor.Replica || got.Health != hypervisor.HealthOK || got.Detail == "" || !got.LastAt.Equal(last)) {
+		if err != nil || got.State != state || n > 0 && (got.Role != hypervisor.RoleReplica || got.Health != hypervisor.HealthOK || got.Detail == "" || !got.LastAt.Equal(last)) {
 			t.Errorf("state %d: %+v, %v", n, got, err)
 		}
 	}

@@ -3,17 +3,21 @@ package hyperv
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
-// Values of Msvm_VirtualSystemSettingData.UserSnapshotType: what kind of
-// checkpoint CreateSnapshot makes.
+// Values of Msvm_VirtualSystemSettingData.UserSnapshotType: the kind of
+// checkpoint that CreateSnapshot makes.
 const (
-	checkpointProduction = uint16(4) // the guest flushes; fails rather than fall back
+	checkpointProduction = uint16(4) // the guest flushes; fails instead of falling back
 	checkpointStandard   = uint16(5) // with RAM
 )
 
@@ -21,8 +25,8 @@ const (
 // Msvm_VirtualSystemSnapshotSettingData.ConsistencyLevel.
 const (
 	snapshotFull          = uint16(2)
-	consistentApplication = uint16(1)
-	consistentCrash       = uint16(2)
+	consistentApplication = uint8(1)
+	consistentCrash       = uint8(2)
 )
 
 // snapshot finds a snapshot of the machine.
@@ -32,14 +36,15 @@ func (m *machine) snapshot(id hypervisor.SnapshotID) (*cim.Instance, error) {
 			return s, nil
 		}
 	}
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "machine %s has no such snapshot", m.id)
+	return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "machine %s has no such snapshot", m.id)
 }
 
 func (m *machine) snapshotRef(s *cim.Instance) cim.Ref {
 	return m.h.settingRef("Msvm_VirtualSystemSettingData", s.Str("InstanceID"))
 }
 
-// currentSnapshot reads what the machine's present state descends from.
+// currentSnapshot reads the snapshot that the machine's present state
+// descends from.
 func (m *machine) currentSnapshot(ctx context.Context) (hypervisor.SnapshotID, error) {
 	rows, err := cim.Collect(m.s.Query(ctx, cim.Virtualization, cim.AssociatorsOf(m.ref(), cim.Assoc{Class: "Msvm_MostCurrentSnapshotInBranch"})))
 	for _, r := range rows {
@@ -111,28 +116,30 @@ func (m *machine) snapshotInfo(s *cim.Instance) hypervisor.SnapshotInfo {
 		i.Kind = "production"
 	}
 	if i.State == "" { // made by another tool
-		i.State = hypervisor.Off
+		i.State = hypervisor.StateOff
 		if i.Memory {
-			i.State = hypervisor.Running
+			i.State = hypervisor.StateRunning
 		}
 	}
 	return i
 }
 
-// CreateSnapshot implements hypervisor.Snapshotter. With RAM it is a standard
-// checkpoint; without, a production checkpoint that is crash-consistent, or
-// consistent for applications if it is to be quiesced. The machine's setting
-// for the kind is changed for the time of the call.
+// CreateSnapshot implements hypervisor.Snapshotter. With RAM it makes a
+// standard checkpoint. Without RAM it makes a production checkpoint that is
+// crash-consistent, or application-consistent if it is to be quiesced. The
+// machine's setting for the kind is changed for the duration of the call.
 func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest) (hypervisor.DriverTask, error) {
 	return d.createSnapshot(ctx, id, r, false)
 }
 
-// createSnapshot marks a snapshot that is made as the base of a clone.
+// createSnapshot is CreateSnapshot. With base it marks the snapshot as the
+// base of a clone.
 func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest, base bool) (hypervisor.DriverTask, error) {
 	unlock, err := d.lock(ctx, id)
 	if err != nil {
 		return nil, err
 	}
+	unlock = sync.OnceFunc(unlock)
 	locked := true
 	defer func() {
 		if locked {
@@ -146,18 +153,18 @@ func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	if err := m.startable(); err != nil {
 		return nil, err
 	}
-	alive := m.state == hypervisor.Running || m.state == hypervisor.Paused
-	c := hypervisor.SnapshotDisk
+	alive := m.state == hypervisor.StateRunning || m.state == hypervisor.StatePaused
+	c := capability.SnapshotDisk
 	switch {
 	case r.Memory:
-		c = hypervisor.SnapshotMemory
+		c = capability.SnapshotMemory
 		if !alive {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s, so there is no RAM to keep", m.state)
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s, so there is no RAM to keep", m.state)
 		}
 	case r.Quiesce:
-		c = hypervisor.SnapshotQuiesce
-		if m.state != hypervisor.Running {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: only a running guest can quiet its file systems", m.state)
+		c = capability.SnapshotQuiesce
+		if m.state != hypervisor.StateRunning {
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: only a running guest can quiet its file systems", m.state)
 		}
 		if err := m.hasVSS(ctx, c); err != nil {
 			return nil, err
@@ -166,12 +173,26 @@ func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 		if err := m.hasVSS(ctx, c); err != nil {
 			return nil, err
 		}
-	case m.state == hypervisor.Suspended:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended: Hyper-V would keep its saved RAM too; resume it or power it off")
+	case m.state == hypervisor.StateSuspended:
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is suspended: Hyper-V would keep its saved RAM too; resume it or power it off")
 	}
 	if err := m.unpinned(ctx, c); err != nil {
 		return nil, err
 	}
+	t, err := m.begin(ctx, "snapshot", func(ctx context.Context) (hypervisor.DriverTask, error) {
+		return m.takeSnapshot(ctx, r, base, unlock)
+	})
+	locked = err != nil
+	return t, err
+}
+
+// takeSnapshot starts the work of CreateSnapshot, which unlocks at its end.
+func (m *machine) takeSnapshot(ctx context.Context, r hypervisor.SnapshotRequest, base bool, unlock func()) (t hypervisor.DriverTask, err error) {
+	defer func() {
+		if err != nil {
+			unlock()
+		}
+	}()
 	kind, before := checkpointProduction, uint16(m.settings.Uint("UserSnapshotType"))
 	level := consistentCrash
 	if r.Memory {
@@ -185,7 +206,7 @@ func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 		}
 		return m.modifyNow(ctx, "UserSnapshotType", before)
 	}
-	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
+	late, cancel := job.Late(ctx)
 	defer cancel()
 	if kind != before {
 		if err := m.modifyNow(ctx, "UserSnapshotType", kind); err != nil {
@@ -195,25 +216,25 @@ func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	args := []cim.Arg{{Name: "AffectedSystem", Value: m.ref()}, {Name: "SnapshotSettings", Value: snapshotSettings(r, level)}, {Name: "SnapshotType", Value: snapshotFull}}
 	made := ""
 	look := m.done(func(ctx context.Context) (_ bool, err error) { made, err = m.newSnapshot(ctx); return made != "", err })
-	q := &request{m.s, once(look), m.h.snapshots(), "CreateSnapshot", args}
+	q := m.request(once(look), m.h.snapshots(), "CreateSnapshot", args...)
 	answer, lost := q.call(ctx)
 	if lost != nil && !errors.Is(lost, cim.ErrLost) {
-		return nil, notBack(lost, back(late))
+		return nil, notBack(m.contended(ctx, lost), back(late))
 	}
-	locked = false
-	t, err := d.start(ctx, m.h, taskOf(m.h, answer), func(o *op) (hypervisor.Ref, error) {
+	t, err = m.start(ctx, "snapshot", taskOf(m.h, answer), func(o *op) (hypervisor.Ref, error) {
 		defer unlock()
 		res, err := q.follow(o.ctx, answer, lost)
 		if err == nil {
 			err = o.wait(res)
 		}
-		late, cancel := o.late()
+		err = m.contended(o.ctx, err)
+		late, cancel := job.Late(o.ctx)
 		defer cancel()
 		berr := back(late)
 		if berr != nil && err == nil {
-			o.note(kindOfCheckpoint + " could not be set back: " + berr.Error())
+			o.Note(kindOfCheckpoint + " could not be set back: " + berr.Error())
 		} else if berr != nil {
-			err = stays(err, kindOfCheckpoint, berr)
+			err = o.Also(err, "%s could not be set back: %v", kindOfCheckpoint, berr)
 		}
 		if err == nil && made == "" {
 			made, err = o.snapshotOf(late, m, res)
@@ -221,37 +242,35 @@ func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 			return hypervisor.Ref{}, err
 		}
 		if err != nil {
-			// As long as nobody knows its ID it is called by its name.
-			o.onFailure(hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, Name: r.Name}, func(ctx context.Context) error {
-				if found, err := look(ctx); found == nil {
+			// As long as its ID is unknown it is called by its name.
+			o.Remove(hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, Name: r.Name}, func(ctx context.Context) error {
+				if found, err := look.look(ctx); found == nil {
 					return err
 				}
 				return o.destroySnapshot(ctx, m, hypervisor.SnapshotID(ownerOf(made)))
 			})
 			return hypervisor.Ref{}, err
 		}
-		return o.nameSnapshot(late, m, made, r, base)
+		ref, err := o.nameSnapshot(late, m, made, r, base)
+		return ref, m.contended(late, err)
 	})
-	if err != nil {
-		unlock()
-	}
 	return t, err
 }
 
 const kindOfCheckpoint = "the machine's kind of checkpoint"
 
-// notBack is the error of a refusal, and tells if the kind could not be set
-// back.
+// notBack returns the error of a refusal, and reports if the kind could not
+// be restored.
 func notBack(err, back error) error {
 	if back == nil {
 		return err
 	}
-	return stays(err, kindOfCheckpoint, back)
+	return fmt.Errorf("%w (and %s could not be set back: %v)", err, kindOfCheckpoint, back)
 }
 
-// newSnapshot finds the snapshot that was made since the machine was read; ""
-// if there is none. It has the machine's notes still: one that another client
-// of this package made gets its own at once.
+// newSnapshot finds the snapshot that was made since the machine was read, or
+// "" if there is none. It still has the machine's notes; a snapshot by
+// another client of this package gets its own notes at once.
 func (m *machine) newSnapshot(ctx context.Context) (string, error) {
 	now, err := m.d.read(ctx, m.h, m.s, m.id)
 	if err != nil || now == nil {
@@ -270,20 +289,20 @@ func (m *machine) newSnapshot(ctx context.Context) (string, error) {
 	case 1:
 		return made[0], nil
 	}
-	return "", hypervisor.Errorf(hypervisor.KindAmbiguous, m.id.Ref(), "%d snapshots of it were made at once", len(made))
+	return "", hypervisor.Errorf(hypervisor.ErrAmbiguous, m.id.Ref(), "%d snapshots of it were made at once", len(made))
 }
 
-// snapshotSettings is nil for a standard checkpoint, which has none.
-func snapshotSettings(r hypervisor.SnapshotRequest, level uint16) any {
+// snapshotSettings returns nil for a standard checkpoint, which has none.
+func snapshotSettings(r hypervisor.SnapshotRequest, level uint8) any {
 	if r.Memory {
 		return nil
 	}
 	return cim.NewEmbedded("Msvm_VirtualSystemSnapshotSettingData", "ConsistencyLevel", level, "IgnoreNonSnapshottableDisks", false)
 }
 
-// hasVSS checks that the guest's backup service answers; without it there are
+// hasVSS checks that the guest's backup service answers. Without it there are
 // no production checkpoints of a running machine.
-func (m *machine) hasVSS(ctx context.Context, c hypervisor.Capability) error {
+func (m *machine) hasVSS(ctx context.Context, c capability.Name) error {
 	i, err := cim.First(m.s.Query(ctx, cim.Virtualization, cim.Select("Msvm_VssComponent", nil, "SystemName = "+cim.Quote(string(m.id)))), "the guest's VSS component")
 	if err != nil && !isGone(err) {
 		return err
@@ -295,7 +314,7 @@ func (m *machine) hasVSS(ctx context.Context, c hypervisor.Capability) error {
 	return nil
 }
 
-// answers reports whether an integration service has contact: its first
+// answers reports whether an integration service is in contact: its first
 // OperationalStatus is 2, OK.
 func answers(i *cim.Instance) bool {
 	if i == nil {
@@ -305,7 +324,7 @@ func answers(i *cim.Instance) bool {
 	return len(st) > 0 && st[0] == 2
 }
 
-// snapshotOf is the InstanceID of the snapshot that an answer tells of.
+// snapshotOf returns the InstanceID of the snapshot that an answer names.
 func (o *op) snapshotOf(ctx context.Context, m *machine, res *cim.Result) (string, error) {
 	if ref, ok := res.Out.Ref("ResultingSnapshot"); ok && ref.Key("InstanceID") != "" {
 		return ref.Key("InstanceID"), nil
@@ -322,20 +341,20 @@ func (o *op) snapshotOf(ctx context.Context, m *machine, res *cim.Result) (strin
 		}
 	}
 	if id == "" {
-		err = hypervisor.Errorf(hypervisor.KindNotFound, m.id.Ref(), "the host made a snapshot and does not tell which")
+		err = hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "the host made a snapshot and does not say which")
 	}
 	return id, err
 }
 
-// nameSnapshot gives the snapshot that was made its name: the call that makes
-// it takes none.
+// nameSnapshot sets the name of a new snapshot, because the call that makes
+// the snapshot accepts none.
 func (o *op) nameSnapshot(ctx context.Context, m *machine, id string, r hypervisor.SnapshotRequest, base bool) (hypervisor.Ref, error) {
 	snap := hypervisor.SnapshotID(ownerOf(id)).Ref()
 	n := notes{Description: r.Description, State: m.state, Quiesced: r.Quiesce, Base: base}
 	e := cim.NewEmbedded("Msvm_VirtualSystemSettingData", "InstanceID", id, "ElementName", r.Name, "Notes", n.strings())
 	err := m.ask(ctx, m.set(e), o.h.management(), "ModifySystemSettings", cim.Arg{Name: "SystemSettings", Value: e})
 	if err != nil {
-		o.state.Leftover = append(o.state.Leftover, snap)
+		o.Left(snap)
 	}
 	return snap, err
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
 // Datastores implements hypervisor.StorageLister: each host's drives, and the
@@ -49,23 +51,24 @@ func (d *driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, er
 	return out, nil
 }
 
-// clusterVolumes lists the cluster shared volumes; none outside a cluster.
+// clusterVolumes lists the cluster shared volumes. There are none outside a
+// cluster.
 func clusterVolumes(ctx context.Context, h *host, s cim.Session) ([]hypervisor.DatastoreInfo, error) {
 	rows, err := cim.Collect(s.Query(ctx, cim.MSCluster, cim.Select("MSCluster_ClusterSharedVolume", nil)))
-	if refused(err) {
+	if unclustered(err) {
 		return nil, nil
 	}
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
 	parts, err := cim.Collect(s.Query(ctx, cim.MSCluster, cim.Select("MSCluster_DiskPartition", nil)))
-	if err != nil && !refused(err) {
+	if err != nil && !unclustered(err) {
 		return nil, err
 	}
 	var out []hypervisor.DatastoreInfo
 	for _, r := range rows {
 		path := strings.TrimRight(r.Str("Name"), `\`)
-		i := hypervisor.DatastoreInfo{ID: hypervisor.DatastoreID(path), Name: base(path), Type: "CSV", Hosts: []hypervisor.HostID{h.id}}
+		i := hypervisor.DatastoreInfo{ID: h.datastoreOf(path), Name: base(path), Type: "CSV", Hosts: []hypervisor.HostID{h.id}}
 		for _, p := range parts {
 			if partitionOf(p, path, r.Str("VolumeName")) {
 				i.CapacityBytes, i.FreeBytes, i.Accessible = int64(p.Uint("TotalSize"))*hypervisor.MiB, int64(p.Uint("FreeSpace"))*hypervisor.MiB, true
@@ -88,9 +91,28 @@ func partitionOf(p *cim.Instance, path, volume string) bool {
 	return g != "" && strings.Contains(strings.ToLower(volume), strings.ToLower(strings.Trim(g, "{}")))
 }
 
-// Volumes implements hypervisor.StorageManager: the images in the directory
-// that a datastore's images are made in.
+// Volumes implements hypervisor.StorageManager. It lists the images in the
+// directory in which a datastore's images are made.
 func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
+	if ds != "" {
+		return d.volumes(ctx, ds)
+	}
+	all, err := d.Datastores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []hypervisor.VolumeInfo
+	for _, s := range all {
+		v, err := d.volumes(ctx, s.ID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v...)
+	}
+	return out, nil
+}
+
+func (d *driver) volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
 	h, s, _, err := d.open(ctx, string(ds))
 	if err != nil {
 		return nil, err
@@ -104,12 +126,9 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 		return nil, err
 	}
 	if len(dir) < 2 || dir[1] != ':' {
-		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.KindOfDatastore, ID: string(ds)}, hypervisor.VolumeManage, hypervisor.ReasonPlatform, "WMI lists no files of a share")
+		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.ObjectDatastore, ID: string(ds)}, capability.VolumeManage, hypervisor.ReasonPlatform, "WMI lists no files of a share")
 	}
-	// CIM_DataFile answers at once only if drive and directory are given.
-	disk, rest := dir[:2], strings.TrimRight(dir[2:], `\`)+`\`
-	rows, err := cim.Collect(s.Query(ctx, cim.CIMV2, cim.Select("CIM_DataFile", []string{"Name", "FileSize", "Extension"},
-		"Drive = "+cim.Quote(strings.ToLower(disk)), "Path = "+cim.Quote(strings.ToLower(rest)))))
+	rows, err := inFolder(ctx, s, "CIM_DataFile", dir)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +137,7 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 		switch strings.ToLower(r.Str("Extension")) {
 		case "vhdx", "avhdx", "vhd", "avhd", "iso":
 			p := r.Str("Name")
-			out = append(out, hypervisor.VolumeInfo{ID: h.volume(p), Name: base(p), Datastore: h.datastoreOf(p), UsedBytes: int64(r.Uint("FileSize")), Format: formatOf(p)})
+			out = append(out, hypervisor.VolumeInfo{ID: h.volume(p), Name: strings.TrimSuffix(base(p), ".vhdx"), Datastore: h.datastoreOf(p), UsedBytes: int64(r.Uint("FileSize")), Format: formatOf(p)})
 		}
 	}
 	var g errgroup.Group
@@ -133,11 +152,12 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 			v, err := readImage(ctx, s, img, p)
 			if err != nil {
 				if refused(err) {
-					return nil // open for writing elsewhere, or no image
+					return nil // open for writing elsewhere, or not an image
 				}
 				return err
 			}
 			out[i].SizeBytes = int64(v.Uint("MaxInternalSize"))
+			out[i].Provisioning = provisioning(v)
 			if pp := v.Str("ParentPath"); pp != "" {
 				out[i].Parent = h.volume(pp)
 			}
@@ -147,7 +167,7 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 	return out, g.Wait()
 }
 
-// open finds the host that a volume or datastore is reached through.
+// open finds the host through which a volume or datastore is reached.
 func (d *driver) open(ctx context.Context, id string) (*host, cim.Session, string, error) {
 	on, path := splitID(id)
 	h := d.hosts[0]
@@ -163,7 +183,10 @@ func (d *driver) open(ctx context.Context, id string) (*host, cim.Session, strin
 
 // CreateVolume implements hypervisor.StorageManager.
 func (d *driver) CreateVolume(ctx context.Context, v hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: v.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: v.Name}
+	if why := notName(v.Name); why != "" {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "Windows takes no such file name: %s", why)
+	}
 	h, s, _, err := d.open(ctx, string(v.Datastore))
 	if err != nil {
 		return nil, err
@@ -172,8 +195,19 @@ func (d *driver) CreateVolume(ctx context.Context, v hypervisor.VolumeSpec) (hyp
 	if err != nil {
 		return nil, err
 	}
-	if strings.ContainsAny(v.Name, `\/:*?"<>|`) {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, `a file name on Windows can't hold \ / : * ? " < > |`)
+	from := ""
+	if v.From != "" {
+		where, p, err := d.imageID(v.From)
+		switch {
+		case err != nil:
+			return nil, err
+		case where != "" && where != h.id:
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, v.From.Ref(), "the image is on host %s, the new one goes to %s", where, h.id)
+		}
+		if err := h.image(ctx, s, v.From, p); err != nil {
+			return nil, err
+		}
+		from = p
 	}
 	path := join(dir, v.Name)
 	if f := formatOf(path); f != "vhdx" {
@@ -184,18 +218,17 @@ func (d *driver) CreateVolume(ctx context.Context, v hypervisor.VolumeSpec) (hyp
 		return nil, err
 	}
 	if f != nil {
-		return nil, hypervisor.Errorf(hypervisor.KindExists, on, "%s exists", path)
+		return nil, hypervisor.Errorf(hypervisor.ErrExists, on, "%s exists", path)
 	}
 	kind := vhdDynamic
-	if v.Provisioning == hypervisor.Thick {
+	if v.Provisioning == hypervisor.ProvisioningThick {
 		kind = vhdFixed
 	}
-	return d.start(ctx, h, "", func(o *op) (hypervisor.Ref, error) {
-		made := hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(h.volume(path))}
-		if v.From == "" {
+	return d.start(ctx, h, job.Spec{Op: "create image", Object: on}, func(o *op) (hypervisor.Ref, error) {
+		made := hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: string(h.volume(path))}
+		if from == "" {
 			return made, o.newImage(path, "Type", kind, "MaxInternalSize", uint64(v.SizeBytes))
 		}
-		_, from := splitID(string(v.From))
 		if err := o.copyImage(from, path, kind); err != nil {
 			return made, err
 		}
@@ -208,17 +241,23 @@ func (d *driver) CreateVolume(ctx context.Context, v hypervisor.VolumeSpec) (hyp
 
 // DeleteVolume implements hypervisor.StorageManager.
 func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(id)}
+	on := id.Ref()
+	own := definition.MatchString(string(id))
+	if _, _, err := d.imageID(id); err != nil && !own {
+		return nil, err
+	}
 	h, s, path, err := d.open(ctx, string(id))
 	if err != nil {
 		return nil, err
 	}
-	f, err := fileOf(ctx, s, path)
-	if err != nil {
+	if err := h.removable(on, capability.VolumeManage, path); err != nil {
 		return nil, err
 	}
-	if f == nil {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, on, "there is no file %s on %s", path, h.id)
+	if err := h.listed(ctx, s, path); err != nil {
+		return nil, err
+	}
+	if err := h.image(ctx, s, id, path); err != nil {
+		return nil, err
 	}
 	rows, err := cim.Collect(s.Query(ctx, cim.Virtualization, cim.Select("Msvm_StorageAllocationSettingData", diskProps)))
 	if err != nil {
@@ -226,7 +265,7 @@ func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 	}
 	for _, r := range rows {
 		if strings.EqualFold(r.Str("HostResource"), path) {
-			return nil, hypervisor.Errorf(hypervisor.KindBusy, on, "machine or snapshot %s uses the image", ownerOf(r.Str("InstanceID")))
+			return nil, hypervisor.Errorf(hypervisor.ErrBusy, on, "machine or snapshot %s uses the image", ownerOf(r.Str("InstanceID")))
 		}
 	}
 	// An image below another one: a linked clone, or a chain made by hand.
@@ -246,8 +285,23 @@ func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 			return nil, err
 		}
 		if slices.ContainsFunc(c, func(x string) bool { return strings.EqualFold(x, path) }) {
-			return nil, hypervisor.Errorf(hypervisor.KindBusy, on, "image %s stands on it", p)
+			return nil, hypervisor.Errorf(hypervisor.ErrBusy, on, "image %s depends on it", p)
 		}
 	}
-	return d.start(ctx, h, "", func(o *op) (hypervisor.Ref, error) { return hypervisor.Ref{}, removeFile(o.ctx, o.s, path) })
+	if !own && formatOf(path) != "iso" { // the extension may be wrong
+		v, err := readImage(ctx, s, img, path)
+		switch {
+		case refused(err):
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "the host does not know this file as an image: %w", err)
+		case err != nil:
+			return nil, err
+		case v.Str("Path") != "" && !strings.EqualFold(v.Str("Path"), path):
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "%s is another name of %s: use that", path, v.Str("Path"))
+		}
+	}
+	remove := d.removeFile
+	if own {
+		remove = d.removeExport
+	}
+	return d.start(ctx, h, job.Spec{Op: "delete image", Object: id.Ref()}, func(o *op) (hypervisor.Ref, error) { return hypervisor.Ref{}, remove(o.ctx, o.s, path) })
 }

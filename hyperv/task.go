@@ -3,72 +3,25 @@ package hyperv
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
-// op is work in several steps. It reports progress, undoes what it made when
-// it fails, and knows what it could not undo.
+// op is a job on a host.
 type op struct {
-	d      *driver
-	h      *host
-	s      cim.Session
-	ctx    context.Context
-	report func(hypervisor.TaskState)
-	state  hypervisor.TaskState
-	undos  []undo
-	ends   []func() // release what contexts hold, when the work has ended
+	*job.Job
+	d   *driver
+	h   *host
+	s   cim.Session
+	ctx context.Context // of the work; Commit changes it
 }
 
-type undo struct {
-	ref  hypervisor.Ref // what stays behind if f fails
-	what string         // or what stays changed
-	f    func(context.Context) error
-}
-
-// cleanup bounds what is done after the end of the caller's context.
-const cleanup = 2 * time.Minute
-
-// onFailure adds a step that removes something made; steps run last first.
-func (o *op) onFailure(ref hypervisor.Ref, f func(context.Context) error) {
-	o.undos = append(o.undos, undo{ref: ref, f: f})
-}
-
-// setBack adds a step that gives something its former value.
-func (o *op) setBack(what string, f func(context.Context) error) {
-	o.undos = append(o.undos, undo{what: what, f: f})
-}
-
-func (o *op) phase(p string, fraction float64) {
-	o.state.Phase, o.state.Fraction = p, fraction
-	o.report(o.state)
-}
-
-func (o *op) note(s string) { o.state.Notes = append(o.state.Notes, s) }
-
-// commit makes the rest of the work deaf to Cancel: what is done can't be
-// undone, so it is finished. Close still ends it.
-func (o *op) commit() {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(o.ctx))
-	stop := context.AfterFunc(o.d.closed, func() { cancel(hypervisor.ErrClosed) })
-	o.ends = append(o.ends, func() { stop(); cancel(nil) })
-	o.ctx = ctx
-}
-
-// late is a context for what must be done although the work was cancelled.
-func (o *op) late() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(o.ctx), cleanup)
-}
-
-// start runs composed work as a task. The work returns the Ref of what it
-// made. A job that the work begins with gives the task its ID, so that another
-// process can find it.
-func (d *driver) start(ctx context.Context, h *host, id hypervisor.TaskID, work func(o *op) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
+// start runs work as a task. If the work begins with a job of the host, the
+// job gives the task its ID, so that another process can find it.
+func (d *driver) start(ctx context.Context, h *host, spec job.Spec, work func(o *op) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -76,148 +29,97 @@ func (d *driver) start(ctx context.Context, h *host, id hypervisor.TaskID, work 
 	if err != nil {
 		return nil, err
 	}
-	if id == "" {
-		id = hypervisor.TaskID("op:" + randomHex(16))
+	if spec.ID == "" {
+		spec.ID = hypervisor.TaskID("op:" + randomHex(16))
 	}
-	return d.group.Go(ctx, id, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		o := &op{d: d, h: h, s: s, ctx: ctx, report: report, state: hypervisor.TaskState{Fraction: -1}}
-		defer func() {
-			for _, f := range o.ends {
-				f()
-			}
-		}()
-		ref, err := work(o)
-		if err != nil {
-			o.state.Err = err
-			o.rollBack()
-			return o.state
-		}
-		o.state.Result = ref
-		return o.state
+	spec.Kind, spec.Closed = d.ErrorKind, d.closed
+	return job.Go(ctx, &d.group, spec, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		return work(&op{Job: j, d: d, h: h, s: s, ctx: ctx})
 	})
 }
 
-func (o *op) rollBack() {
-	ctx, cancel := o.late()
-	defer cancel()
-	for i := len(o.undos) - 1; i >= 0; i-- {
-		u := o.undos[i]
-		err := u.f(ctx)
-		switch {
-		case err == nil || cim.KindOf(err) == cim.NotFound:
-		case u.what != "":
-			o.state.Err = stays(o.state.Err, u.what, err)
-		case !slices.Contains(o.state.Leftover, u.ref):
-			o.state.Leftover = append(o.state.Leftover, u.ref)
-		}
-	}
+func (m *machine) start(ctx context.Context, name string, id hypervisor.TaskID, work func(o *op) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
+	return m.d.start(ctx, m.h, job.Spec{ID: id, Op: name, Object: m.id.Ref()}, work)
 }
 
-// stays adds to an error that something that was there before is not as it
-// was. Leftover has no place for it: what it names may be removed.
-func stays(err error, what string, why error) error {
-	return fmt.Errorf("%w (and %s could not be set back: %v)", err, what, why)
+// jobTask returns the ID of a task that is one native job.
+func jobTask(h *host, ref cim.Ref) hypervisor.TaskID {
+	return hypervisor.TaskID("job:" + string(h.id) + "|" + ref.Class + "|" + ref.Key("InstanceID"))
 }
 
-// jobTask is the ID of a task that is one native job.
-func jobTask(h *host, job cim.Ref) hypervisor.TaskID {
-	return hypervisor.TaskID("job:" + string(h.id) + "|" + job.Class + "|" + job.Key("InstanceID"))
-}
-
-// taskOf is the ID of the task that begins with an answer's job; "" for none.
+// taskOf returns the ID of the task that begins with an answer's job, or ""
+// if there is none.
 func taskOf(h *host, r *cim.Result) hypervisor.TaskID {
 	if r == nil {
 		return ""
 	}
-	job, ok := r.Job()
+	ref, ok := r.Job()
 	if !ok {
 		return ""
 	}
-	return jobTask(h, job)
+	return jobTask(h, ref)
 }
 
-// call invokes a method and waits for the job if there is one.
+// call invokes a method and waits for its job if there is one. The call
+// itself is not interrupted: the job that it starts would continue unseen.
 func (o *op) call(look trace, ref cim.Ref, method string, args ...cim.Arg) (*cim.Result, error) {
-	if err := o.ctx.Err(); err != nil {
-		return nil, err
-	}
-	// The call itself is not broken off: the job that it starts would go on
-	// unseen. It ends with the session, and a job can be cancelled after it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), cleanup)
-	defer cancel()
-	q := &request{o.s, look, ref, method, args}
-	r, err := q.call(ctx)
-	if r, err = q.follow(o.ctx, r, err); err != nil {
-		return nil, err
-	}
-	return r, o.wait(r)
+	q := &request{look, o.s, ref, method, args}
+	var r *cim.Result
+	err := o.d.persist(o.ctx, method, func() (err error) {
+		if err := o.ctx.Err(); err != nil {
+			return err
+		}
+		ctx, cancel := job.Late(o.ctx)
+		defer cancel()
+		r, err = q.call(ctx)
+		if r, err = q.follow(o.ctx, r, err); err != nil {
+			return err
+		}
+		return o.wait(r)
+	})
+	return r, err
 }
 
 // wait waits for the job of a result.
 func (o *op) wait(r *cim.Result) error {
-	job, ok := r.Job()
+	ref, ok := r.Job()
 	if !ok {
 		return nil
 	}
-	return o.waitJob(job)
+	return o.waitJob(ref)
 }
 
-// waitJob waits for a job. A cancelled task cancels the job and waits for its
-// true end: the job may win.
-func (o *op) waitJob(job cim.Ref) error {
-	base := o.state
-	tell := func(st cim.JobStatus) {
-		if !st.Done {
-			base.Fraction, base.Notes = float64(st.Percent)/100, o.state.Notes
-			if st.Status != "" {
-				base.Phase = st.Status
+func (o *op) waitJob(ref cim.Ref) error {
+	_, err := o.Follow(o.ctx, &watch{look: o.d.jobState(o.s, ref), cancel: func(ctx context.Context) error { return cim.CancelJob(ctx, o.s, ref) }}, 0, 1)
+	return err
+}
+
+// native starts work on the machine whose first step is one call, so that the
+// task has the job's ID. rest runs after the job; it may be nil.
+func (m *machine) native(ctx context.Context, name string, q *request, rest func(o *op) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
+	return m.begin(ctx, name, func(ctx context.Context) (hypervisor.DriverTask, error) {
+		var r *cim.Result
+		err := m.d.persist(ctx, q.method, func() (err error) { r, err = q.call(ctx); return err })
+		if err != nil && !errors.Is(err, cim.ErrLost) {
+			return nil, unsent(err)
+		}
+		return m.start(ctx, name, taskOf(m.h, r), func(o *op) (hypervisor.Ref, error) {
+			r, err := q.follow(o.ctx, r, err)
+			if err == nil {
+				err = o.wait(r)
 			}
-			o.report(base)
-		}
-		if st.Warning != "" {
-			o.note(st.Warning)
-		}
-	}
-	err := cim.WaitJob(o.ctx, o.s, job, o.d.poll, tell)
-	if o.ctx.Err() == nil || context.Cause(o.ctx) != hypervisor.ErrCanceled {
-		return err
-	}
-	ctx, cancel := o.late()
-	defer cancel()
-	// A job that can't be cancelled any more ends by itself.
-	_ = cim.CancelJob(ctx, o.s, job)
-	err = cim.WaitJob(ctx, o.s, job, o.d.poll, nil)
-	if err == nil {
-		return nil
-	}
-	return errors.Join(o.ctx.Err(), err)
+			if err != nil || rest == nil {
+				return hypervisor.Ref{}, err
+			}
+			return rest(o)
+		})
+	})
 }
 
-// native starts work whose first step is one call, so that the task has the
-// job's ID. Rest runs after the job; it may be nil.
-func (d *driver) native(ctx context.Context, h *host, look trace, ref cim.Ref, method string, args []cim.Arg, rest func(o *op, r *cim.Result) (hypervisor.Ref, error)) (hypervisor.DriverTask, error) {
-	s, err := h.session(ctx)
-	if err != nil {
-		return nil, err
-	}
-	q := &request{s, look, ref, method, args}
-	r, err := q.call(ctx)
-	if err != nil && !errors.Is(err, cim.ErrLost) {
-		return nil, unsent(err)
-	}
-	return d.start(ctx, h, taskOf(h, r), func(o *op) (hypervisor.Ref, error) {
-		r, err := q.follow(o.ctx, r, err)
-		if err != nil {
-			return hypervisor.Ref{}, err
-		}
-		if err := o.wait(r); err != nil {
-			return hypervisor.Ref{}, err
-		}
-		if rest == nil {
-			return hypervisor.Ref{}, nil
-		}
-		return rest(o, r)
-	})
+// begin makes the calls that start work on the machine. If ctx ends before
+// they are answered, a task of this process represents the work.
+func (m *machine) begin(ctx context.Context, name string, send func(context.Context) (hypervisor.DriverTask, error)) (hypervisor.DriverTask, error) {
+	return job.Begin(ctx, &m.d.group, job.Spec{ID: hypervisor.TaskID("op:" + randomHex(16)), Op: name, Object: m.id.Ref(), Kind: m.d.ErrorKind, Closed: m.d.closed}, send)
 }
 
 // Task implements hypervisor.Driver. Work of this process is found by any ID,
@@ -232,7 +134,7 @@ func (d *driver) Task(ctx context.Context, id hypervisor.TaskID) (hypervisor.Dri
 	rest, ok := strings.CutPrefix(string(id), "job:")
 	parts := strings.SplitN(rest, "|", 3)
 	if !ok || len(parts) != 3 {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no task of this client has this ID, and it names no job of a host")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no task of this client has this ID, and it names no job of a host")
 	}
 	h, err := d.host(hypervisor.HostID(parts[0]))
 	if err != nil {
@@ -242,55 +144,79 @@ func (d *driver) Task(ctx context.Context, id hypervisor.TaskID) (hypervisor.Dri
 	if err != nil {
 		return nil, err
 	}
-	job := cim.NewRef(parts[1], "InstanceID", parts[2])
-	if _, err := cim.ReadJob(ctx, s, job); err != nil {
+	ref := cim.NewRef(parts[1], "InstanceID", parts[2])
+	if _, err := cim.ReadJob(ctx, s, ref); err != nil {
 		return nil, err
 	}
-	return &jobWatch{d: d, h: h, s: s, job: job, id: id}, nil
+	state := d.jobState(s, ref)
+	return &watch{id: id, look: func(ctx context.Context) (hypervisor.TaskState, error) {
+		st, err := state(ctx)
+		if err == nil && st.Done && st.Err == nil {
+			st.Result = jobResult(ctx, s, ref)
+		}
+		return st, err
+	}, cancel: func(ctx context.Context) error {
+		st, err := cim.ReadJob(ctx, s, ref)
+		if err != nil || st.Done {
+			return err
+		}
+		if !st.Cancellable {
+			return hypervisor.Errorf(hypervisor.ErrUnsupported, id.Ref(), "the host says that this job can't be cancelled")
+		}
+		return cim.CancelJob(ctx, s, ref)
+	}}, nil
 }
 
-// jobWatch follows a job that another process started.
-type jobWatch struct {
-	d    *driver
-	h    *host
-	s    cim.Session
-	job  cim.Ref
-	id   hypervisor.TaskID
-	last hypervisor.TaskState
-	seen bool
+// watch is work of the host or of another process.
+type watch struct {
+	id     hypervisor.TaskID
+	look   func(context.Context) (hypervisor.TaskState, error) // waits between two readings
+	cancel func(context.Context) error
+	last   hypervisor.TaskState
+	seen   bool
 }
 
-func (w *jobWatch) ID() hypervisor.TaskID { return w.id }
+func (w *watch) ID() hypervisor.TaskID { return w.id }
 
-func (w *jobWatch) Next(ctx context.Context) (hypervisor.TaskState, error) {
-	if w.last.Done {
-		return w.last, nil
-	}
-	for step := 0; ; step++ {
-		st, err := cim.ReadJob(ctx, w.s, w.job)
+func (w *watch) Next(ctx context.Context) (hypervisor.TaskState, error) {
+	for !w.last.Done {
+		now, err := w.look(ctx)
 		if err != nil {
 			return hypervisor.TaskState{}, err
 		}
+		old := w.last
+		if w.last = now; !w.seen || now.Fraction != old.Fraction || now.Phase != old.Phase {
+			break
+		}
+	}
+	w.seen = true
+	return w.last, nil
+}
+
+func (w *watch) Cancel(ctx context.Context) error {
+	if w.last.Done {
+		return nil
+	}
+	return w.cancel(ctx)
+}
+
+// jobState reads a job of the host, at growing intervals.
+func (d *driver) jobState(s cim.Session, ref cim.Ref) func(context.Context) (hypervisor.TaskState, error) {
+	w := cim.JobWatch{Session: s, Job: ref, Poll: d.poll}
+	return func(ctx context.Context) (hypervisor.TaskState, error) {
+		st, err := w.Next(ctx)
 		now := hypervisor.TaskState{Done: st.Done, Fraction: float64(st.Percent) / 100, Phase: st.Status, Err: st.Err}
 		if st.Warning != "" {
 			now.Notes = []string{st.Warning}
 		}
-		if st.Done && st.Err == nil {
-			now.Result = w.result(ctx)
-		}
-		if !w.seen || now.Done || now.Fraction != w.last.Fraction || now.Phase != w.last.Phase {
-			w.last, w.seen = now, true
-			return now, nil
-		}
-		if err := w.d.poll.Next(ctx, step); err != nil {
-			return hypervisor.TaskState{}, err
-		}
+		return now, err
 	}
 }
 
-// result looks for what the job made or changed: a snapshot or a machine.
-func (w *jobWatch) result(ctx context.Context) hypervisor.Ref {
-	sets, err := cim.JobResult(ctx, w.s, w.job, "Msvm_VirtualSystemSettingData")
+// jobResult looks for the object that a job made or changed: a snapshot or a
+// machine.
+func jobResult(ctx context.Context, s cim.Session, ref cim.Ref) hypervisor.Ref {
+	sets, err := cim.JobResult(ctx, s, ref, "Msvm_VirtualSystemSettingData")
 	if err == nil {
 		for _, i := range sets {
 			if strings.HasPrefix(i.Str("VirtualSystemType"), snapshotPrefix) {
@@ -298,20 +224,9 @@ func (w *jobWatch) result(ctx context.Context) hypervisor.Ref {
 			}
 		}
 	}
-	vms, err := cim.JobResult(ctx, w.s, w.job, "Msvm_ComputerSystem")
+	vms, err := cim.JobResult(ctx, s, ref, "Msvm_ComputerSystem")
 	if err == nil && len(vms) > 0 {
 		return hypervisor.VMID(strings.ToUpper(vms[0].Str("Name"))).Ref()
 	}
 	return hypervisor.Ref{}
-}
-
-func (w *jobWatch) Cancel(ctx context.Context) error {
-	st, err := cim.ReadJob(ctx, w.s, w.job)
-	if err != nil || st.Done {
-		return err
-	}
-	if !st.Cancellable {
-		return hypervisor.Errorf(hypervisor.KindUnsupported, w.id.Ref(), "the host says that this job can't be cancelled")
-	}
-	return cim.CancelJob(ctx, w.s, w.job)
 }

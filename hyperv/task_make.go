@@ -12,19 +12,19 @@ import (
 )
 
 // Work that makes a machine is composed of many jobs, and runs in the process
-// that began it. Another process can follow it nevertheless: the task's ID is
-// kept in the notes of the machine that is made.
+// that started it. Another process can follow it nevertheless: the task's ID
+// is kept in the notes of the new machine.
 
-// unseen is how long work that shows nothing yet is believed in, and stale
-// how long a machine may stay unfinished.
+// unseen is the time for which work that shows nothing yet is assumed to
+// exist, and stale is the time for which a machine may stay unfinished.
 const (
 	unseen = 15 * time.Minute
 	stale  = 2 * time.Hour
 )
 
 // makeTask makes the ID of a task that makes a machine on a host.
-func makeTask(h *host) hypervisor.TaskID {
-	return hypervisor.TaskID(fmt.Sprintf("make:%s|%s|%d", h.id, randomHex(8), time.Now().Unix()))
+func (d *driver) makeTask(h *host) hypervisor.TaskID {
+	return hypervisor.TaskID(fmt.Sprintf("make:%s|%s%s|%d", h.id, d.nonce, randomHex(4), time.Now().Unix()))
 }
 
 // foreignMake follows work of another process that makes a machine.
@@ -34,12 +34,12 @@ type foreignMake struct {
 	s     cim.Session
 	id    hypervisor.TaskID
 	began time.Time
-	last  hypervisor.TaskState
-	told  bool
-	found hypervisor.VMID // as long as it is unfinished
+	steps int
+	ended bool            // it was this Client's, which has forgotten how it ended
+	found hypervisor.VMID // while it is unfinished
 }
 
-// findMake finds such a task; nil if the ID is of another form.
+// findMake finds such a task. It returns nil if the ID is of another form.
 func (d *driver) findMake(ctx context.Context, id hypervisor.TaskID) (hypervisor.DriverTask, error) {
 	rest, ok := strings.CutPrefix(string(id), "make:")
 	parts := strings.Split(rest, "|")
@@ -58,18 +58,18 @@ func (d *driver) findMake(ctx context.Context, id hypervisor.TaskID) (hypervisor
 	if err != nil {
 		return nil, err
 	}
-	w := &foreignMake{d: d, h: h, s: s, id: id, began: time.Unix(unix, 0)}
+	w := &foreignMake{d: d, h: h, s: s, id: id, began: time.Unix(unix, 0), ended: strings.HasPrefix(parts[1], d.nonce)}
 	st, err := w.look(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if w.found == "" && !st.Done && time.Since(w.began) > unseen {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no machine tells of this task any more")
+	if w.found == "" && !st.Done && (w.ended || time.Since(w.began) > unseen) {
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no machine reports this task any more")
 	}
-	return w, nil
+	return &watch{id: id, look: w.next, cancel: func(context.Context) error {
+		return hypervisor.Errorf(hypervisor.ErrUnsupported, id.Ref(), "another process does this work: cancel it there")
+	}}, nil
 }
-
-func (w *foreignMake) ID() hypervisor.TaskID { return w.id }
 
 // look reads the present state from the notes of the host's machines.
 func (w *foreignMake) look(ctx context.Context) (hypervisor.TaskState, error) {
@@ -90,44 +90,28 @@ func (w *foreignMake) look(ctx context.Context) (hypervisor.TaskState, error) {
 		switch {
 		case !planned && !n.Unfinished:
 			return hypervisor.TaskState{Done: true, Fraction: 1, Result: ref}, nil
-		case time.Since(w.began) > stale:
+		case w.ended || time.Since(w.began) > stale:
 			return hypervisor.TaskState{Done: true, Leftover: []hypervisor.Ref{ref},
-				Err: hypervisor.Errorf(hypervisor.KindUnknown, ref, "the process that made this machine did not finish it")}, nil
+				Err: hypervisor.Errorf(hypervisor.ErrUnknown, ref, "the process that made this machine did not finish it")}, nil
 		}
 		w.found = hypervisor.VMID(id)
 		return hypervisor.TaskState{Fraction: -1, Phase: "unfinished"}, nil
 	}
 	switch {
 	case w.found != "":
-		return hypervisor.TaskState{Done: true, Err: hypervisor.Errorf(hypervisor.KindCanceled, w.id.Ref(), "the work failed or was cancelled; what it had made is gone")}, nil
+		return hypervisor.TaskState{Done: true, Err: hypervisor.Errorf(hypervisor.ErrCanceled, w.id.Ref(), "the work failed or was cancelled; what it had made is gone")}, nil
 	case time.Since(w.began) > unseen:
-		return hypervisor.TaskState{Done: true, Err: hypervisor.Errorf(hypervisor.KindNotFound, w.id.Ref(), "the work made nothing")}, nil
+		return hypervisor.TaskState{Done: true, Err: hypervisor.Errorf(hypervisor.ErrNotFound, w.id.Ref(), "the work made nothing")}, nil
 	}
 	return hypervisor.TaskState{Fraction: -1, Phase: "beginning"}, nil
 }
 
-func (w *foreignMake) Next(ctx context.Context) (hypervisor.TaskState, error) {
-	if w.last.Done {
-		return w.last, nil
-	}
-	for step := 0; ; step++ {
-		st, err := w.look(ctx)
-		if err != nil {
-			return st, err
-		}
-		if !w.told || st.Done || st.Phase != w.last.Phase {
-			w.last, w.told = st, true
-			return st, nil
-		}
-		if err := w.d.poll.Next(ctx, step); err != nil {
-			return st, err
+// next waits, except for the first time, and looks.
+func (w *foreignMake) next(ctx context.Context) (hypervisor.TaskState, error) {
+	if w.steps++; w.steps > 1 {
+		if err := w.d.poll.Next(ctx, w.steps-2); err != nil {
+			return hypervisor.TaskState{}, err
 		}
 	}
-}
-
-func (w *foreignMake) Cancel(context.Context) error {
-	if w.last.Done {
-		return nil
-	}
-	return hypervisor.Errorf(hypervisor.KindUnsupported, w.id.Ref(), "another process does this work: cancel it there")
+	return w.look(ctx)
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// ListVMs implements hypervisor.Driver. One page holds all hosts: each is
-// asked a fixed number of whole-class queries, all hosts at once. A host that
-// does not answer is an error, for a listing without its machines would say
-// that they are gone.
+// ListVMs implements hypervisor.Driver. One page holds all hosts. Each host
+// gets a fixed number of whole-class queries, all hosts in parallel. A host
+// that does not answer is an error, because a listing without its machines
+// would mean that they are gone.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
 	hosts := d.hosts
 	if q.Host != "" {
@@ -25,7 +25,7 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 		hosts = []*host{h}
 	}
 	which := brief
-	if q.Detail == hypervisor.Full {
+	if q.Detail == hypervisor.DetailFull {
 		which = allTables()
 	}
 	parts := make([][]hypervisor.VMInfo, len(hosts))
@@ -44,7 +44,7 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 			case q.Name != "" && r.settings.Str("ElementName") != q.Name:
 			case q.Token != "" && n.Token != q.Token:
 			default:
-				parts[i] = append(parts[i], inv.info(id, q.Detail == hypervisor.Full))
+				parts[i] = append(parts[i], inv.info(id, q.Detail == hypervisor.DetailFull))
 				if !planned {
 					d.remember(hypervisor.VMID(id), h)
 				}
@@ -67,13 +67,13 @@ type machine struct {
 	notes    notes
 	state    hypervisor.PowerState
 	planned  bool
-	fresh    bool // the operation makes it, and its undo removes it with all its parts
+	fresh    bool // the operation makes the machine, and its undo removes it with all its parts
 }
 
 func (m *machine) name() string { return m.settings.Str("ElementName") }
 func (m *machine) gen2() bool   { return m.settings.Str("VirtualSystemSubType") == generation2 }
 
-// ref addresses the machine, settingsRef its settings.
+// ref is the reference of the machine, settingsRef that of its settings.
 func (m *machine) ref() cim.Ref {
 	class := "Msvm_ComputerSystem"
 	if m.planned {
@@ -94,17 +94,17 @@ func (h *host) settingRef(class, instanceID string) cim.Ref {
 	return r
 }
 
-// machine finds a machine: on the host where it was last, else on all. A
-// planned one is none unless it is a template.
+// machine finds a machine: on the host that had it last, or otherwise on all.
+// A planned one does not count unless it is a template.
 func (d *driver) machine(ctx context.Context, id hypervisor.VMID) (*machine, error) {
 	return d.find(ctx, id, false)
 }
 
-// find finds a machine; with unfinished also a planned one that is left of an
-// import.
+// find finds a machine. With unfinished it also finds a planned one that is
+// left over from an import.
 func (d *driver) find(ctx context.Context, id hypervisor.VMID, unfinished bool) (*machine, error) {
 	notFound := func() error {
-		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no machine with this ID on %s", strings.Join(d.cfg.Hosts, ", "))
+		return hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no machine with this ID on %s", strings.Join(d.cfg.Hosts, ", "))
 	}
 	if !guid.MatchString(string(id)) {
 		return nil, notFound()
@@ -133,7 +133,7 @@ func (d *driver) find(ctx context.Context, id hypervisor.VMID, unfinished bool) 
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		// In the middle of a migration the target has a planned machine of
+		// In the middle of a migration the target has a planned machine with
 		// the same ID.
 		if m.planned {
 			planned = m
@@ -155,7 +155,7 @@ func (d *driver) find(ctx context.Context, id hypervisor.VMID, unfinished bool) 
 	return nil, notFound()
 }
 
-// read reads a machine from one host; nil if it is not there.
+// read reads a machine from one host. It returns nil if there is none.
 func (d *driver) read(ctx context.Context, h *host, s cim.Session, id hypervisor.VMID) (*machine, error) {
 	inv, err := readInventory(ctx, h, s, []int{rowSettings, rowSystems}, only(id))
 	if err != nil {
@@ -190,8 +190,8 @@ func only(id hypervisor.VMID) func(t int) []string {
 	}
 }
 
-// GetVM implements hypervisor.Driver. On top of what a listing tells it asks
-// the image service for every disk.
+// GetVM implements hypervisor.Driver. In addition to a listing, it asks the
+// image service about every disk.
 func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
 	m, err := d.machine(ctx, id)
 	if err != nil {
@@ -203,7 +203,7 @@ func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMIn
 	}
 	r := inv.byID[string(m.id)]
 	if r == nil || r.settings == nil || r.system == nil && !m.planned {
-		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "the machine is gone")
+		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "the machine is gone")
 	}
 	v := inv.info(string(m.id), true)
 	return v, d.measure(ctx, m.h, m.s, v.Disks)
@@ -221,7 +221,7 @@ func (m *machine) resources(ctx context.Context) (*record, *inventory, error) {
 // startable refuses templates.
 func (m *machine) startable() error {
 	if m.notes.Template {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, m.id.Ref(), "this is a template; deploy a machine from it, or turn it back with MarkVM")
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, m.id.Ref(), "this is a template; deploy a machine from it, or turn it back with MarkVM")
 	}
 	return nil
 }
@@ -233,17 +233,18 @@ func (m *machine) modifyNow(ctx context.Context, kv ...any) error {
 }
 
 // ask calls a method that changes the machine, and waits for its job without
-// telling anyone.
+// reporting progress.
 func (m *machine) ask(ctx context.Context, look trace, ref cim.Ref, method string, args ...cim.Arg) error {
-	q := &request{m.s, look, ref, method, args}
-	r, err := q.send(ctx)
-	if err != nil {
-		return err
-	}
-	return m.d.finish(ctx, m.s, r)
+	return m.d.persist(ctx, method, func() error {
+		r, err := m.request(look, ref, method, args...).send(ctx)
+		if err != nil {
+			return err
+		}
+		return m.d.finish(ctx, m.s, r)
+	})
 }
 
-// finish waits for the job of a result without telling anyone.
+// finish waits for the job of a result without reporting progress.
 func (d *driver) finish(ctx context.Context, s cim.Session, r *cim.Result) error {
 	if job, ok := r.Job(); ok {
 		return cim.WaitJob(ctx, s, job, d.poll, nil)
@@ -272,7 +273,7 @@ func (d *driver) byToken(ctx context.Context, token string) (hypervisor.DriverTa
 		return nil, nil
 	}
 	for _, templates := range []bool{false, true} {
-		p, err := d.ListVMs(ctx, hypervisor.VMQuery{Detail: hypervisor.Brief, Templates: templates, Token: token})
+		p, err := d.ListVMs(ctx, hypervisor.VMQuery{Detail: hypervisor.DetailBrief, Templates: templates, Token: token})
 		if err != nil {
 			return nil, err
 		}
@@ -283,7 +284,7 @@ func (d *driver) byToken(ctx context.Context, token string) (hypervisor.DriverTa
 	return nil, nil
 }
 
-// isGone reports whether an error says that the object is not there.
+// isGone reports whether an error means that the object does not exist.
 func isGone(err error) bool {
 	return cim.KindOf(err) == cim.NotFound || errors.Is(err, hypervisor.ErrNotFound)
 }

@@ -6,15 +6,17 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// MaxName is the longest name in characters; the platforms' own limits are
-// lower in places, and their drivers refuse what is above those.
+// MaxName is the longest name in characters. Some platforms have a lower
+// limit; their drivers refuse names above it.
 const MaxName = 255
 
 const maxText = 4096
 
-func checkName(op string, on Ref, what, name string) *Error {
+func checkName(op op.Name, on Ref, what, name string) *Error {
 	if e := checkText(op, on, what, name); e != nil {
 		return e
 	}
@@ -31,8 +33,26 @@ func checkName(op string, on Ref, what, name string) *Error {
 	return nil
 }
 
-// checkText refuses what no platform's wire format carries.
-func checkText(op string, on Ref, what, s string) *Error {
+// checkNewName checks a name that the caller gives to an object. Names with
+// characters that change the writing direction display as something else, and
+// . and .. are folders.
+func checkNewName(op op.Name, on Ref, what, name string) *Error {
+	if e := checkName(op, on, what, name); e != nil {
+		return e
+	}
+	if name == "." || name == ".." {
+		return invalid(op, on, "the %s %q is that of a folder", what, name)
+	}
+	for _, r := range name {
+		if r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
+			return invalid(op, on, "the %s %q has the character %U, which changes the order of others", what, name, r)
+		}
+	}
+	return nil
+}
+
+// checkText refuses text that no platform's wire format can carry.
+func checkText(op op.Name, on Ref, what, s string) *Error {
 	if !utf8.ValidString(s) {
 		return invalid(op, Ref{Kind: on.Kind, ID: on.ID}, "the %s is no valid UTF-8", what)
 	}
@@ -47,21 +67,21 @@ func checkText(op string, on Ref, what, s string) *Error {
 	return nil
 }
 
-func checkID(op string, on Ref) *Error {
+func checkID(op op.Name, on Ref) *Error {
 	if on.ID == "" {
 		return invalid(op, on, "the %s's ID is empty", on.Kind)
 	}
 	return nil
 }
 
-func checkPolicy(op string, on Ref, p DiskPolicy) *Error {
+func checkPolicy(op op.Name, on Ref, p DiskPolicy) *Error {
 	if p != DeleteDisks && p != KeepDisks {
 		return invalid(op, on, "DiskPolicy %d: say DeleteDisks or KeepDisks", p)
 	}
 	return nil
 }
 
-func checkSize(op string, on Ref, what string, n int64) *Error {
+func checkSize(op op.Name, on Ref, what string, n int64) *Error {
 	switch {
 	case n <= 0:
 		return invalid(op, on, "%s %d: give a number of bytes above 0", what, n)
@@ -71,7 +91,7 @@ func checkSize(op string, on Ref, what string, n int64) *Error {
 	return nil
 }
 
-func checkMemory(op string, on Ref, what string, n int64) *Error {
+func checkMemory(op op.Name, on Ref, what string, n int64) *Error {
 	if n < MinMemory {
 		return invalid(op, on, "%s %d: give at least %d bytes (4 MiB)", what, n, MinMemory)
 	}
@@ -80,7 +100,7 @@ func checkMemory(op string, on Ref, what string, n int64) *Error {
 
 var labelKey = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,63}$`)
 
-func checkLabels(op string, on Ref, labels map[string]string) *Error {
+func checkLabels(op op.Name, on Ref, labels map[string]string) *Error {
 	for k, v := range labels {
 		if !labelKey.MatchString(k) {
 			return invalid(op, on, "label key %q: use 1 to 63 letters, digits, '.', '_', '-' or '/'", k)
@@ -97,7 +117,7 @@ func checkLabels(op string, on Ref, labels map[string]string) *Error {
 
 var token = regexp.MustCompile(`^[A-Za-z0-9._:/-]{1,64}$`)
 
-func checkToken(op string, on Ref, t string) *Error {
+func checkToken(op op.Name, on Ref, t string) *Error {
 	if t != "" && !token.MatchString(t) {
 		return invalid(op, on, "token %q: use 1 to 64 letters, digits, '.', '_', ':', '/' or '-'", t)
 	}
@@ -105,10 +125,10 @@ func checkToken(op string, on Ref, t string) *Error {
 }
 
 func checkSpec(s *VMSpec) *Error {
-	const op = "vm.create"
-	on := Ref{Kind: KindOfVM, Name: s.Name}
+	const op = op.VMCreate
+	on := Ref{Kind: ObjectVM, Name: s.Name}
 	for _, e := range []*Error{
-		checkName(op, on, "name", s.Name), checkText(op, on, "description", s.Description),
+		checkNewName(op, on, "name", s.Name), checkText(op, on, "description", s.Description),
 		checkMemory(op, on, "MemoryBytes", s.MemoryBytes), checkLabels(op, on, s.Labels), checkToken(op, on, s.Token),
 	} {
 		if e != nil {
@@ -125,9 +145,9 @@ func checkSpec(s *VMSpec) *Error {
 		return invalid(op, on, "MaxCPUs %d is below CPUs %d", s.MaxCPUs, s.CPUs)
 	case s.MaxMemoryBytes != 0 && s.MaxMemoryBytes < s.MemoryBytes:
 		return invalid(op, on, "MaxMemoryBytes %d is below MemoryBytes %d", s.MaxMemoryBytes, s.MemoryBytes)
-	case s.Firmware != AnyFirmware && s.Firmware != BIOS && s.Firmware != UEFI:
-		return invalid(op, on, "Firmware %q: say %q, %q or nothing", s.Firmware, BIOS, UEFI)
-	case s.SecureBoot && s.Firmware == BIOS:
+	case s.Firmware != FirmwareAny && s.Firmware != FirmwareBIOS && s.Firmware != FirmwareUEFI:
+		return invalid(op, on, "Firmware %q: say %q, %q or nothing", s.Firmware, FirmwareBIOS, FirmwareUEFI)
+	case s.SecureBoot && s.Firmware == FirmwareBIOS:
 		return invalid(op, on, "SecureBoot needs Firmware UEFI")
 	case s.Boot != nil && s.Boot.Kernel == "":
 		return invalid(op, on, "Boot.Kernel is empty: give the kernel's path on the host")
@@ -148,7 +168,7 @@ func checkSpec(s *VMSpec) *Error {
 	return nil
 }
 
-func checkRange(op string, on Ref, r *MemoryRange, memory int64) *Error {
+func checkRange(op op.Name, on Ref, r *MemoryRange, memory int64) *Error {
 	switch {
 	case r == nil:
 		return nil
@@ -162,7 +182,7 @@ func checkRange(op string, on Ref, r *MemoryRange, memory int64) *Error {
 	return nil
 }
 
-func checkDisk(op string, on Ref, d DiskSpec) *Error {
+func checkDisk(op op.Name, on Ref, d DiskSpec) *Error {
 	switch {
 	case d.Image != "" && d.Volume != "":
 		return invalid(op, on, "a disk has both Image (copied) and Volume (used as it is): choose one")
@@ -170,8 +190,8 @@ func checkDisk(op string, on Ref, d DiskSpec) *Error {
 		return invalid(op, on, "a disk from Volume %s has the size that the volume has: leave SizeBytes out", d.Volume)
 	case d.CDROM && d.Volume == "":
 		return invalid(op, on, "a CD-ROM needs Volume, an ISO image")
-	case d.Provisioning != AnyProvisioning && d.Provisioning != Thin && d.Provisioning != Thick:
-		return invalid(op, on, "Provisioning %q: say %q, %q or nothing", d.Provisioning, Thin, Thick)
+	case d.Provisioning != ProvisioningAny && d.Provisioning != ProvisioningThin && d.Provisioning != ProvisioningThick:
+		return invalid(op, on, "Provisioning %q: say %q, %q or nothing", d.Provisioning, ProvisioningThin, ProvisioningThick)
 	case d.Image == "" && d.Volume == "" || d.SizeBytes != 0:
 		return checkSize(op, on, "a disk's SizeBytes", d.SizeBytes)
 	}
@@ -180,7 +200,7 @@ func checkDisk(op string, on Ref, d DiskSpec) *Error {
 
 var mac = regexp.MustCompile(`^[0-9A-Fa-f][02468aceACE](:[0-9A-Fa-f]{2}){5}$`)
 
-func checkNIC(op string, on Ref, n NICSpec) *Error {
+func checkNIC(op op.Name, on Ref, n NICSpec) *Error {
 	if n.MAC != "" && !mac.MatchString(n.MAC) {
 		return invalid(op, on, "MAC %q: give six pairs of hex digits with colons, a unicast address", n.MAC)
 	}
@@ -188,12 +208,12 @@ func checkNIC(op string, on Ref, n NICSpec) *Error {
 }
 
 func checkChanges(on Ref, ch Changes) *Error {
-	const op = "vm.reconfigure"
+	const op = op.VMReconfigure
 	if ch == (Changes{NextStart: ch.NextStart}) {
 		return invalid(op, on, "nothing to change")
 	}
 	if ch.Name != "" {
-		if e := checkName(op, on, "new name", ch.Name); e != nil {
+		if e := checkNewName(op, on, "new name", ch.Name); e != nil {
 			return e
 		}
 	}
@@ -207,16 +227,16 @@ func checkChanges(on Ref, ch Changes) *Error {
 		return invalid(op, on, "CPUs %d and MaxCPUs %d: negative numbers make no sense", ch.CPUs, ch.MaxCPUs)
 	case ch.CPUs > 0 && ch.MaxCPUs > 0 && ch.MaxCPUs < ch.CPUs:
 		return invalid(op, on, "MaxCPUs %d is below CPUs %d", ch.MaxCPUs, ch.CPUs)
-	case ch.MaxMemory > 0 && ch.MemoryBytes > ch.MaxMemory:
-		return invalid(op, on, "MaxMemory %d is below MemoryBytes %d", ch.MaxMemory, ch.MemoryBytes)
+	case ch.MaxMemoryBytes > 0 && ch.MemoryBytes > ch.MaxMemoryBytes:
+		return invalid(op, on, "MaxMemoryBytes %d is below MemoryBytes %d", ch.MaxMemoryBytes, ch.MemoryBytes)
 	}
 	if ch.MemoryBytes != 0 {
 		if e := checkMemory(op, on, "MemoryBytes", ch.MemoryBytes); e != nil {
 			return e
 		}
 	}
-	if ch.MaxMemory != 0 {
-		if e := checkMemory(op, on, "MaxMemory", ch.MaxMemory); e != nil {
+	if ch.MaxMemoryBytes != 0 {
+		if e := checkMemory(op, on, "MaxMemoryBytes", ch.MaxMemoryBytes); e != nil {
 			return e
 		}
 	}
@@ -226,9 +246,9 @@ func checkChanges(on Ref, ch Changes) *Error {
 	return nil
 }
 
-func checkClone(op string, on Ref, r CloneRequest) *Error {
+func checkClone(op op.Name, on Ref, r CloneRequest) *Error {
 	for _, e := range []*Error{
-		checkName(op, on, "clone's name", r.Name), checkText(op, on, "description", r.Description),
+		checkNewName(op, on, "clone's name", r.Name), checkText(op, on, "description", r.Description),
 		checkLabels(op, on, r.Labels), checkToken(op, on, r.Token),
 	} {
 		if e != nil {
@@ -236,9 +256,9 @@ func checkClone(op string, on Ref, r CloneRequest) *Error {
 		}
 	}
 	switch {
-	case r.Mode > Instant:
-		return invalid(op, on, "Mode %d: say FullClone, Linked or Instant", r.Mode)
-	case r.Mode == Instant && r.From != "":
+	case r.Mode > CloneModeInstant:
+		return invalid(op, on, "Mode %d: say CloneModeFull, CloneModeLinked or CloneModeInstant", r.Mode)
+	case r.Mode == CloneModeInstant && r.From != "":
 		return invalid(op, on, "an Instant clone is forked from the running machine: leave From out")
 	case r.CPUs < 0:
 		return invalid(op, on, "CPUs %d is negative", r.CPUs)
@@ -250,16 +270,19 @@ func checkClone(op string, on Ref, r CloneRequest) *Error {
 	}
 	if r.Customize != nil {
 		for _, a := range r.Customize.Addresses {
-			if _, err := netip.ParsePrefix(a); a != "" && err != nil {
-				return invalid(op, on, "Customize.Addresses: %q is no address with prefix length such as 192.0.2.7/24", a)
+			if a != (netip.Prefix{}) && !a.IsValid() {
+				return invalid(op, on, "Customize.Addresses: %v is no address with a prefix length such as 192.0.2.7/24", a)
 			}
+		}
+		if w := r.Customize.Windows; w != nil && (w.TimeZone < 0 || w.Workgroup == "" || w.Owner == "") {
+			return invalid(op, on, "Customize.Windows: give TimeZone (0 or more), Workgroup and Owner")
 		}
 	}
 	return nil
 }
 
-func checkMigrate(op string, m *VM, o MigrateOptions) *Error {
-	on := m.ref()
+func checkMigrate(op op.Name, m *VM, o MigrateOptions) *Error {
+	on := m.Ref()
 	switch {
 	case o.Host == "" && o.Storage == "" && o.Pool == "" && o.To == nil:
 		return invalid(op, on, "no destination: set Host, Storage, Pool or To")
@@ -269,11 +292,11 @@ func checkMigrate(op string, m *VM, o MigrateOptions) *Error {
 		return invalid(op, on, "To is a Client of driver %s, the machine's is %s: export and import between kinds", o.To.name, m.c.name)
 	case o.To != nil && o.Host == "":
 		return invalid(op, on, "Host is empty: name the host of the other Client")
-	case o.Mode > Cold:
-		return invalid(op, on, "Mode %d: say AutoMigrate, Live or Cold", o.Mode)
+	case o.Mode > MigrateModeCold:
+		return invalid(op, on, "Mode %d: say MigrateModeAuto, MigrateModeLive or MigrateModeCold", o.Mode)
 	case o.MaxDowntime < 0 || o.BandwidthBytes < 0 || o.Timeout < 0 || o.Channels < 0:
 		return invalid(op, on, "MaxDowntime, BandwidthBytes, Timeout and Channels must not be negative")
-	case o.Mode == Cold && (o.PostCopy || o.AutoConverge || o.Compress || o.Channels != 0 || o.MaxDowntime != 0):
+	case o.Mode == MigrateModeCold && (o.PostCopy || o.AutoConverge || o.Compress || o.Channels != 0 || o.MaxDowntime != 0):
 		return invalid(op, on, "PostCopy, AutoConverge, Compress, Channels and MaxDowntime are for live migration, Mode is Cold")
 	}
 	return nil
@@ -281,7 +304,7 @@ func checkMigrate(op string, m *VM, o MigrateOptions) *Error {
 
 var hex4 = regexp.MustCompile(`^[0-9A-Fa-f]{4}$`)
 
-func checkDevice(op string, on Ref, r DeviceRequest) *Error {
+func checkDevice(op op.Name, on Ref, r DeviceRequest) *Error {
 	switch {
 	case r == (DeviceRequest{}):
 		return invalid(op, on, "an empty request matches every device: give an ID, vendor and product, class, or profile")
@@ -296,9 +319,9 @@ func checkDevice(op string, on Ref, r DeviceRequest) *Error {
 }
 
 func checkVolume(s VolumeSpec) *Error {
-	const op = "volume.create"
-	on := Ref{Kind: KindOfVolume, Name: s.Name}
-	if e := checkName(op, on, "name", s.Name); e != nil {
+	const op = op.VolumeCreate
+	on := Ref{Kind: ObjectVolume, Name: s.Name}
+	if e := checkNewName(op, on, "name", s.Name); e != nil {
 		return e
 	}
 	if s.Datastore == "" {

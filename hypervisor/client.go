@@ -1,29 +1,37 @@
 package hypervisor
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// Options for Open and New. The zero value asks for nothing.
+// Options are the optional settings of Open and New. The zero value is a usable default.
 type Options struct {
-	// Require makes Open and New fail when one of these is not at least
-	// Partial for the whole Client, so that a program learns at its start.
-	Require []Capability
-	// Credentials take the place of those in the URL.
+	// Require makes Open and New fail unless each of these is at least
+	// Partial for the whole Client, so that a program finds out when it
+	// starts.
+	Require []capability.Name
+	// Credentials replace those in the URL or the driver's Config.
 	Credentials *Credentials
-	// Logger gets one record for each operation (Debug; Warn if it failed).
-	// Nil is silent.
+	// Logger receives one record for each operation (Debug; Warn if it
+	// failed). Nil means no logging.
 	Logger *slog.Logger
-	// Observer sees every operation begin and end.
+	// Observer is called when an operation begins and when it ends.
 	Observer Observer
 }
 
-// Credentials log in. They print as "user:***".
+// Credentials are a login. They print as "user:***".
 type Credentials struct {
 	Username string
-	Password string
+	Password Secret
 }
 
 // String hides the password.
@@ -31,6 +39,9 @@ func (c Credentials) String() string { return c.Username + ":***" }
 
 // GoString hides the password.
 func (c Credentials) GoString() string { return c.String() }
+
+// Format hides the password, whatever the verb is.
+func (c Credentials) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // LogValue hides the password.
 func (c Credentials) LogValue() slog.Value { return slog.StringValue(c.String()) }
@@ -45,23 +56,47 @@ type Client struct {
 	observ Observer
 	closed atomic.Bool
 	group  TaskGroup // work that this package composes
+	work   work      // for Shutdown
 
 	mu   sync.Mutex
-	open map[*observed]struct{} // operations whose end was not told yet
+	open map[*observed]struct{} // operations whose end was not reported yet
 }
 
-// Describe says what the Client is connected to. It makes no call.
+// Describe returns the product and endpoint that the Client is connected to.
+// It makes no call.
 func (c *Client) Describe() Description { return c.d.Describe() }
 
-// Close ends the session. Work in the hypervisor goes on; work that this
-// package composes (Evacuate) ends with ErrClosed. A second Close does
-// nothing.
+// The time that Close may take. ownLimit, together with the driver's group,
+// which takes groupLimit at most, stays below closeLimit.
+const (
+	closeLimit = 5 * time.Second
+	ownLimit   = 500 * time.Millisecond
+)
+
+// Close ends the session. Work that the platform carries out by itself
+// continues, as it would if this process were killed. Work that needs this
+// process (composed work such as Evacuate, a live migration that the Client's
+// connection carries) is cancelled and undone: the object is then as before,
+// or the work is complete, never half done. Close returns within 5 seconds
+// whatever the servers do. What could not be undone in that time is left as
+// after a kill, for the next Client to finish, and Close's error names it
+// (Leftover). A second Close does nothing. To let the work end first, use
+// Shutdown.
 func (c *Client) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	c.group.Close()
-	err := c.d.Close()
+	late := time.NewTimer(closeLimit)
+	defer late.Stop()
+	c.group.close(ownLimit) // what it leaves are tasks of the driver, which names them
+	closed := make(chan error, 1)
+	go func() { closed <- c.d.Close() }()
+	var err error
+	select {
+	case err = <-closed:
+	case <-late.C:
+		err = Errorf(ErrTimeout, Ref{}, "the driver did not close within %v", closeLimit)
+	}
 	c.mu.Lock()
 	open := c.open
 	c.open = nil
@@ -69,18 +104,23 @@ func (c *Client) Close() error {
 	for o := range open {
 		o.finish(nil)
 	}
-	return c.wrap("close", Ref{Kind: KindOfClient}, err)
+	return c.wrap(op.ClientClose, Ref{Kind: ObjectClient}, err)
 }
 
-// As returns the native object behind a Client or VM, such as a
-// *libvirt.Domain or *object.VirtualMachine, for what this package does not
-// cover. Each driver package documents its types.
-func As[T any](v interface{ as(target any) bool }) (T, bool) {
+// As returns the native object behind v, such as a *libvirt.Domain or an
+// *object.VirtualMachine, for what this package does not cover. v is anything
+// with a Ref: a Client (the connection itself), a handle such as a *VM, or an
+// ID. Each driver package documents its types; a type that it does not offer
+// for v is ErrUnsupported.
+func As[T any](ctx context.Context, c *Client, v interface{ Ref() Ref }) (T, error) {
 	var t T
-	ok := v.as(&t)
-	return t, ok
+	ctx, sp, err := c.begin(ctx, op.ClientAs, v.Ref())
+	if err != nil {
+		return t, err
+	}
+	err = c.d.As(ctx, v.Ref(), &t)
+	return t, sp.end(c.wrap(op.ClientAs, v.Ref(), err))
 }
 
-func (c *Client) as(target any) bool { return c.d.As(Ref{}, target) }
-func (m *VM) as(target any) bool     { return m.c.d.As(m.ref(), target) }
-func (h *Host) as(target any) bool   { return h.c.d.As(h.id.Ref(), target) }
+// Ref is the zero Ref, which means the Client itself.
+func (c *Client) Ref() Ref { return Ref{} }

@@ -13,32 +13,35 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func init() {
 	hypervisor.Register("stub", func(_ context.Context, u *url.URL, o *hypervisor.Options) (hypervisor.Driver, error) {
 		if u.Host == "bad" {
-			return nil, hypervisor.Errorf(hypervisor.KindUnauthenticated, hypervisor.Ref{}, "login refused")
+			return nil, hypervisor.Errorf(hypervisor.ErrUnauthenticated, hypervisor.Ref{}, "login refused")
 		}
-		return &stub{support: map[hypervisor.Capability]hypervisor.Support{
-			hypervisor.CloneFull: {Level: hypervisor.Yes}, hypervisor.CloneLinked: {Level: hypervisor.No, Reason: hypervisor.ReasonEdition, Detail: "not in this edition"}}}, nil
+		return &stub{support: map[capability.Name]hypervisor.Support{
+			capability.CloneFull: {Level: hypervisor.LevelYes}, capability.CloneLinked: {Level: hypervisor.LevelNo, Reason: hypervisor.ReasonEdition, Detail: "not in this edition"}}}, nil
 	})
 }
 
 func TestOpen(t *testing.T) {
 	for name, tc := range map[string]struct {
 		url     string
-		require []hypervisor.Capability
+		require []capability.Name
 		want    error
 		text    string
 	}{
-		"good":                {"stub://", []hypervisor.Capability{hypervisor.CloneFull}, nil, ""},
+		"good":                {"stub://", []capability.Name{capability.CloneFull}, nil, ""},
 		"scheme with a tail":  {"stub+ssh://host", nil, nil, ""},
 		"unknown scheme":      {"nosuch://host", nil, hypervisor.ErrInvalidArgument, "stub"},
 		"malformed":           {"stub://%zz:s3cret@h", nil, hypervisor.ErrInvalidArgument, ""},
 		"refused":             {"stub://user:s3cret@bad/", nil, hypervisor.ErrUnauthenticated, "login refused"},
-		"missing capability":  {"stub://u:s3cret@good", []hypervisor.Capability{hypervisor.CloneLinked}, hypervisor.ErrUnsupported, "edition"},
-		"unproven capability": {"stub://", []hypervisor.Capability{hypervisor.MigrateLive}, hypervisor.ErrUnsupported, ""},
+		"refused parameter":   {"stub://user@bad/?password=s3cret", nil, hypervisor.ErrUnauthenticated, "login refused"},
+		"missing capability":  {"stub://u:s3cret@good", []capability.Name{capability.CloneLinked}, hypervisor.ErrUnsupported, "edition"},
+		"unproven capability": {"stub://", []capability.Name{capability.MigrateLive}, hypervisor.ErrUnsupported, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := hypervisor.Open(t.Context(), tc.url, &hypervisor.Options{Require: tc.require})
@@ -93,7 +96,7 @@ func TestReadsAreRepeatedOnce(t *testing.T) {
 }
 
 func TestMissingAbility(t *testing.T) {
-	s := &stub{support: map[hypervisor.Capability]hypervisor.Support{hypervisor.CloneFull: {Level: hypervisor.No, Reason: hypervisor.ReasonAPIVersion, Detail: "too old"}}}
+	s := &stub{support: map[capability.Name]hypervisor.Support{capability.CloneFull: {Level: hypervisor.LevelNo, Reason: hypervisor.ReasonAPIVersion, Detail: "too old"}}}
 	c := open(t, s, nil)
 	defer c.Close()
 	_, err := c.VM("1").Clone(t.Context(), "copy", nil).Wait(t.Context())
@@ -111,18 +114,18 @@ func TestAs(t *testing.T) {
 	s := &stub{}
 	c := open(t, s, nil)
 	defer c.Close()
-	if got, ok := hypervisor.As[*stub](c.VM("1")); !ok || got != s {
+	if got, err := hypervisor.As[*stub](t.Context(), c, c.VM("1")); err != nil || got != s {
 		t.Error("As doesn't give the driver's own object")
 	}
-	if _, ok := hypervisor.As[int](c); ok {
+	if _, err := hypervisor.As[int](t.Context(), c, c); !errors.Is(err, hypervisor.ErrUnsupported) {
 		t.Error("As gives an int")
 	}
 }
 
 func TestObserverAndLogger(t *testing.T) {
 	type seen struct {
-		op  hypervisor.Operation
-		end hypervisor.OperationEnd
+		op  hypervisor.Call
+		end hypervisor.CallEnd
 	}
 	var got []seen
 	var log bytes.Buffer
@@ -132,8 +135,8 @@ func TestObserverAndLogger(t *testing.T) {
 	}
 	c := open(t, s, &hypervisor.Options{
 		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Observer: func(ctx context.Context, op hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
-			return ctx, func(e hypervisor.OperationEnd) { got = append(got, seen{op, e}) }
+		Observer: func(ctx context.Context, op hypervisor.Call) (context.Context, func(hypervisor.CallEnd)) {
+			return ctx, func(e hypervisor.CallEnd) { got = append(got, seen{op, e}) }
 		},
 	})
 	if _, err := hypervisor.Collect(c.VMs(t.Context(), nil)); err != nil {
@@ -152,10 +155,10 @@ func TestObserverAndLogger(t *testing.T) {
 	if len(got) != 3 {
 		t.Fatalf("after Close %d operations have ended, want 3", len(got))
 	}
-	if g := got[0]; g.op.Name != "vm.list" || g.op.Driver != "stub" || g.end.Calls != 1 || g.end.Err != nil {
+	if g := got[0]; g.op.Name != op.VMList || g.op.Driver != "stub" || g.end.Calls != 1 || g.end.Err != nil {
 		t.Errorf("the listing was observed as %+v", g)
 	}
-	if g := got[1]; g.op.Name != "vm.start" || g.op.Object.ID != "1" || g.end.Task != "job" || g.end.Kind != hypervisor.KindUnavailable {
+	if g := got[1]; g.op.Name != op.VMStart || g.op.Object.ID != "1" || g.end.Task != "job" || g.end.Kind != hypervisor.ErrUnavailable {
 		t.Errorf("the start was observed as %+v", g)
 	}
 	if l := log.String(); !strings.Contains(l, "vm.list") || !strings.Contains(l, "level=WARN msg=vm.start") {
@@ -165,27 +168,27 @@ func TestObserverAndLogger(t *testing.T) {
 
 func TestWatchPolls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &stub{vms: []hypervisor.VMInfo{{ID: "1", State: hypervisor.Off}, {ID: "2", State: hypervisor.Running, Host: "a"}}}
+		s := &stub{vms: []hypervisor.VMInfo{{ID: "1", State: hypervisor.StateOff}, {ID: "2", State: hypervisor.StateRunning, Host: "a"}}}
 		c := open(t, s, nil)
 		defer c.Close()
 		go func() {
 			time.Sleep(7 * time.Second)
 			s.mu.Lock()
-			s.vms = []hypervisor.VMInfo{{ID: "1", State: hypervisor.Running}, {ID: "2", State: hypervisor.Running, Host: "b"}, {ID: "3"}}
+			s.vms = []hypervisor.VMInfo{{ID: "1", State: hypervisor.StateRunning}, {ID: "2", State: hypervisor.StateRunning, Host: "b"}, {ID: "3"}}
 			s.mu.Unlock()
 			time.Sleep(5 * time.Second)
 			s.mu.Lock()
 			s.vms = s.vms[1:]
 			s.mu.Unlock()
 		}()
-		want := map[string]hypervisor.EventType{"1": hypervisor.VMState, "2": hypervisor.VMMigrated, "3": hypervisor.VMCreated}
+		want := map[string]hypervisor.EventType{"1": hypervisor.EventVMState, "2": hypervisor.EventVMMigrated, "3": hypervisor.EventVMCreated}
 		for e, err := range c.Watch(t.Context(), "from earlier") {
 			if err != nil {
 				t.Fatal(err)
 			}
 			switch {
-			case e.Type == hypervisor.Resync:
-			case e.Type == hypervisor.VMDeleted && e.Object.ID == "1":
+			case e.Type == hypervisor.EventResync:
+			case e.Type == hypervisor.EventVMDeleted && e.Object.ID == "1":
 				if len(want) != 0 {
 					t.Errorf("not told before: %v", want)
 				}
@@ -205,8 +208,8 @@ func TestObserverHearsOfCloseInBetween(t *testing.T) {
 	ends := 0
 	s := &stub{}
 	c, err := hypervisor.New(t.Context(), s, &hypervisor.Options{
-		Observer: func(ctx context.Context, _ hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
-			return ctx, func(hypervisor.OperationEnd) { ends++ }
+		Observer: func(ctx context.Context, _ hypervisor.Call) (context.Context, func(hypervisor.CallEnd)) {
+			return ctx, func(hypervisor.CallEnd) { ends++ }
 		},
 	})
 	if err != nil {
@@ -223,5 +226,23 @@ func TestObserverHearsOfCloseInBetween(t *testing.T) {
 	}
 	if ends != 1 {
 		t.Errorf("the end was told %d times, want once", ends)
+	}
+}
+
+// TestObserverOfAFind: a name that no machine, or more than one, has is an error
+// to the Observer too.
+func TestObserverOfAFind(t *testing.T) {
+	var got []hypervisor.CallEnd
+	c := open(t, &stub{vms: []hypervisor.VMInfo{{ID: "1", Name: "a"}, {ID: "2", Name: "b"}, {ID: "3", Name: "b"}}}, &hypervisor.Options{
+		Observer: func(ctx context.Context, _ hypervisor.Call) (context.Context, func(hypervisor.CallEnd)) {
+			return ctx, func(e hypervisor.CallEnd) { got = append(got, e) }
+		},
+	})
+	for name, want := range map[string]hypervisor.Kind{"a": hypervisor.ErrUnknown, "b": hypervisor.ErrAmbiguous, "c": hypervisor.ErrNotFound} {
+		got = nil
+		_, err := c.FindVM(t.Context(), name)
+		if len(got) != 1 || !errors.Is(got[0].Err, err) || err != nil && got[0].Kind != want || (err == nil) != (name == "a") {
+			t.Errorf("FindVM(%q): %v, observed as %+v", name, err, got)
+		}
 	}
 }

@@ -1,90 +1,99 @@
 package hypervisor
 
-import "context"
+import (
+	"context"
+	"net/netip"
 
-// CloneMode is how a copy relates to its source. It is never downgraded.
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+)
+
+// CloneMode is the relation of a copy to its source. It is never downgraded.
 type CloneMode uint8
 
 const (
-	FullClone CloneMode = iota // independent
-	Linked                     // shares a frozen base with its source
-	Instant                    // forked from a running machine, RAM and all
+	CloneModeFull    CloneMode = iota // independent
+	CloneModeLinked                   // shares a frozen base with its source
+	CloneModeInstant                  // forked from a running machine, RAM and all
 )
 
 // String returns "full", "linked" or "instant".
 func (m CloneMode) String() string {
-	return [...]string{"full", "linked", "instant"}[min(m, Instant)]
+	return [...]string{"full", "linked", "instant"}[min(m, CloneModeInstant)]
 }
 
 // CloneRequest is what a driver gets for VM.Clone and Template.Deploy.
 type CloneRequest struct {
-	Name        string
-	Description string
-	Mode        CloneMode
-	From        SnapshotID // empty: the machine as it is now
-	Placement   Placement
-	Start       bool
-	Labels      map[string]string
-	CPUs        int   // 0: as the source
-	MemoryBytes int64 // 0: as the source
-	Customize   *Customization
-	Token       string
+	Name string
+	CloneOptions
 }
 
-// Customization sets facts inside the guest at its first start.
+// Customization changes settings inside the guest at its first start.
 type Customization struct {
 	HostName string
-	// Addresses is one CIDR address for each adapter, in order; empty for DHCP.
-	Addresses []string
-	Gateway   string
-	DNS       []string
+	// Addresses has one address with its prefix length for each adapter, in
+	// order. The zero Prefix means DHCP.
+	Addresses []netip.Prefix
+	Gateway   netip.Addr
+	DNS       []netip.Addr
+	// Windows is required for a Windows guest (ErrInvalidArgument without it)
+	// and must be nil for every other guest.
+	Windows *WindowsCustomization
 }
 
-// CloneOptions for VM.Clone and Template.Deploy; nil means a full clone of
-// the machine as it is now, placed by the platform, off.
+// WindowsCustomization holds the settings that Windows asks for at its first
+// start. An empty text stays empty in the guest.
+type WindowsCustomization struct {
+	// TimeZone is Microsoft's index of the time zone: 85 is GMT, 110 is
+	// Berlin.
+	TimeZone     int
+	Workgroup    string // the guest joins it; required
+	Owner        string // registered owner; required
+	Organization string // registered organization
+}
+
+// CloneOptions are the options for VM.Clone and Template.Deploy. Nil means a
+// full clone of the machine's present state, placed by the platform and left
+// off.
 type CloneOptions struct {
 	Mode        CloneMode
-	From        SnapshotID // of the source; not for templates
+	From        SnapshotID // a snapshot of the source; not for templates
 	Description string
 	Placement   Placement
 	Start       bool
-	Labels      map[string]string // in place of the source's
-	CPUs        int               // 0: as the source
-	MemoryBytes int64             // 0: as the source
+	Labels      map[string]string // replace the source's labels
+	CPUs        int               // 0 means as the source
+	MemoryBytes int64             // 0 means as the source
 	Customize   *Customization
-	// Token makes the call safe to repeat: the clone carries it, and the same
-	// token again finds that clone instead of making a second.
+	// Token makes the call safe to repeat. The clone carries the token, and a
+	// repeated call with the same token returns that clone instead of making
+	// a second one.
 	Token string
 }
 
-func cloneRequest(name string, o *CloneOptions) CloneRequest {
-	r := CloneRequest{Name: name}
-	if o != nil {
-		r = CloneRequest{Name: name, Description: o.Description, Mode: o.Mode, From: o.From, Placement: o.Placement,
-			Start: o.Start, Labels: o.Labels, CPUs: o.CPUs, MemoryBytes: o.MemoryBytes, Customize: o.Customize, Token: o.Token}
-	}
-	return r
-}
-
-func cloneCapability(r CloneRequest) Capability {
+// Capability returns the capability that the request needs.
+// capability.CloneRunning is needed as well for a running machine, and
+// capability.CloneCustomize for Customize.
+func (o CloneOptions) Capability() capability.Name {
 	switch {
-	case r.Mode == Linked:
-		return CloneLinked
-	case r.Mode == Instant:
-		return CloneInstant
-	case r.From != "":
-		return CloneFromSnapshot
+	case o.Mode == CloneModeLinked:
+		return capability.CloneLinked
+	case o.Mode == CloneModeInstant:
+		return capability.CloneInstant
+	case o.From != "":
+		return capability.CloneFromSnapshot
 	}
-	return CloneFull
+	return capability.CloneFull
 }
 
-// Clone copies the machine. The clone has a new ID and new MAC addresses. A
-// clone of a running machine has its disks as after a power cut; only Instant
-// takes the RAM along. When it fails, what was made is removed again or named
-// in Leftover.
+// Clone copies the machine. The clone has a new ID and new MAC addresses. The
+// disks of a running machine's clone are as after a power cut; only
+// CloneModeInstant copies the RAM too. When Clone fails, what it made is
+// removed again or named in Leftover.
 func (m *VM) Clone(ctx context.Context, name string, o *CloneOptions) *Task[*VM] {
-	r := cloneRequest(name, o)
-	return start(ctx, m.c, "vm.clone", m.ref(), cloneCapability(r), checkClone("vm.clone", m.ref(), r), func(ctx context.Context, d Cloner) (DriverTask, error) {
+	r := CloneRequest{name, orDefault(o)}
+	return start(ctx, m.c, op.VMClone, m.Ref(), r.Capability(), checkClone(op.VMClone, m.Ref(), r), func(ctx context.Context, d Cloner) (DriverTask, error) {
 		return d.Clone(ctx, m.id, r)
 	}, m.c.vmResult)
 }

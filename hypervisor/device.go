@@ -4,18 +4,22 @@ import (
 	"context"
 	"iter"
 	"strings"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // DeviceClass is what a device is for, from its PCI class code.
 type DeviceClass string
 
 const (
-	AnyClass    DeviceClass = ""
-	Display     DeviceClass = "display"     // PCI class 03
-	NetworkCard DeviceClass = "network"     // 02
-	StorageCard DeviceClass = "storage"     // 01
-	OtherDevice DeviceClass = "other"       // any other
-	Accelerator DeviceClass = "accelerator" // 12
+	ClassAny         DeviceClass = ""
+	ClassDisplay     DeviceClass = "display"     // PCI class 03
+	ClassNetwork     DeviceClass = "network"     // 02
+	ClassStorage     DeviceClass = "storage"     // 01
+	ClassOther       DeviceClass = "other"       // any other
+	ClassAccelerator DeviceClass = "accelerator" // 12
 )
 
 // ClassOfPCI maps a PCI class code (24 bits: class, subclass, interface; PCI
@@ -23,24 +27,24 @@ const (
 func ClassOfPCI(code uint32) DeviceClass {
 	switch code >> 16 & 0xff {
 	case 0x01:
-		return StorageCard
+		return ClassStorage
 	case 0x02:
-		return NetworkCard
+		return ClassNetwork
 	case 0x03:
-		return Display
+		return ClassDisplay
 	case 0x12:
-		return Accelerator
+		return ClassAccelerator
 	}
-	return OtherDevice
+	return ClassOther
 }
 
 // DeviceKind is how a device can be given to a machine.
 type DeviceKind string
 
 const (
-	PCIFunction     DeviceKind = "pci"
-	VirtualFunction DeviceKind = "vf"   // SR-IOV
-	VGPUDevice      DeviceKind = "vgpu" // can be split into profiles: vGPU, mdev, partition
+	DeviceKindPCI  DeviceKind = "pci"
+	DeviceKindVF   DeviceKind = "vf"   // SR-IOV
+	DeviceKindVGPU DeviceKind = "vgpu" // can be split into profiles: vGPU, mdev, partition
 )
 
 // VGPUProfile is a share of a GPU.
@@ -48,7 +52,7 @@ type VGPUProfile struct {
 	ID        string `json:"id"` // as DeviceRequest.Profile takes it
 	Name      string `json:"name"`
 	Bytes     int64  `json:"bytes,omitempty"` // of frame buffer
-	Max       int    `json:"max"`             // on an empty device; 0 where it isn't told
+	Max       int    `json:"max"`             // on an empty device; 0 where it isn't reported
 	Available int    `json:"available"`       // now
 }
 
@@ -66,7 +70,8 @@ type DeviceInfo struct {
 	Address     string      `json:"address,omitempty"` // "0000:81:00.0"
 	NUMANode    int         `json:"numaNode"`          // -1 if unknown or none
 	IOMMUGroup  int         `json:"iommuGroup"`        // -1 if unknown or none
-	// GroupPeers are the other devices of the IOMMU group. They go together.
+	// GroupPeers are the other devices of the IOMMU group. They can only be
+	// assigned together.
 	GroupPeers []DeviceID    `json:"groupPeers,omitempty"`
 	Parent     DeviceID      `json:"parent,omitempty"` // of a virtual function: its physical function
 	MaxVFs     int           `json:"maxVFs,omitempty"`
@@ -87,7 +92,7 @@ type DeviceFilter struct {
 	Class           DeviceClass
 	Kind            DeviceKind
 	Vendor, Product string // four hex digits
-	Profile         string // devices that offer it
+	Profile         string // only devices that offer it
 	Assignable      bool   // only those that are assignable now
 }
 
@@ -107,8 +112,8 @@ func (f DeviceFilter) Match(d DeviceInfo) bool {
 		(f.Product == "" || strings.EqualFold(f.Product, d.Product)) && (!f.Assignable || d.Assignable)
 }
 
-// DeviceRequest asks for a device: by ID, by kind (vendor, product, class),
-// or by vGPU profile. A request by kind leaves placement free.
+// DeviceRequest asks for a device by ID, by kind (vendor, product, class), or
+// by vGPU profile. A request by kind leaves the choice of the host free.
 type DeviceRequest struct {
 	ID              DeviceID
 	Vendor, Product string // four hex digits
@@ -119,17 +124,17 @@ type DeviceRequest struct {
 }
 
 // Capability returns the capability that the request needs.
-func (r DeviceRequest) Capability() Capability {
+func (r DeviceRequest) Capability() capability.Name {
 	switch {
 	case r.Profile != "":
-		return DeviceVGPU
+		return capability.DeviceVGPU
 	case r.VirtualFunction:
-		return DeviceVF
+		return capability.DeviceVF
 	}
-	return DevicePCI
+	return capability.DevicePCI
 }
 
-// AttachedDevice is a host device as a machine has it.
+// AttachedDevice is a host device that is attached to a machine.
 type AttachedDevice struct {
 	ID      AttachmentID `json:"id"`
 	Device  DeviceID     `json:"device,omitempty"` // empty while none is chosen (request by kind, machine off)
@@ -139,62 +144,52 @@ type AttachedDevice struct {
 	Address string       `json:"address,omitempty"` // on the host
 }
 
-// DevicePreparation changes a host device.
+// DevicePreparation is a change to a host device.
 type DevicePreparation struct {
 	Passthrough *bool // bind to the passthrough driver, or back to the host's
 	VFs         *int  // number of SR-IOV virtual functions
 }
 
-// Devices lists host devices that match the filter; nil matches all.
+// Devices lists the host devices that match the filter. Nil matches all.
 func (c *Client) Devices(ctx context.Context, f *DeviceFilter) iter.Seq2[DeviceInfo, error] {
 	var q DeviceFilter
 	if f != nil {
 		q = *f
 	}
-	return list(ctx, c, "device.list", DevicePCI, func(ctx context.Context, d DeviceAssigner) ([]DeviceInfo, error) {
+	return list(ctx, c, op.DeviceList, capability.DevicePCI, func(ctx context.Context, d DeviceAssigner) ([]DeviceInfo, error) {
 		return d.Devices(ctx, q)
 	})
 }
 
-// AttachDevice gives a host device to the machine. Task.Notes says what else
-// had to be set. No match, or none free: ErrExhausted; one that can't be
-// assigned: ErrUnsupported with the reason that DeviceInfo gives.
+// AttachDevice gives a host device to the machine. Task.Notes reports what
+// else had to be set. If no device matches or none is free, the error is
+// ErrExhausted. A device that can't be assigned is refused with
+// ErrUnsupported and the reason that DeviceInfo gives.
 func (m *VM) AttachDevice(ctx context.Context, r DeviceRequest) *Task[AttachedDevice] {
-	return start(ctx, m.c, "device.attach", m.ref(), r.Capability(), checkDevice("device.attach", m.ref(), r), func(ctx context.Context, d DeviceAssigner) (DriverTask, error) {
+	return start(ctx, m.c, op.DeviceAttach, m.Ref(), r.Capability(), checkDevice(op.DeviceAttach, m.Ref(), r), func(ctx context.Context, d DeviceAssigner) (DriverTask, error) {
 		return d.AttachDevice(ctx, m.id, r)
-	}, func(ctx context.Context, s TaskState) (AttachedDevice, error) {
-		v, err := m.c.d.GetVM(ctx, m.id)
-		if err != nil {
-			return AttachedDevice{}, err
-		}
-		for _, a := range v.Devices {
-			if string(a.ID) == s.Result.ID {
-				return a, nil
-			}
-		}
-		return AttachedDevice{}, Errorf(KindNotFound, s.Result, "the device was attached and is gone again")
-	})
+	}, attached(m, "device", func(v VMInfo) []AttachedDevice { return v.Devices }, func(a AttachedDevice) string { return string(a.ID) }))
 }
 
 // DetachDevice takes a host device from the machine.
 func (m *VM) DetachDevice(ctx context.Context, a AttachmentID) *Task[None] {
-	return start(ctx, m.c, "device.detach", m.ref(), DevicePCI, checkID("device.detach", Ref{Kind: KindOfDevice, ID: string(a)}), func(ctx context.Context, d DeviceAssigner) (DriverTask, error) {
+	return start(ctx, m.c, op.DeviceDetach, m.Ref(), capability.DevicePCI, checkID(op.DeviceDetach, Ref{Kind: ObjectDevice, ID: string(a)}), func(ctx context.Context, d DeviceAssigner) (DriverTask, error) {
 		return d.DetachDevice(ctx, m.id, a)
 	}, noResult)
 }
 
 // PrepareDevice makes a host device assignable or gives it back to the host,
-// and sets its number of SR-IOV functions. Task.Notes says if the host must be
-// restarted before it counts.
+// and sets its number of SR-IOV functions. Task.Notes reports if the host
+// must be restarted before the change takes effect.
 func (c *Client) PrepareDevice(ctx context.Context, id DeviceID, p DevicePreparation) *Task[None] {
-	bad := checkID("device.prepare", id.Ref())
-	if bad == nil && p.VFs != nil && *p.VFs < 0 {
-		bad = invalid("device.prepare", id.Ref(), "VFs %d is negative", *p.VFs)
+	var bad *Error
+	if p.VFs != nil && *p.VFs < 0 {
+		bad = invalid(op.DevicePrepare, id.Ref(), "VFs %d is negative", *p.VFs)
 	}
 	if bad == nil && p.VFs == nil && p.Passthrough == nil {
-		bad = invalid("device.prepare", id.Ref(), "nothing to do: set Passthrough or VFs")
+		bad = invalid(op.DevicePrepare, id.Ref(), "nothing to do: set Passthrough or VFs")
 	}
-	return start(ctx, c, "device.prepare", id.Ref(), DevicePrepare, bad, func(ctx context.Context, d DevicePreparer) (DriverTask, error) {
+	return start(ctx, c, op.DevicePrepare, id.Ref(), capability.DevicePrepare, bad, func(ctx context.Context, d DevicePreparer) (DriverTask, error) {
 		return d.PrepareDevice(ctx, id, p)
 	}, noResult)
 }

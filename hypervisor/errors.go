@@ -5,74 +5,55 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// Kind is a portable class of errors. The numbers are stable: programs may
-// put them into metrics. The names are those of the Err values.
+// Kind is a portable class of errors, and an error itself: errors.Is(err,
+// ErrNotFound) reports whether err is of that class. The numbers are stable,
+// so programs may put them into metrics. In JSON and text a Kind is its short
+// name, such as "not-found".
 type Kind uint8
 
 const (
-	KindUnknown         Kind = iota // the platform's own error, in no class
-	KindNotFound                    // the object is not there (any more)
-	KindExists                      // the name, ID or address is taken
-	KindAmbiguous                   // a name matches several objects
-	KindInvalidArgument             // wrong whatever the state of the system
-	KindInvalidState                // right once the object is in another state
-	KindUnsupported                 // this driver, edition, host or machine can't
-	KindBusy                        // another task or a dependant holds the object
-	KindIncompatible                // source and target don't fit each other
-	KindUnauthenticated             // login refused, or the session can't be renewed
-	KindPermission                  // the account may not do this
-	KindExhausted                   // no memory, space, device or quota left
-	KindLicense                     // the licence or edition forbids it
-	KindUnavailable                 // the server can't be reached or gave up
-	KindCanceled                    // the task was cancelled
-	KindTimeout                     // a time limit given in the call ran out
-	KindClosed                      // the Client was closed
+	ErrUnknown         Kind = iota // the platform's own error, in no class
+	ErrNotFound                    // the object does not exist (any more)
+	ErrExists                      // the name, ID or address is taken
+	ErrAmbiguous                   // a name matches several objects
+	ErrInvalidArgument             // wrong whatever the state of the system
+	ErrInvalidState                // valid once the object is in another state
+	ErrUnsupported                 // this driver, edition, host or machine can't do it; is errors.ErrUnsupported too
+	ErrBusy                        // another task or a dependant holds the object
+	ErrIncompatible                // source and target are not compatible
+	ErrUnauthenticated             // login refused, or the session can't be renewed
+	ErrPermission                  // the account may not do this
+	ErrExhausted                   // no memory, space, device or quota left
+	ErrLicense                     // the licence or edition forbids it
+	ErrUnavailable                 // the server can't be reached or gave up
+	ErrCanceled                    // the task was cancelled
+	ErrTimeout                     // a time limit given in the call ran out
+	ErrClosed                      // the Client was closed
 )
 
-var (
-	ErrNotFound        = errors.New("not found")
-	ErrExists          = errors.New("exists already")
-	ErrAmbiguous       = errors.New("ambiguous")
-	ErrInvalidArgument = errors.New("invalid argument")
-	ErrInvalidState    = errors.New("invalid state")
-	// ErrUnsupported is errors.ErrUnsupported too. The error that wraps it
-	// usually holds an *UnsupportedError with the reason.
-	ErrUnsupported     = fmt.Errorf("hypervisor: %w", errors.ErrUnsupported)
-	ErrBusy            = errors.New("busy")
-	ErrIncompatible    = errors.New("incompatible")
-	ErrUnauthenticated = errors.New("unauthenticated")
-	ErrPermission      = errors.New("permission denied")
-	ErrExhausted       = errors.New("exhausted")
-	ErrLicense         = errors.New("licence forbids it")
-	ErrUnavailable     = errors.New("unavailable")
-	ErrCanceled        = errors.New("canceled")
-	ErrTimeout         = errors.New("time limit reached")
-	ErrClosed          = errors.New("client closed")
-)
-
-var kinds = [...]struct {
-	name string
-	err  error
-}{
-	KindUnknown:         {"unknown", nil},
-	KindNotFound:        {"not-found", ErrNotFound},
-	KindExists:          {"exists", ErrExists},
-	KindAmbiguous:       {"ambiguous", ErrAmbiguous},
-	KindInvalidArgument: {"invalid-argument", ErrInvalidArgument},
-	KindInvalidState:    {"invalid-state", ErrInvalidState},
-	KindUnsupported:     {"unsupported", ErrUnsupported},
-	KindBusy:            {"busy", ErrBusy},
-	KindIncompatible:    {"incompatible", ErrIncompatible},
-	KindUnauthenticated: {"unauthenticated", ErrUnauthenticated},
-	KindPermission:      {"permission", ErrPermission},
-	KindExhausted:       {"exhausted", ErrExhausted},
-	KindLicense:         {"license", ErrLicense},
-	KindUnavailable:     {"unavailable", ErrUnavailable},
-	KindCanceled:        {"canceled", ErrCanceled},
-	KindTimeout:         {"timeout", ErrTimeout},
-	KindClosed:          {"closed", ErrClosed},
+var kinds = [...]struct{ name, text string }{
+	ErrUnknown:         {"unknown", "unknown error"},
+	ErrNotFound:        {"not-found", "not found"},
+	ErrExists:          {"exists", "exists already"},
+	ErrAmbiguous:       {"ambiguous", "ambiguous"},
+	ErrInvalidArgument: {"invalid-argument", "invalid argument"},
+	ErrInvalidState:    {"invalid-state", "invalid state"},
+	ErrUnsupported:     {"unsupported", "unsupported operation"},
+	ErrBusy:            {"busy", "busy"},
+	ErrIncompatible:    {"incompatible", "incompatible"},
+	ErrUnauthenticated: {"unauthenticated", "unauthenticated"},
+	ErrPermission:      {"permission", "permission denied"},
+	ErrExhausted:       {"exhausted", "exhausted"},
+	ErrLicense:         {"license", "licence forbids it"},
+	ErrUnavailable:     {"unavailable", "unavailable"},
+	ErrCanceled:        {"canceled", "canceled"},
+	ErrTimeout:         {"timeout", "time limit reached"},
+	ErrClosed:          {"closed", "client closed"},
 }
 
 // String returns a short, stable name such as "not-found".
@@ -83,25 +64,51 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
 
-// Error is what every call returns when it fails. It unwraps to the Err value
-// of its Kind and to the platform's own error, so errors.Is and errors.As
-// reach both.
+// Error returns the class in words, such as "not found".
+func (k Kind) Error() string {
+	if int(k) < len(kinds) {
+		return kinds[k].text
+	}
+	return k.String()
+}
+
+// Is makes ErrUnsupported match errors.ErrUnsupported.
+func (k Kind) Is(target error) bool {
+	return k == ErrUnsupported && target == errors.ErrUnsupported
+}
+
+// MarshalText returns the short name.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText accepts a short name.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for i, s := range kinds {
+		if s.name == string(text) {
+			*k = Kind(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("hypervisor: no kind of error is named %q", text)
+}
+
+// Error is what every call returns when it fails. It unwraps to its Kind and
+// to the platform's own error, so errors.Is and errors.As reach both.
 type Error struct {
-	Op     string // what was tried: "clone", "snapshot.create", …
-	Object Ref    // on what
+	Op     op.Name // the operation: op.VMClone, "vm.clone"
+	Object Ref     // the object of the operation
 	Kind   Kind
 	Task   TaskID // the platform's task, if one was started
-	// Leftover names what a half-done call left on the platform and what the
+	// Leftover names what a half-done call left on the platform, which the
 	// caller may want to remove or keep. Empty means that nothing is left.
 	Leftover []Ref
 	// Unsent is true where the server cannot have acted: the call never
-	// reached it, or it was refused before anything was touched.
+	// reached it, or was refused before anything was touched.
 	Unsent bool
 	Err    error
 }
 
-// Errorf makes an *Error for drivers: a kind, the object it is about, and a
-// text that names the remedy. A %w in the format keeps the native error.
+// Errorf makes an *Error for drivers from a kind, the object it is about, and
+// a text that names the remedy. A %w in the format keeps the native error.
 func Errorf(k Kind, object Ref, format string, args ...any) *Error {
 	return &Error{Kind: k, Object: object, Err: fmt.Errorf(format, args...)}
 }
@@ -109,23 +116,20 @@ func Errorf(k Kind, object Ref, format string, args ...any) *Error {
 // Error formats as "op kind id (name): text".
 func (e *Error) Error() string {
 	var b strings.Builder
-	if e.Op != "" {
-		b.WriteString(e.Op)
-		b.WriteByte(' ')
-	}
-	if e.Object != (Ref{}) {
-		b.WriteString(e.Object.String())
+	b.WriteString(string(e.Op))
+	if on := e.Object.String(); on != "" {
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(on)
 	}
 	if b.Len() > 0 {
 		b.WriteString(": ")
 	}
-	switch s := kinds[min(int(e.Kind), len(kinds)-1)].err; {
-	case e.Err == nil && s == nil:
-		b.WriteString("unknown error")
-	case e.Err == nil:
-		b.WriteString(s.Error())
-	default:
+	if e.Err != nil {
 		b.WriteString(e.Err.Error())
+	} else {
+		b.WriteString(e.Kind.Error())
 	}
 	if len(e.Leftover) > 0 {
 		b.WriteString(" (left behind:")
@@ -141,8 +145,8 @@ func (e *Error) Error() string {
 // Unwrap returns the sentinel of the Kind and the underlying error.
 func (e *Error) Unwrap() []error {
 	var out []error
-	if int(e.Kind) < len(kinds) && kinds[e.Kind].err != nil {
-		out = append(out, kinds[e.Kind].err)
+	if e.Kind != ErrUnknown {
+		out = append(out, e.Kind)
 	}
 	if e.Err != nil {
 		out = append(out, e.Err)
@@ -150,15 +154,15 @@ func (e *Error) Unwrap() []error {
 	return out
 }
 
-// Retryable reports whether the same call may be sent again with no change
-// and no risk of doing the work twice: the server refused it as busy, or
-// cannot have acted.
-func (e *Error) Retryable() bool { return e.Kind == KindBusy || e.Unsent }
+// Retryable reports whether the same call may be sent again unchanged, with
+// no risk of doing the work twice: the server refused it as busy, or cannot
+// have acted.
+func (e *Error) Retryable() bool { return e.Kind == ErrBusy || e.Unsent }
 
-// UnsupportedError says what is not supported here and why. It is found with
-// errors.As inside an *Error of KindUnsupported or KindLicense.
+// UnsupportedError describes what is not supported here and why. It is found
+// with errors.As inside an *Error of ErrUnsupported or ErrLicense.
 type UnsupportedError struct {
-	Capability Capability
+	Capability capability.Name
 	Support    Support
 }
 
@@ -178,49 +182,52 @@ func (u *UnsupportedError) Is(target error) bool {
 
 // Unsupported makes the error that a driver returns for a call it can't
 // honour. The reason must be the one that Supports gives for the same
-// capability and scope. ReasonEdition makes it KindLicense, which still is
+// capability and scope. ReasonEdition makes it ErrLicense, which is still
 // ErrUnsupported as well.
-func Unsupported(object Ref, c Capability, reason ReasonCode, detail string) *Error {
-	k := KindUnsupported
+func Unsupported(object Ref, c capability.Name, reason ReasonCode, detail string) *Error {
+	k := ErrUnsupported
 	if reason == ReasonEdition {
-		k = KindLicense
+		k = ErrLicense
 	}
 	return &Error{Kind: k, Object: object, Unsent: true,
-		Err: &UnsupportedError{Capability: c, Support: Support{Level: No, Reason: reason, Detail: detail}}}
+		Err: &UnsupportedError{Capability: c, Support: Support{Level: LevelNo, Reason: reason, Detail: detail}}}
 }
 
-// DetachedError says that the caller stopped watching a task while the
-// hypervisor goes on with it. Client.Task finds the task again by its ID.
+// DetachedError reports that the caller stopped watching a task while the
+// hypervisor continues the work. Client.Task finds the task again by its ID.
 type DetachedError struct {
 	Task TaskID
 	Err  error // why watching ended: the context's error, or a lost connection
 }
 
 func (e *DetachedError) Error() string {
-	return fmt.Sprintf("stopped watching task %s, which goes on: %v", e.Task, e.Err)
+	return fmt.Sprintf("stopped watching task %s, which continues: %v", e.Task, e.Err)
 }
 
 // Unwrap returns why watching ended.
 func (e *DetachedError) Unwrap() error { return e.Err }
 
 // KindOf returns the class of an error returned by this package, and
-// KindUnknown for nil and for others.
+// ErrUnknown for nil and for other errors.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Kind
 	}
-	return KindUnknown
+	return ErrUnknown
 }
 
-// wrap makes any driver error an *Error that names operation and object.
-func (c *Client) wrap(op string, on Ref, err error) error {
+// wrap turns any driver error into an *Error that names operation and object.
+func (c *Client) wrap(op op.Name, on Ref, err error) error {
 	if err == nil {
 		return nil
 	}
 	var d *DetachedError
 	if errors.As(err, &d) {
 		return err
+	}
+	if (on.Kind == "" || on.Kind == ObjectClient) && on.ID == "" && on.Name == "" { // a listing, for one
+		on = Ref{Kind: ObjectClient, ID: c.d.Describe().Endpoint}
 	}
 	out := &Error{Op: op, Object: on, Err: err}
 	var e *Error
@@ -230,21 +237,22 @@ func (c *Client) wrap(op string, on Ref, err error) error {
 		if out.Object == (Ref{}) {
 			out.Object = on
 		}
-		if out.Kind != KindUnknown {
+		if out.Kind != ErrUnknown {
 			return out
 		}
 	}
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		// A read that the caller gave up: not the server's failure.
-		out.Kind = KindUnknown
+		// The caller gave up on a read, so this is not the server's failure.
+		out.Kind = ErrUnknown
 	default:
 		out.Kind = c.d.ErrorKind(err)
 	}
 	return out
 }
 
-// invalid makes the error for a bad argument, found before any call is sent.
-func invalid(op string, on Ref, format string, args ...any) *Error {
-	return &Error{Op: op, Object: on, Kind: KindInvalidArgument, Unsent: true, Err: fmt.Errorf(format, args...)}
+// invalid makes the error for a bad argument that is found before any call is
+// sent.
+func invalid(op op.Name, on Ref, format string, args ...any) *Error {
+	return &Error{Op: op, Object: on, Kind: ErrInvalidArgument, Unsent: true, Err: fmt.Errorf(format, args...)}
 }

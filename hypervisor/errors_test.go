@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 func TestErrorUnwrapsToItsClassAndItsCause(t *testing.T) {
@@ -32,13 +33,13 @@ func TestErrorUnwrapsToItsClassAndItsCause(t *testing.T) {
 			t.Errorf("the text is %q, want operation and object", err)
 		}
 	}
-	if s := (&hypervisor.Error{Kind: hypervisor.KindBusy, Leftover: []hypervisor.Ref{{Kind: hypervisor.KindOfVolume, ID: "v", Name: "half"}}}).Error(); s != `busy (left behind: volume v ("half"))` {
+	if s := (&hypervisor.Error{Kind: hypervisor.ErrBusy, Leftover: []hypervisor.Ref{{Kind: hypervisor.ObjectVolume, ID: "v", Name: "half"}}}).Error(); s != `busy (left behind: volume v ("half"))` {
 		t.Errorf("the text is %q", s)
 	}
 }
 
 func TestUnsupported(t *testing.T) {
-	err := hypervisor.Unsupported(hypervisor.VMID("7").Ref(), hypervisor.DeviceVGPU, hypervisor.ReasonEdition, "needs Enterprise Plus")
+	err := hypervisor.Unsupported(hypervisor.VMID("7").Ref(), capability.DeviceVGPU, hypervisor.ReasonEdition, "needs Enterprise Plus")
 	if !errors.Is(err, hypervisor.ErrLicense) || !errors.Is(err, hypervisor.ErrUnsupported) || !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("%v is not ErrLicense and ErrUnsupported", err)
 	}
@@ -51,8 +52,8 @@ func TestUnsupported(t *testing.T) {
 }
 
 func TestPCIClasses(t *testing.T) {
-	for code, want := range map[uint32]hypervisor.DeviceClass{0x030000: hypervisor.Display, 0x038000: hypervisor.Display, 0x020000: hypervisor.NetworkCard,
-		0x010802: hypervisor.StorageCard, 0x120000: hypervisor.Accelerator, 0x060400: hypervisor.OtherDevice} {
+	for code, want := range map[uint32]hypervisor.DeviceClass{0x030000: hypervisor.ClassDisplay, 0x038000: hypervisor.ClassDisplay, 0x020000: hypervisor.ClassNetwork,
+		0x010802: hypervisor.ClassStorage, 0x120000: hypervisor.ClassAccelerator, 0x060400: hypervisor.ClassOther} {
 		if got := hypervisor.ClassOfPCI(code); got != want {
 			t.Errorf("class code %06x is %s, want %s", code, got, want)
 		}

@@ -2,33 +2,41 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// EvacuateOptions for Host.Evacuate; nil means two machines at a time to
-// wherever Place sends them.
+// EvacuateOptions are the options for Host.Evacuate. Nil means two machines
+// at a time, to the hosts that Place recommends.
 type EvacuateOptions struct {
 	Parallel int      // machines at a time; 0 means 2
 	To       []HostID // allowed destinations; empty for all
 }
 
-// EvacuateResult is what an evacuation did.
+// EvacuateResult is what an evacuation did. It is also returned beside an
+// error, when some machines could not be moved.
 type EvacuateResult struct {
 	Moved []MigrateResult
+	Left  []Ref // machines that are still on the host
 }
 
 var evacuation atomic.Uint64
 
-// Evacuate moves every running machine of the host to others by live
-// migration. It goes on after a machine that can't move: the error then joins
-// all failures and Leftover names the machines that are still on the host.
-// This package composes it, so it ends with the Client; the platform's own
-// way, where there is one, is EnterMaintenance with Evacuate.
+// Evacuate moves every running machine of the host to other hosts by live
+// migration. A machine that cannot be moved does not stop the others: the
+// error then joins every failure, Leftover names the machines that are still
+// on the host, and the result lists what was moved. This package composes the
+// work, so it ends with the Client. The platform's own way, where there is
+// one, is EnterMaintenance with Evacuate.
 func (h *Host) Evacuate(ctx context.Context, o *EvacuateOptions) *Task[EvacuateResult] {
-	const op = "host.evacuate"
+	const op = op.HostEvacuate
 	on := h.id.Ref()
 	opt := EvacuateOptions{Parallel: 2}
 	if o != nil {
@@ -45,25 +53,27 @@ func (h *Host) Evacuate(ctx context.Context, o *EvacuateOptions) *Task[EvacuateR
 		bad = invalid(op, on, "To contains the host itself")
 	}
 	var e evacuationRun
-	return start(ctx, h.c, op, on, MigrateLive, bad, func(ctx context.Context, _ Migrator) (DriverTask, error) {
+	t := start(ctx, h.c, op, on, capability.MigrateLive, bad, func(ctx context.Context, _ Migrator) (DriverTask, error) {
 		vms, err := h.running(ctx)
 		if err != nil {
 			return nil, err
 		}
 		e = evacuationRun{h: h, opt: opt, total: len(vms)}
 		id := TaskID(fmt.Sprintf("evacuate-%s-%d", h.id, evacuation.Add(1)))
-		return h.c.group.Go(ctx, id, func(ctx context.Context, report func(TaskState)) TaskState {
+		return h.c.group.Go(context.WithValue(ctx, part{}, true), id, func(ctx context.Context, report func(TaskState)) TaskState {
 			return e.run(ctx, vms, report)
 		})
-	}, func(context.Context, TaskState) (EvacuateResult, error) { return EvacuateResult{Moved: e.moved}, nil })
+	}, func(context.Context, TaskState) (EvacuateResult, error) { return EvacuateResult{e.moved, e.left}, nil })
+	t.partial = true
+	return t
 }
 
 func (h *Host) running(ctx context.Context) ([]VMInfo, error) {
 	if _, err := h.Info(ctx); err != nil {
 		return nil, err
 	}
-	all, err := Collect(h.c.VMs(ctx, &ListOptions{Detail: Brief, Host: h.id}))
-	return slices.DeleteFunc(all, func(v VMInfo) bool { return v.Host != h.id || v.State != Running && v.State != Paused }), err
+	all, err := Collect(h.c.VMs(ctx, &ListOptions{Detail: DetailBrief, Host: h.id}))
+	return slices.DeleteFunc(all, func(v VMInfo) bool { return v.Host != h.id || v.State != StateRunning && v.State != StatePaused }), err
 }
 
 type evacuationRun struct {
@@ -89,7 +99,7 @@ func (e *evacuationRun) run(ctx context.Context, vms []VMInfo, report func(TaskS
 			defer e.mu.Unlock()
 			if err != nil {
 				e.errs = append(e.errs, err)
-				e.left = append(e.left, Ref{Kind: KindOfVM, ID: string(v.ID), Name: v.Name})
+				e.left = append(e.left, Ref{Kind: ObjectVM, ID: string(v.ID), Name: v.Name})
 			} else {
 				e.moved = append(e.moved, r)
 			}
@@ -100,18 +110,16 @@ func (e *evacuationRun) run(ctx context.Context, vms []VMInfo, report func(TaskS
 	wg.Wait()
 	s := TaskState{Result: e.h.id.Ref(), Leftover: e.left}
 	if len(e.errs) > 0 {
-		s.Err = fmt.Errorf("%d of %d machines could not be moved: %w", len(e.errs), e.total, e.errs[0])
-		if len(e.errs) > 1 {
-			s.Err = fmt.Errorf("%w (and %d more)", s.Err, len(e.errs)-1)
-		}
+		s.Err = fmt.Errorf("%d of %d machines could not be moved: %w", len(e.errs), e.total, errors.Join(e.errs...))
 		if ctx.Err() == nil {
-			s.Err = Errorf(KindOf(e.errs[0]), e.h.id.Ref(), "%w", s.Err)
+			s.Err = Errorf(KindOf(e.errs[0]), e.h.Ref(), "%w", s.Err)
 		}
 	}
 	return s
 }
 
-// move tries the destinations in the order of Place until one takes it.
+// move tries the destinations in the order of Place until one accepts the
+// machine.
 func (e *evacuationRun) move(ctx context.Context, v VMInfo) (MigrateResult, error) {
 	c := e.h.c
 	if err := ctx.Err(); err != nil {
@@ -119,23 +127,23 @@ func (e *evacuationRun) move(ctx context.Context, v VMInfo) (MigrateResult, erro
 	}
 	recs, err := c.place(ctx, v.ID.Ref(), PlaceRequest{VM: v.ID})
 	if err != nil {
-		return MigrateResult{}, c.wrap("place", v.ID.Ref(), err)
+		return MigrateResult{}, c.wrap(op.ClientPlace, v.ID.Ref(), err)
 	}
-	var last error = Errorf(KindExhausted, v.ID.Ref(), "no other host takes the machine")
+	var last error = Errorf(ErrExhausted, v.ID.Ref(), "no other host takes the machine")
 	for _, r := range recs {
 		if r.Host == e.h.id || len(e.opt.To) > 0 && !slices.Contains(e.opt.To, r.Host) {
 			continue
 		}
-		opt := MigrateOptions{Host: r.Host, Mode: Live}
+		opt := MigrateOptions{Host: r.Host, Mode: MigrateModeLive}
 		rep, err := c.VM(v.ID).CheckMigrate(ctx, opt)
 		if err == nil && !rep.OK() {
-			err = Errorf(KindIncompatible, v.ID.Ref(), "%w", &BlockedError{rep.Blockers})
+			err = Errorf(ErrIncompatible, v.ID.Ref(), "%w", &BlockedError{rep.Blockers})
 		}
 		if err != nil {
 			last = err
 			continue
 		}
-		// The move itself is not given up halfway: its true outcome counts.
+		// The move itself is not abandoned halfway: its true outcome counts.
 		return c.VM(v.ID).Migrate(ctx, opt).Run(ctx, defaultShutdown)
 	}
 	return MigrateResult{}, last

@@ -4,24 +4,26 @@ import (
 	"context"
 	"iter"
 	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// EventType is what happened.
+// EventType is the kind of a change.
 type EventType string
 
 const (
-	VMCreated       EventType = "vm.created"
-	VMDeleted       EventType = "vm.deleted"
-	VMState         EventType = "vm.state" // Event.State is the new one
-	VMChanged       EventType = "vm.changed"
-	VMMigrated      EventType = "vm.migrated"
-	SnapshotCreated EventType = "snapshot.created"
-	SnapshotDeleted EventType = "snapshot.deleted"
-	TaskChanged     EventType = "task.changed"
-	HostChanged     EventType = "host.changed"
-	DeviceChanged   EventType = "device.changed"
-	// Resync says that events may have been lost: list again.
-	Resync EventType = "resync"
+	EventVMCreated       EventType = "vm.created"
+	EventVMDeleted       EventType = "vm.deleted"
+	EventVMState         EventType = "vm.state" // Event.State is the new one
+	EventVMChanged       EventType = "vm.changed"
+	EventVMMigrated      EventType = "vm.migrated"
+	EventSnapshotCreated EventType = "snapshot.created"
+	EventSnapshotDeleted EventType = "snapshot.deleted"
+	EventTaskChanged     EventType = "task.changed"
+	EventHostChanged     EventType = "host.changed"
+	EventDeviceChanged   EventType = "device.changed"
+	// Resync reports that events may have been lost: list again.
+	EventResync EventType = "resync"
 )
 
 // Event is one change.
@@ -29,32 +31,33 @@ type Event struct {
 	Type   EventType  `json:"type"`
 	Object Ref        `json:"object"`
 	State  PowerState `json:"state,omitempty"`
-	Detail string     `json:"detail,omitempty"` // the platform's words
+	Detail string     `json:"detail,omitempty"` // in the platform's words
 	Time   time.Time  `json:"time"`
-	// Token resumes after this event where the platform can.
+	// Token resumes after this event, where the platform supports it.
 	Token string `json:"token,omitempty"`
 }
 
-// PollInterval is how often Watch lists where a platform has no events.
+// PollInterval is the time between listings in Watch where a platform has no
+// events.
 const PollInterval = 5 * time.Second
 
 // Watch yields changes after a token, which is empty or from an earlier
-// event, until ctx ends or the loop stops. The end of ctx is no error. Where
-// the platform can't resume or lost events it yields a Resync: list again
-// then. Where it has no events at all, Watch lists every PollInterval and
-// tells the differences.
+// event, until ctx ends or the loop stops. The end of ctx is not an error.
+// Where the platform can't resume, or lost events, Watch yields a Resync:
+// list again then. Where the platform has no events at all, Watch lists every
+// PollInterval and reports the differences.
 func (c *Client) Watch(ctx context.Context, token string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		ctx, sp, err := c.begin(ctx, "watch", Ref{})
+		ctx, sp, err := c.begin(ctx, op.ClientWatch, Ref{})
 		if err != nil {
 			yield(Event{}, err)
 			return
 		}
-		w, ok := c.d.(Watcher)
+		w, ok := Ability[Watcher](c.d)
 		if !ok {
 			err = c.poll(ctx, token, yield)
 			if err != nil && ctx.Err() == nil {
-				yield(Event{}, c.wrap("watch", Ref{}, err))
+				yield(Event{}, c.wrap(op.ClientWatch, Ref{}, err))
 			}
 			_ = sp.end(nil)
 			return
@@ -64,7 +67,7 @@ func (c *Client) Watch(ctx context.Context, token string) iter.Seq2[Event, error
 				break
 			}
 			if err != nil {
-				yield(Event{}, sp.end(c.wrap("watch", Ref{}, err)))
+				yield(Event{}, sp.end(c.wrap(op.ClientWatch, Ref{}, err)))
 				return
 			}
 			if !yield(e, nil) {
@@ -75,7 +78,7 @@ func (c *Client) Watch(ctx context.Context, token string) iter.Seq2[Event, error
 	}
 }
 
-// poll compares listings. It returns nil when the consumer stopped.
+// poll compares listings. It returns nil when the consumer has stopped.
 func (c *Client) poll(ctx context.Context, token string, yield func(Event, error) bool) error {
 	list := func() (map[VMID]VMInfo, error) {
 		out := map[VMID]VMInfo{}
@@ -100,7 +103,7 @@ func (c *Client) poll(ctx context.Context, token string, yield func(Event, error
 	if err != nil {
 		return err
 	}
-	if token != "" && !yield(Event{Type: Resync, Time: time.Now()}, nil) {
+	if token != "" && !yield(Event{Type: EventResync, Time: time.Now()}, nil) {
 		return nil
 	}
 	tick := time.NewTicker(PollInterval)
@@ -124,21 +127,21 @@ func (c *Client) poll(ctx context.Context, token string, yield func(Event, error
 	}
 }
 
-// compare tells what happened between two listings.
+// compare returns the changes between two listings.
 func compare(old, now map[VMID]VMInfo) []Event {
 	var out []Event
 	for id, v := range now {
-		e := Event{Object: Ref{Kind: KindOfVM, ID: string(id), Name: v.Name}, State: v.State, Time: v.ReadAt}
+		e := Event{Object: Ref{Kind: ObjectVM, ID: string(id), Name: v.Name}, State: v.State, Time: v.ReadAt}
 		o, ok := old[id]
 		switch {
 		case !ok:
-			e.Type = VMCreated
+			e.Type = EventVMCreated
 		case o.Host != v.Host && o.Host != "" && v.Host != "":
-			e.Type = VMMigrated
+			e.Type = EventVMMigrated
 		case o.State != v.State:
-			e.Type = VMState
+			e.Type = EventVMState
 		case changed(o, v):
-			e.Type = VMChanged
+			e.Type = EventVMChanged
 		default:
 			continue
 		}
@@ -146,7 +149,7 @@ func compare(old, now map[VMID]VMInfo) []Event {
 	}
 	for id, v := range old {
 		if _, ok := now[id]; !ok {
-			out = append(out, Event{Type: VMDeleted, Object: Ref{Kind: KindOfVM, ID: string(id), Name: v.Name}, Time: time.Now()})
+			out = append(out, Event{Type: EventVMDeleted, Object: Ref{Kind: ObjectVM, ID: string(id), Name: v.Name}, Time: time.Now()})
 		}
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	_ "github.com/anyvisor/anyvisor/hypervisor/fake"
 )
 
@@ -39,11 +40,11 @@ func Example() {
 		log.Fatal(err)
 	}
 	for _, token := range []string{"request-17", "request-17"} { // the second finds what the first made
-		if _, err := vm.Clone(ctx, "web-02", &hypervisor.CloneOptions{Mode: hypervisor.Linked, From: snap.ID(), Token: token}).Wait(ctx); err != nil {
+		if _, err := vm.Clone(ctx, "web-02", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked, From: snap.ID(), Token: token}).Wait(ctx); err != nil {
 			log.Fatal(err)
 		}
 	}
-	for v, err := range c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}) {
+	for v, err := range c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.DetailBrief}) {
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -61,7 +62,7 @@ func ExampleClient_Supports() {
 		log.Fatal(err)
 	}
 	defer c.Close()
-	s, err := c.Supports(ctx, hypervisor.MigrateLive, hypervisor.Ref{})
+	s, err := c.Supports(ctx, capability.MigrateLive, hypervisor.Ref{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func ExampleVM_CheckMigrate() {
 	c := client(ctx)
 	defer c.Close()
 	vm := machine(ctx, c, "render-01")
-	if _, err := vm.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.Display}).Wait(ctx); err != nil {
+	if _, err := vm.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.ClassDisplay}).Wait(ctx); err != nil {
 		log.Fatal(err)
 	}
 	if _, err := vm.Start(ctx).Wait(ctx); err != nil {
@@ -132,7 +133,7 @@ func ExampleVM_Delete() {
 	c := client(ctx)
 	defer c.Close()
 	base := machine(ctx, c, "base")
-	if _, err := base.Clone(ctx, "child", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(ctx); err != nil {
+	if _, err := base.Clone(ctx, "child", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}).Wait(ctx); err != nil {
 		log.Fatal(err)
 	}
 	_, err := base.Delete(ctx, hypervisor.DeleteDisks, nil).Wait(ctx)

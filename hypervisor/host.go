@@ -3,23 +3,27 @@ package hypervisor
 import (
 	"context"
 	"iter"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // Fact is a property that may be unknown.
 type Fact string
 
 const (
-	Unknown Fact = ""
-	Present Fact = "yes"
-	Absent  Fact = "no"
+	FactUnknown Fact = ""
+	FactPresent Fact = "yes"
+	FactAbsent  Fact = "no"
 )
 
 // FactOf makes a known Fact.
 func FactOf(b bool) Fact {
 	if b {
-		return Present
+		return FactPresent
 	}
-	return Absent
+	return FactAbsent
 }
 
 // HostState is the state of a host.
@@ -31,7 +35,7 @@ const (
 	HostDown        HostState = "down" // doesn't answer; Detail says why
 )
 
-// HostInfo is what is known of a host.
+// HostInfo is what is known about a host.
 type HostInfo struct {
 	ID      HostID    `json:"id"`
 	Name    string    `json:"name"`
@@ -52,7 +56,7 @@ type HostInfo struct {
 	Running     int        `json:"running"` // machines
 }
 
-// CPUInfo is what is known of a host's processors.
+// CPUInfo is what is known about a host's processors.
 type CPUInfo struct {
 	Model   string `json:"model"`
 	Vendor  string `json:"vendor,omitempty"`
@@ -74,7 +78,7 @@ type NUMANode struct {
 	MemoryBytes int64 `json:"memoryBytes"`
 }
 
-// Limits are the maximums of a machine on a host; 0 if unknown.
+// Limits are the maximums of a machine on a host. 0 means unknown.
 type Limits struct {
 	CPUs        int   `json:"cpus,omitempty"`
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
@@ -89,83 +93,67 @@ type Host struct {
 	id HostID
 }
 
-// Host returns the handle for an ID. It asks nobody.
+// Host returns the handle for an ID. It makes no call.
 func (c *Client) Host(id HostID) *Host { return &Host{c, id} }
 
 // ID returns the host's ID.
 func (h *Host) ID() HostID { return h.id }
 
-// Hosts lists the hosts. One that doesn't answer is listed as HostDown.
+// Ref returns the Ref of the host.
+func (h *Host) Ref() Ref { return h.id.Ref() }
+
+// Hosts lists the hosts. A host that doesn't answer is listed as HostDown.
 func (c *Client) Hosts(ctx context.Context) iter.Seq2[HostInfo, error] {
-	return list(ctx, c, "host.list", "host.list", func(ctx context.Context, d HostLister) ([]HostInfo, error) { return d.Hosts(ctx) })
+	return list(ctx, c, op.HostList, capability.HostList, func(ctx context.Context, d HostLister) ([]HostInfo, error) { return d.Hosts(ctx) })
 }
 
 // Info reads the host.
 func (h *Host) Info(ctx context.Context) (HostInfo, error) {
-	for i, err := range h.c.Hosts(ctx) {
+	return oneHost(ctx, h.c, op.HostInfo, h.Ref(), func(i HostInfo) bool { return i.ID == h.id })
+}
+
+// FindHost returns the host with this name, or ErrNotFound or ErrAmbiguous.
+func (c *Client) FindHost(ctx context.Context, name string) (*Host, error) {
+	i, err := oneHost(ctx, c, op.HostFind, Ref{Kind: ObjectHost, Name: name}, func(i HostInfo) bool { return i.Name == name })
+	if err != nil {
+		return nil, err
+	}
+	return c.Host(i.ID), nil
+}
+
+func oneHost(ctx context.Context, c *Client, name op.Name, on Ref, match func(HostInfo) bool) (HostInfo, error) {
+	return read(ctx, c, name, on, capability.HostList, nil, func(ctx context.Context, d HostLister) (HostInfo, error) {
+		all, err := d.Hosts(ctx)
 		if err != nil {
 			return HostInfo{}, err
 		}
-		if i.ID == h.id {
-			return i, nil
-		}
-	}
-	return HostInfo{}, &Error{Op: "host.info", Object: h.id.Ref(), Kind: KindNotFound}
-}
-
-// FindHost returns the host with this name: ErrNotFound, ErrAmbiguous.
-func (c *Client) FindHost(ctx context.Context, name string) (*Host, error) {
-	on := Ref{Kind: KindOfHost, Name: name}
-	var found []HostID
-	for i, err := range c.Hosts(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		if i.Name == name {
-			found = append(found, i.ID)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, &Error{Op: "host.find", Object: on, Kind: KindNotFound}
-	case 1:
-		return c.Host(found[0]), nil
-	}
-	e := Errorf(KindAmbiguous, on, "%d hosts have this name: address one by its ID: %v", len(found), found)
-	e.Op = "host.find"
-	return nil, e
+		return only(on, all, match, func(i HostInfo) Ref { return i.ID.Ref() })
+	})
 }
 
 // Supports is Client.Supports with this host as the scope.
-func (h *Host) Supports(ctx context.Context, k Capability) (Support, error) {
+func (h *Host) Supports(ctx context.Context, k capability.Name) (Support, error) {
 	return h.c.Supports(ctx, k, h.id.Ref())
 }
 
-// MaintenanceRequest is what a driver gets for Host.EnterMaintenance.
-type MaintenanceRequest struct{ Evacuate bool }
-
-// MaintenanceOptions for Host.EnterMaintenance.
+// MaintenanceOptions are the options for Host.EnterMaintenance.
 type MaintenanceOptions struct {
 	// Evacuate has the platform move the running machines away first. Without
-	// it a host with running machines is ErrBusy.
+	// it, a host with running machines is refused with ErrBusy.
 	Evacuate bool
 }
 
 // EnterMaintenance keeps new machines away from the host. Only platforms with
-// such a mode have it; Evacuate works everywhere.
+// such a mode support it. Evacuate works everywhere.
 func (h *Host) EnterMaintenance(ctx context.Context, o *MaintenanceOptions) *Task[None] {
-	var r MaintenanceRequest
-	if o != nil {
-		r.Evacuate = o.Evacuate
-	}
-	return start(ctx, h.c, "host.maintenance", h.id.Ref(), HostMaintenance, checkID("host.maintenance", h.id.Ref()), func(ctx context.Context, d Maintainer) (DriverTask, error) {
-		return d.EnterMaintenance(ctx, h.id, r)
+	return start(ctx, h.c, op.HostEnterMaintenance, h.id.Ref(), capability.HostMaintenance, nil, func(ctx context.Context, d Maintainer) (DriverTask, error) {
+		return d.EnterMaintenance(ctx, h.id, orDefault(o))
 	}, noResult)
 }
 
-// ExitMaintenance takes the host back into use.
+// ExitMaintenance brings the host back into use.
 func (h *Host) ExitMaintenance(ctx context.Context) *Task[None] {
-	return start(ctx, h.c, "host.maintenance.exit", h.id.Ref(), HostMaintenance, checkID("host.maintenance.exit", h.id.Ref()), func(ctx context.Context, d Maintainer) (DriverTask, error) {
+	return start(ctx, h.c, op.HostExitMaintenance, h.id.Ref(), capability.HostMaintenance, nil, func(ctx context.Context, d Maintainer) (DriverTask, error) {
 		return d.ExitMaintenance(ctx, h.id)
 	}, noResult)
 }

@@ -5,25 +5,29 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// MigrateMode says whether the machine may stop for the move.
+// MigrateMode decides whether the machine may stop for the move.
 type MigrateMode uint8
 
 const (
-	AutoMigrate MigrateMode = iota // live if it runs, cold if it is off or suspended
-	Live                           // the guest goes on; ErrInvalidState if it doesn't run
-	Cold                           // the machine must be Off or Suspended
+	MigrateModeAuto MigrateMode = iota // live if it runs, cold if it is off or suspended
+	MigrateModeLive                    // the guest keeps running; ErrInvalidState if it doesn't run
+	MigrateModeCold                    // the machine must be Off or Suspended
 )
 
-// MigrateOptions say where a machine goes and how. Empty parts of the
+// MigrateOptions describe where a machine moves and how. Empty parts of the
 // destination stay as they are; at least one must be given.
 type MigrateOptions struct {
 	Host    HostID
-	Storage DatastoreID // where all disks go
+	Storage DatastoreID // for all disks
 	Pool    PoolID
-	// To is another Client of the same kind; Host and Storage are then IDs of
-	// that one.
+	// To is another Client of the same kind. Host and Storage are then IDs of
+	// that Client.
 	To *Client
 
 	Mode MigrateMode
@@ -32,8 +36,8 @@ type MigrateOptions struct {
 	MaxDowntime time.Duration
 	// BandwidthBytes per second; 0 means no limit.
 	BandwidthBytes int64
-	// Timeout cancels a live migration that has not come to its end by then.
-	// The machine goes on at the source. 0 means none.
+	// Timeout cancels a live migration that has not finished by then. The
+	// machine keeps running at the source. 0 means no limit.
 	Timeout      time.Duration
 	PostCopy     bool // switch over early and fetch the rest on demand
 	AutoConverge bool // slow the guest's vCPUs down until it converges
@@ -44,49 +48,60 @@ type MigrateOptions struct {
 	KeepSource bool
 }
 
-// MigrateRequest is what a driver gets. To is nil for a move inside.
+// MigrateRequest is what a driver gets. To is nil for a move within one
+// Client.
 type MigrateRequest struct {
-	Host           HostID
-	Storage        DatastoreID
-	Pool           PoolID
-	To             Driver
-	Mode           MigrateMode
-	MaxDowntime    time.Duration
-	BandwidthBytes int64
-	Timeout        time.Duration
-	PostCopy       bool
-	AutoConverge   bool
-	Compress       bool
-	Channels       int
-	KeepSource     bool
+	MigrateOptions
+	To Driver // in place of MigrateOptions.To
 }
 
-// Tuned reports whether an option is set that MigrateTuning stands for.
+// Capability returns the capability that the move needs, for a live move or
+// another one.
+func (r MigrateRequest) Capability(live bool) capability.Name {
+	switch {
+	case r.To != nil:
+		return capability.MigrateCross
+	case r.PostCopy:
+		return capability.MigratePostCopy
+	case r.Host == "" && r.Pool == "" && live:
+		return capability.MigrateLiveStorage
+	case r.Host == "" && r.Pool == "":
+		return capability.MigrateStorage
+	case !live:
+		return capability.MigrateCold
+	case r.Storage != "":
+		return capability.MigrateBoth
+	}
+	return capability.MigrateLive
+}
+
+// Tuned reports whether an option is set that capability.MigrateTuning
+// covers.
 func (r MigrateRequest) Tuned() bool {
 	return r.MaxDowntime != 0 || r.BandwidthBytes != 0 || r.AutoConverge || r.Compress || r.Channels != 0
 }
 
-// Blocker is one thing that stands in the way of a migration, or that the
-// caller should know.
+// Blocker is one thing that prevents a migration, or that the caller should
+// know about.
 type Blocker struct {
 	Reason ReasonCode `json:"reason"`
 	Object Ref        `json:"object"`
-	Detail string     `json:"detail"` // what, and what would remedy it
+	Detail string     `json:"detail"` // the problem and its remedy
 }
 
 // MigrateReport is everything that CheckMigrate found.
 type MigrateReport struct {
 	Blockers []Blocker `json:"blockers,omitempty"`
 	Warnings []Blocker `json:"warnings,omitempty"`
-	// Method is how the platform would do it: "live, peer to peer", …
+	// Method is the way the platform would do it: "live, peer to peer", …
 	Method string `json:"method,omitempty"`
 }
 
-// OK reports whether nothing stands in the way.
+// OK reports whether nothing blocks the migration.
 func (r MigrateReport) OK() bool { return len(r.Blockers) == 0 }
 
 // BlockedError holds every blocker of a refused migration. It is found with
-// errors.As inside an *Error, usually of KindIncompatible.
+// errors.As inside an *Error, usually of ErrIncompatible.
 type BlockedError struct{ Blockers []Blocker }
 
 func (e *BlockedError) Error() string {
@@ -97,12 +112,12 @@ func (e *BlockedError) Error() string {
 	return "migration is blocked by " + strings.Join(s, "; ")
 }
 
-// MigrateResult is what a migration did.
+// MigrateResult is the outcome of a migration.
 type MigrateResult struct {
-	VM   VMID   `json:"vm"` // new where the platform gives a new one, across Clients
+	VM   VMID   `json:"vm"` // differs from the old one where the platform assigns a new one, across Clients
 	Host HostID `json:"host,omitempty"`
-	// Downtime is how long the guest stood still, as measured by the platform;
-	// negative where it doesn't tell.
+	// Downtime is the time that the guest stood still, as measured by the
+	// platform. It is negative where the platform doesn't report it.
 	Downtime    time.Duration `json:"downtime"`
 	Total       time.Duration `json:"total"`
 	BytesCopied int64         `json:"bytesCopied,omitempty"`
@@ -112,48 +127,30 @@ type MigrateResult struct {
 }
 
 func (o MigrateOptions) request() MigrateRequest {
-	r := MigrateRequest{Host: o.Host, Storage: o.Storage, Pool: o.Pool, Mode: o.Mode, MaxDowntime: o.MaxDowntime,
-		BandwidthBytes: o.BandwidthBytes, Timeout: o.Timeout, PostCopy: o.PostCopy, AutoConverge: o.AutoConverge,
-		Compress: o.Compress, Channels: o.Channels, KeepSource: o.KeepSource}
+	r := MigrateRequest{MigrateOptions: o}
 	if o.To != nil {
 		r.To = o.To.d
 	}
 	return r
 }
 
-func (o MigrateOptions) capability() Capability {
-	switch {
-	case o.To != nil:
-		return MigrateCross
-	case o.PostCopy:
-		return MigratePostCopy
-	case o.Host == "" && o.Pool == "" && o.Mode == Cold:
-		return MigrateStorage
-	case o.Host == "" && o.Pool == "":
-		return MigrateLiveStorage
-	case o.Mode == Cold:
-		return MigrateCold
-	case o.Storage != "":
-		return MigrateBoth
-	}
-	return MigrateLive
-}
-
-// CheckMigrate lists everything that stands in the way of a migration:
-// CPU, devices, snapshots, names, room, reach of disks and networks, running
-// work, versions, licences. It changes nothing.
+// CheckMigrate lists everything that blocks a migration: CPU, devices,
+// snapshots, names, room, access to disks and networks, running work,
+// versions, licences. It changes nothing.
 func (m *VM) CheckMigrate(ctx context.Context, o MigrateOptions) (MigrateReport, error) {
-	return read(ctx, m.c, "migrate.check", m.ref(), o.capability(), checkMigrate("migrate.check", m, o), func(ctx context.Context, d Migrator) (MigrateReport, error) {
-		return d.CheckMigrate(ctx, m.id, o.request())
+	r := o.request()
+	return read(ctx, m.c, op.VMCheckMigrate, m.Ref(), r.Capability(o.Mode != MigrateModeCold), checkMigrate(op.VMCheckMigrate, m, o), func(ctx context.Context, d Migrator) (MigrateReport, error) {
+		return d.CheckMigrate(ctx, m.id, r)
 	})
 }
 
 // Migrate moves the machine. Blockers found before anything is changed are
-// ErrIncompatible with a *BlockedError. When the move fails or is cancelled
-// the machine is at the source, in the state it was in.
+// ErrIncompatible with a *BlockedError. When the move fails or is cancelled,
+// the machine is at the source, in the state it was in before.
 func (m *VM) Migrate(ctx context.Context, o MigrateOptions) *Task[MigrateResult] {
-	return start(ctx, m.c, "migrate", m.ref(), o.capability(), checkMigrate("migrate", m, o), func(ctx context.Context, d Migrator) (DriverTask, error) {
-		return d.Migrate(ctx, m.id, o.request())
+	r := o.request()
+	return start(ctx, m.c, op.VMMigrate, m.Ref(), r.Capability(o.Mode != MigrateModeCold), checkMigrate(op.VMMigrate, m, o), func(ctx context.Context, d Migrator) (DriverTask, error) {
+		return d.Migrate(ctx, m.id, r)
 	}, func(_ context.Context, s TaskState) (MigrateResult, error) {
 		if s.Migration == nil {
 			return MigrateResult{VM: VMID(s.Result.ID), Downtime: -1}, nil

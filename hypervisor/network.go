@@ -3,6 +3,10 @@ package hypervisor
 import (
 	"context"
 	"iter"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // NetworkInfo is a network that adapters can connect to: a libvirt network or
@@ -10,7 +14,7 @@ import (
 type NetworkInfo struct {
 	ID    NetworkID `json:"id"`
 	Name  string    `json:"name"`
-	Type  string    `json:"type,omitempty"` // the platform's
+	Type  string    `json:"type,omitempty"` // the platform's type
 	Hosts []HostID  `json:"hosts,omitempty"`
 	VLAN  int       `json:"vlan,omitempty"` // 0 if none
 	SRIOV Fact      `json:"sriov,omitempty"`
@@ -18,5 +22,5 @@ type NetworkInfo struct {
 
 // Networks lists the networks.
 func (c *Client) Networks(ctx context.Context) iter.Seq2[NetworkInfo, error] {
-	return list(ctx, c, "network.list", "network.list", func(ctx context.Context, d NetworkLister) ([]NetworkInfo, error) { return d.Networks(ctx) })
+	return list(ctx, c, op.NetworkList, capability.NetworkList, func(ctx context.Context, d NetworkLister) ([]NetworkInfo, error) { return d.Networks(ctx) })
 }

@@ -6,19 +6,23 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// PlaceRequest describes a machine that looks for a host.
+// PlaceRequest describes a machine that needs a host.
 type PlaceRequest struct {
-	VM VMID // an existing machine; else CPUs and MemoryBytes:
+	VM VMID // an existing machine; otherwise CPUs and MemoryBytes
 
 	CPUs        int
 	MemoryBytes int64
-	Datastore   DatastoreID    // that the host must reach
-	Device      *DeviceRequest // that the host must have free
+	Datastore   DatastoreID    // the host must reach it
+	Device      *DeviceRequest // the host must have it free
 }
 
-// Recommendation is a host that would take the machine.
+// Recommendation is a host that can take the machine.
 type Recommendation struct {
 	Host   HostID  `json:"host"`
 	Score  float64 `json:"score"` // 0 to 1, higher is better
@@ -35,15 +39,16 @@ type Move struct {
 	Native bool   `json:"native"`
 }
 
-// Place returns the hosts that would take a machine, the best first. The
-// platform's scheduler is asked where PlacementNative is supported; elsewhere
+// Place returns the hosts that can take a machine, the best first. Where
+// PlacementNative is supported, the platform's scheduler is asked. Elsewhere
 // a host must be up, have the CPUs and free memory, reach the datastore and
-// have the device, and the one with the most memory left over is best. So it
-// is too for what the scheduler doesn't place, such as a machine that doesn't
-// exist yet: Recommendation.Native tells. None: ErrExhausted.
+// have the device, and the one with the most memory left over is best.
+// Requests that the scheduler does not accept, such as one for a machine that
+// doesn't exist yet, are ranked in the same way; Recommendation.Native
+// reports which ranking was used. If no host fits, the error is ErrExhausted.
 func (c *Client) Place(ctx context.Context, r PlaceRequest) ([]Recommendation, error) {
-	const op = "place"
-	on := Ref{Kind: KindOfClient}
+	const op = op.ClientPlace
+	on := Ref{Kind: ObjectClient}
 	if r.VM != "" {
 		on = r.VM.Ref()
 	}
@@ -57,25 +62,25 @@ func (c *Client) Place(ctx context.Context, r PlaceRequest) ([]Recommendation, e
 	case r.VM == "" && (r.CPUs <= 0 || r.MemoryBytes <= 0):
 		return nil, sp.end(invalid(op, on, "say which VM, or how many CPUs and how much memory"))
 	}
-	recs, err := c.place(ctx, on, r)
+	recs, err := retryRead(ctx, c, func() ([]Recommendation, error) { return c.place(ctx, on, r) })
 	return recs, sp.end(c.wrap(op, on, err))
 }
 
 func (c *Client) place(ctx context.Context, on Ref, r PlaceRequest) ([]Recommendation, error) {
-	if p, ok := c.d.(Placer); ok {
-		s, err := c.d.Supports(ctx, PlacementNative, Ref{})
+	if p, ok := Ability[Placer](c.d); ok {
+		s, err := c.d.Supports(ctx, capability.PlacementNative, Ref{})
 		if err != nil {
 			return nil, err
 		}
-		if s.Level != No {
+		if s.Level != LevelNo {
 			if recs, err := p.Recommend(ctx, r); !errors.Is(err, ErrUnsupported) {
 				return recs, err
 			}
 		}
 	}
-	hl, ok := c.d.(HostLister)
+	hl, ok := Ability[HostLister](c.d)
 	if !ok {
-		return nil, c.unsupported(ctx, "place", on, "host.list")
+		return nil, c.unsupported(ctx, op.ClientPlace, on, capability.HostList)
 	}
 	hosts, err := hl.Hosts(ctx)
 	if err != nil {
@@ -88,7 +93,7 @@ func (c *Client) place(ctx context.Context, on Ref, r PlaceRequest) ([]Recommend
 			return nil, err
 		}
 		r.CPUs, r.MemoryBytes = v.CPUs, v.MemoryBytes
-		if v.State == Running || v.State == Paused {
+		if v.State == StateRunning || v.State == StatePaused {
 			here = v.Host
 		}
 	}
@@ -100,7 +105,7 @@ func (c *Client) place(ctx context.Context, on Ref, r PlaceRequest) ([]Recommend
 	for _, h := range hosts {
 		free := h.FreeBytes - r.MemoryBytes
 		if h.ID == here {
-			free = h.FreeBytes // it has its memory already
+			free = h.FreeBytes // the machine's memory is there already
 		}
 		if h.State != HostUp || free < 0 || h.CPU.Threads < r.CPUs && h.CPU.Threads > 0 || !reach(h.ID) {
 			continue
@@ -109,21 +114,22 @@ func (c *Client) place(ctx context.Context, on Ref, r PlaceRequest) ([]Recommend
 		out = append(out, Recommendation{Host: h.ID, Score: min(s, 1), Reason: fmt.Sprintf("%d MiB of memory left over", free/MiB)})
 	}
 	if len(out) == 0 {
-		return nil, Errorf(KindExhausted, on, "none of %d hosts is up with %d CPUs and %d MiB of free memory and what else was asked for",
+		return nil, Errorf(ErrExhausted, on, "none of %d hosts is up with %d CPUs and %d MiB of free memory and what else was asked for",
 			len(hosts), r.CPUs, r.MemoryBytes/MiB)
 	}
 	slices.SortStableFunc(out, func(a, b Recommendation) int { return cmp.Compare(b.Score, a.Score) })
 	return out, nil
 }
 
-// reach tells whether a host has the datastore and the device.
+// reach returns a function that reports whether a host has the datastore and
+// the device.
 func (c *Client) reach(ctx context.Context, r PlaceRequest) (func(HostID) bool, error) {
 	hosts := func(ids []HostID) func(HostID) bool { return func(h HostID) bool { return slices.Contains(ids, h) } }
 	store, device := func(HostID) bool { return true }, func(HostID) bool { return true }
 	if r.Datastore != "" {
-		sl, ok := c.d.(StorageLister)
+		sl, ok := Ability[StorageLister](c.d)
 		if !ok {
-			return nil, c.unsupported(ctx, "place", r.Datastore.Ref(), "datastore.list")
+			return nil, c.unsupported(ctx, op.ClientPlace, r.Datastore.Ref(), capability.DatastoreList)
 		}
 		all, err := sl.Datastores(ctx)
 		if err != nil {
@@ -131,17 +137,21 @@ func (c *Client) reach(ctx context.Context, r PlaceRequest) (func(HostID) bool, 
 		}
 		i := slices.IndexFunc(all, func(d DatastoreInfo) bool { return d.ID == r.Datastore })
 		if i < 0 {
-			return nil, Errorf(KindNotFound, r.Datastore.Ref(), "no such datastore")
+			return nil, Errorf(ErrNotFound, r.Datastore.Ref(), "no such datastore")
 		}
 		store = hosts(all[i].Hosts)
 	}
 	if r.Device != nil {
-		da, ok := c.d.(DeviceAssigner)
+		da, ok := Ability[DeviceAssigner](c.d)
 		if !ok {
-			return nil, c.unsupported(ctx, "place", Ref{}, DevicePCI)
+			return nil, c.unsupported(ctx, op.ClientPlace, Ref{}, capability.DevicePCI)
 		}
 		q := r.Device
-		devs, err := da.Devices(ctx, DeviceFilter{ID: q.ID, Vendor: q.Vendor, Product: q.Product, Class: q.Class, Profile: q.Profile, Assignable: true})
+		f := DeviceFilter{ID: q.ID, Vendor: q.Vendor, Product: q.Product, Class: q.Class, Profile: q.Profile, Assignable: true}
+		if q.VirtualFunction {
+			f.Kind = DeviceKindVF
+		}
+		devs, err := da.Devices(ctx, f)
 		if err != nil {
 			return nil, err
 		}
@@ -154,22 +164,25 @@ func (c *Client) reach(ctx context.Context, r PlaceRequest) (func(HostID) bool, 
 	return func(h HostID) bool { return store(h) && device(h) }, nil
 }
 
-// BalanceOptions for Client.PlanBalance; nil means a spread of 10 percent and
+// BalanceOptions are the options for Client.PlanBalance. Nil means a spread
+// of 10 percent, or whatever the platform's scheduler treats as balanced, and
 // at most 10 moves.
 type BalanceOptions struct {
-	// Spread is how far the memory load of two hosts may differ, 0 to 1.
+	// Spread is how far the memory load of two hosts may differ, 0 to 1. No
+	// platform's scheduler accepts it, so with a Spread this package makes
+	// the plan.
 	Spread   float64
 	MaxMoves int
 }
 
 // PlanBalance returns moves that even out the load of the hosts. It changes
-// nothing. The platform's scheduler is asked where PlacementNative is
-// supported; elsewhere running machines move from the host with the highest
-// share of memory in use to the one with the lowest while that narrows the
-// gap, and each move passes CheckMigrate.
+// nothing. Where PlacementNative is supported and no Spread is given, the
+// platform's scheduler is asked. Otherwise running machines move from the
+// host with the highest share of memory in use to the one with the lowest, as
+// long as that narrows the gap and each move passes CheckMigrate.
 func (c *Client) PlanBalance(ctx context.Context, o *BalanceOptions) ([]Move, error) {
-	const op = "balance"
-	on := Ref{Kind: KindOfClient}
+	const op = op.ClientBalance
+	on := Ref{Kind: ObjectClient}
 	ctx, sp, err := c.begin(ctx, op, on)
 	if err != nil {
 		return nil, err
@@ -186,24 +199,25 @@ func (c *Client) PlanBalance(ctx context.Context, o *BalanceOptions) ([]Move, er
 			opt.MaxMoves = o.MaxMoves
 		}
 	}
-	moves, err := c.balance(ctx, opt)
+	moves, err := retryRead(ctx, c, func() ([]Move, error) { return c.balance(ctx, opt, o == nil || o.Spread == 0) })
 	return moves, sp.end(c.wrap(op, on, err))
 }
 
-func (c *Client) balance(ctx context.Context, o BalanceOptions) ([]Move, error) {
-	if p, ok := c.d.(Placer); ok {
-		s, err := c.d.Supports(ctx, PlacementNative, Ref{})
+func (c *Client) balance(ctx context.Context, o BalanceOptions, native bool) ([]Move, error) {
+	if p, ok := Ability[Placer](c.d); ok && native {
+		s, err := c.d.Supports(ctx, capability.PlacementNative, Ref{})
 		if err != nil {
 			return nil, err
 		}
-		if s.Level != No {
-			return p.BalancePlan(ctx)
+		if s.Level != LevelNo {
+			moves, err := p.BalancePlan(ctx)
+			return moves[:min(len(moves), o.MaxMoves)], err
 		}
 	}
-	hl, ok := c.d.(HostLister)
-	mg, ok2 := c.d.(Migrator)
+	hl, ok := Ability[HostLister](c.d)
+	mg, ok2 := Ability[Migrator](c.d)
 	if !ok || !ok2 {
-		return nil, c.unsupported(ctx, "balance", Ref{}, MigrateLive)
+		return nil, c.unsupported(ctx, op.ClientBalance, Ref{}, capability.MigrateLive)
 	}
 	hosts, err := hl.Hosts(ctx)
 	if err != nil {
@@ -215,13 +229,13 @@ func (c *Client) balance(ctx context.Context, o BalanceOptions) ([]Move, error) 
 	}
 	vms := map[HostID][]VMInfo{}
 	used := map[HostID]float64{}
-	for q := (VMQuery{Detail: Brief}); ; {
+	for q := (VMQuery{Detail: DetailBrief}); ; {
 		p, err := c.d.ListVMs(ctx, q)
 		if err != nil {
 			return nil, err
 		}
 		for _, v := range p.VMs {
-			if v.State == Running {
+			if v.State == StateRunning {
 				vms[v.Host] = append(vms[v.Host], v)
 			}
 		}
@@ -254,7 +268,7 @@ func (c *Client) balance(ctx context.Context, o BalanceOptions) ([]Move, error) 
 			if rest(v) >= gap {
 				break
 			}
-			rep, err := mg.CheckMigrate(ctx, v.ID, MigrateRequest{Host: low.ID, Mode: Live})
+			rep, err := mg.CheckMigrate(ctx, v.ID, MigrateRequest{MigrateOptions: MigrateOptions{Host: low.ID, Mode: MigrateModeLive}})
 			if err != nil {
 				return nil, err
 			}

@@ -4,17 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 // noScheduler has the portable planner do the work.
-var noScheduler = map[hypervisor.Capability]hypervisor.Support{
-	hypervisor.PlacementNative: {Level: hypervisor.No, Reason: hypervisor.ReasonConfig, Detail: "switched off"}}
+var noScheduler = map[capability.Name]hypervisor.Support{
+	capability.PlacementNative: {Level: hypervisor.LevelNo, Reason: hypervisor.ReasonConfig, Detail: "switched off"}}
 
 func farm(t *testing.T, hosts, machines int) (*fake.Backend, *hypervisor.Client, []*hypervisor.VM) {
 	t.Helper()
@@ -119,42 +122,56 @@ func mustInfo(t *testing.T, vm *hypervisor.VM) hypervisor.VMInfo {
 	return i
 }
 
+// TestEvacuateNamesWhatStays: machines that can't move don't stop the others;
+// the result says what moved and the error joins every failure.
 func TestEvacuateNamesWhatStays(t *testing.T) {
-	_, c, vms := farm(t, 2, 3)
+	_, c, vms := farm(t, 2, 5)
 	from := mustInfo(t, vms[0]).Host
-	// A machine with a passed-through device can't move live.
-	off := vms[1]
-	if _, err := off.PowerOff(t.Context()).Wait(t.Context()); err != nil {
-		t.Fatal(err)
+	here := perHost(t, c)[from]
+	stay := map[string]bool{}
+	for _, vm := range vms[1:3] { // a machine with a passed-through device can't move live
+		if _, err := vm.PowerOff(t.Context()).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vm.AttachDevice(t.Context(), hypervisor.DeviceRequest{Class: hypervisor.ClassDisplay}).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vm.Start(t.Context()).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if i := mustInfo(t, vm); i.Host == from {
+			stay[string(vm.ID())] = true
+		}
 	}
-	if _, err := off.AttachDevice(t.Context(), hypervisor.DeviceRequest{Class: hypervisor.Display}).Wait(t.Context()); err != nil {
-		t.Fatal(err)
+	if len(stay) != 2 {
+		t.Fatalf("%d machines with a device are on %s, want 2", len(stay), from)
 	}
-	if _, err := off.Start(t.Context()).Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	stays := mustInfo(t, off)
-	if stays.Host != from {
-		t.Fatalf("the machine with the device is on %s, want %s", stays.Host, from)
-	}
-	_, err := c.Host(from).Evacuate(t.Context(), nil).Wait(t.Context())
+	r, err := c.Host(from).Evacuate(t.Context(), nil).Wait(t.Context())
 	var e *hypervisor.Error
-	if !errors.As(err, &e) || len(e.Leftover) != 1 || e.Leftover[0].ID != string(off.ID()) {
-		t.Fatalf("%v, want an error that names the machine that stays", err)
+	if !errors.As(err, &e) || len(e.Leftover) != 2 {
+		t.Fatalf("%v, want an error that names the machines that stay", err)
+	}
+	for _, left := range e.Leftover {
+		if !stay[left.ID] || !strings.Contains(err.Error(), left.ID) {
+			t.Errorf("the error doesn't join the failure of %s: %v", left, err)
+		}
+	}
+	if len(r.Moved) != here-2 || len(r.Left) != 2 {
+		t.Errorf("moved %+v, left %v; want %d and 2", r.Moved, r.Left, here-2)
 	}
 	var b *hypervisor.BlockedError
 	if !errors.As(err, &b) || b.Blockers[0].Reason != hypervisor.ReasonVMPassthrough {
 		t.Errorf("%v, want the blocker", err)
 	}
-	if n := perHost(t, c)[from]; n != 1 {
-		t.Errorf("%d machines are on the host, want the one", n)
+	if n := perHost(t, c)[from]; n != 2 {
+		t.Errorf("%d machines are on the host, want the two", n)
 	}
 }
 
 func TestEvacuateIsCancelledTruly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, c, vms := farm(t, 2, 4)
-		b.SetDelay("migrate", time.Hour)
+		b.SetDelay(op.VMMigrate, time.Hour)
 		from := mustInfo(t, vms[0]).Host
 		task := c.Host(from).Evacuate(t.Context(), &hypervisor.EvacuateOptions{Parallel: 1})
 		time.Sleep(90 * time.Minute) // one has moved, the second is on its way
@@ -177,7 +194,7 @@ type picky struct{ *fake.Driver }
 
 func (p picky) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hypervisor.Recommendation, error) {
 	if r.VM == "" {
-		return nil, hypervisor.Errorf(hypervisor.KindUnsupported, hypervisor.Ref{}, "name a VM")
+		return nil, hypervisor.Errorf(hypervisor.ErrUnsupported, hypervisor.Ref{}, "name a VM")
 	}
 	return p.Driver.Recommend(ctx, r)
 }

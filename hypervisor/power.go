@@ -1,8 +1,13 @@
 package hypervisor
 
 import (
+	"cmp"
 	"context"
 	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // PowerOp is a change of the power state.
@@ -22,78 +27,90 @@ const (
 // PowerRequest is what a driver gets. Timeout is above zero for the graceful
 // operations.
 type PowerRequest struct {
-	Op      PowerOp
-	Timeout time.Duration
-	Force   bool // PowerOpShutdown: power off when the time is up
+	Op              PowerOp
+	ShutdownOptions // Timeout is set for Shutdown and Reboot
 }
 
-// ShutdownOptions for VM.Shutdown and VM.Reboot.
+// ShutdownOptions are the options for VM.Shutdown and VM.Reboot.
 type ShutdownOptions struct {
 	Timeout time.Duration // how long the guest may take; 0 means 5 minutes
-	// ThenOff powers the machine off when the time is up, instead of failing
+	// Force powers the machine off when the time is up, instead of failing
 	// with ErrTimeout. Shutdown only.
-	ThenOff bool
+	Force bool
 }
 
 const defaultShutdown = 5 * time.Minute
 
-var powerCapability = map[PowerOp]Capability{
-	PowerOpShutdown: PowerShutdown, PowerOpReboot: PowerShutdown, PowerOpReset: PowerReset,
-	PowerOpPause: PowerPause, PowerOpSuspend: PowerSuspend, PowerOpStart: VMCreate, PowerOpOff: VMCreate,
-	PowerOpResume: PowerPause,
+// powerOps has the name of each change of the power state and the capability
+// that it needs.
+var powerOps = map[PowerOp]struct {
+	name op.Name
+	need capability.Name
+}{
+	PowerOpStart:    {op.VMStart, capability.VMStart},
+	PowerOpOff:      {op.VMPowerOff, capability.VMStart},
+	PowerOpShutdown: {op.VMShutdown, capability.PowerShutdown},
+	PowerOpReboot:   {op.VMReboot, capability.PowerShutdown},
+	PowerOpReset:    {op.VMReset, capability.PowerReset},
+	PowerOpPause:    {op.VMPause, capability.PowerPause},
+	PowerOpSuspend:  {op.VMSuspend, capability.PowerSuspend},
+	PowerOpResume:   {op.VMResume, capability.VMStart},
 }
 
+// Operation returns the name of the operation.
+func (o PowerOp) Operation() op.Name { return powerOps[o].name }
+
+// Capability returns the capability that the operation needs.
+func (o PowerOp) Capability() capability.Name { return powerOps[o].need }
+
 func (m *VM) power(ctx context.Context, r PowerRequest, bad *Error) *Task[None] {
-	return start(ctx, m.c, "vm."+string(r.Op), m.ref(), powerCapability[r.Op], bad, func(ctx context.Context, d Powerer) (DriverTask, error) {
+	o := powerOps[r.Op]
+	return start(ctx, m.c, o.name, m.Ref(), o.need, bad, func(ctx context.Context, d Powerer) (DriverTask, error) {
 		return d.Power(ctx, m.id, r)
 	}, noResult)
 }
 
-// Start powers the machine on, or resumes it if Suspended. A Running machine
-// is success. A Paused one is ErrInvalidState (use Resume), a template too.
+// Start powers the machine on, or resumes it if it is Suspended. It succeeds
+// if the machine is Running. A Paused machine (use Resume) or a template is
+// ErrInvalidState.
 func (m *VM) Start(ctx context.Context) *Task[None] {
 	return m.power(ctx, PowerRequest{Op: PowerOpStart}, nil)
 }
 
 // PowerOff cuts the power of a Running or Paused machine and drops the saved
-// RAM of a Suspended one. A machine that is Off is success.
+// RAM of a Suspended one. It succeeds if the machine is Off.
 func (m *VM) PowerOff(ctx context.Context) *Task[None] {
 	return m.power(ctx, PowerRequest{Op: PowerOpOff}, nil)
 }
 
 // Shutdown asks the guest to shut down and waits until the machine is Off. A
-// guest that can't be asked is ErrUnsupported with ReasonToolsMissing, one
-// that takes too long ErrTimeout (the machine goes on running).
+// guest that can't be asked is ErrUnsupported with ReasonToolsMissing. One
+// that takes too long is ErrTimeout, and the machine keeps running.
 func (m *VM) Shutdown(ctx context.Context, o *ShutdownOptions) *Task[None] {
-	r, bad := shutdownRequest(PowerOpShutdown, m.ref(), o)
+	r, bad := shutdownRequest(PowerOpShutdown, m.Ref(), o)
 	return m.power(ctx, r, bad)
 }
 
 // Reboot asks the guest to restart.
 func (m *VM) Reboot(ctx context.Context, o *ShutdownOptions) *Task[None] {
-	r, bad := shutdownRequest(PowerOpReboot, m.ref(), o)
+	r, bad := shutdownRequest(PowerOpReboot, m.Ref(), o)
 	if bad == nil && r.Force {
-		bad = invalid("vm.reboot", m.ref(), "ThenOff makes no sense for Reboot: use Reset for a hard restart")
+		bad = invalid(op.VMReboot, m.Ref(), "Force makes no sense for Reboot: use Reset for a hard restart")
 	}
 	return m.power(ctx, r, bad)
 }
 
 func shutdownRequest(op PowerOp, on Ref, o *ShutdownOptions) (PowerRequest, *Error) {
-	r := PowerRequest{Op: op, Timeout: defaultShutdown}
-	if o == nil {
-		return r, nil
+	r := PowerRequest{op, orDefault(o)}
+	if r.Timeout < 0 {
+		return r, invalid(powerOps[op].name, on, "Timeout %v is negative", r.Timeout)
 	}
-	if o.Timeout < 0 {
-		return r, invalid("vm."+string(op), on, "Timeout %v is negative", o.Timeout)
-	}
-	if o.Timeout > 0 {
-		r.Timeout = o.Timeout
-	}
-	r.Force = o.ThenOff
+	r.Timeout = cmp.Or(r.Timeout, defaultShutdown)
 	return r, nil
 }
 
-// Reset restarts the machine the hard way. It must be Running or Paused.
+// Reset restarts the machine without the guest's help. It must be Running or
+// Paused.
 func (m *VM) Reset(ctx context.Context) *Task[None] {
 	return m.power(ctx, PowerRequest{Op: PowerOpReset}, nil)
 }
@@ -108,8 +125,8 @@ func (m *VM) Suspend(ctx context.Context) *Task[None] {
 	return m.power(ctx, PowerRequest{Op: PowerOpSuspend}, nil)
 }
 
-// Resume lets a Paused or Suspended machine run on. A Running one is success,
-// one that is Off ErrInvalidState (use Start).
+// Resume lets a Paused or Suspended machine run again. It succeeds if the
+// machine is Running. A machine that is Off is ErrInvalidState (use Start).
 func (m *VM) Resume(ctx context.Context) *Task[None] {
 	return m.power(ctx, PowerRequest{Op: PowerOpResume}, nil)
 }

@@ -1,27 +1,33 @@
 package hypervisor
 
-import "context"
+import (
+	"context"
 
-// Changes to a machine. Zero fields stay as they are.
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+)
+
+// Changes are changes to a machine. Zero fields leave the machine as it is.
 type Changes struct {
-	Name          string
-	Description   *string
-	CPUs          int
-	MaxCPUs       int
-	MemoryBytes   int64
-	MaxMemory     int64        // limit for hot add, in bytes
-	DynamicMemory *MemoryRange // {0, 0} makes the memory fixed
+	Name           string
+	Description    *string
+	CPUs           int
+	MaxCPUs        int
+	MemoryBytes    int64
+	MaxMemoryBytes int64        // limit for memory hot-plug, in bytes
+	DynamicMemory  *MemoryRange // {0, 0} makes the memory fixed
 	// NextStart lets changes that can't be made while the machine runs wait
 	// for its next start, instead of being refused. Changes that can be made
-	// at once are.
+	// at once are made at once.
 	NextStart bool
 }
 
-// Reconfigure applies all changes or none. What a running machine can't take
-// live is refused with the reason (hot-add-off, platform, vm-state) unless
-// NextStart is set.
+// Reconfigure applies all changes or none. A change that can't be made live
+// on a running machine is refused with the reason (hot-add-off, platform,
+// vm-state) unless NextStart is set.
 func (m *VM) Reconfigure(ctx context.Context, ch Changes) *Task[None] {
-	return start(ctx, m.c, "vm.reconfigure", m.ref(), Reconfigure, checkChanges(m.ref(), ch), func(ctx context.Context, d Reconfigurer) (DriverTask, error) {
+	return start(ctx, m.c, op.VMReconfigure, m.Ref(), capability.Reconfigure, checkChanges(m.Ref(), ch), func(ctx context.Context, d Reconfigurer) (DriverTask, error) {
 		return d.Reconfigure(ctx, m.id, ch)
 	}, noResult)
 }

@@ -4,7 +4,7 @@ import "strconv"
 
 // IDs are the platform's own stable identifiers (a UUID, a managed object
 // reference, a GUID) as text. Each kind of object has its own type, so that
-// the compiler keeps a snapshot's ID out of a machine's place.
+// the compiler rejects a snapshot's ID where a machine's is needed.
 type (
 	VMID         string
 	TemplateID   string
@@ -21,23 +21,23 @@ type (
 	TaskID       string
 )
 
-// ObjectKind tells what a Ref refers to.
+// ObjectKind is the kind of object that a Ref refers to.
 type ObjectKind string
 
 const (
-	KindOfVM        ObjectKind = "vm"
-	KindOfTemplate  ObjectKind = "template"
-	KindOfSnapshot  ObjectKind = "snapshot"
-	KindOfHost      ObjectKind = "host"
-	KindOfDatastore ObjectKind = "datastore"
-	KindOfVolume    ObjectKind = "volume"
-	KindOfNetwork   ObjectKind = "network"
-	KindOfDevice    ObjectKind = "device"
-	KindOfDisk      ObjectKind = "disk"
-	KindOfNIC       ObjectKind = "nic"
-	KindOfPool      ObjectKind = "pool"
-	KindOfTask      ObjectKind = "task"
-	KindOfClient    ObjectKind = "client"
+	ObjectVM        ObjectKind = "vm"
+	ObjectTemplate  ObjectKind = "template"
+	ObjectSnapshot  ObjectKind = "snapshot"
+	ObjectHost      ObjectKind = "host"
+	ObjectDatastore ObjectKind = "datastore"
+	ObjectVolume    ObjectKind = "volume"
+	ObjectNetwork   ObjectKind = "network"
+	ObjectDevice    ObjectKind = "device"
+	ObjectDisk      ObjectKind = "disk"
+	ObjectNIC       ObjectKind = "nic"
+	ObjectPool      ObjectKind = "pool"
+	ObjectTask      ObjectKind = "task"
+	ObjectClient    ObjectKind = "client"
 )
 
 // Ref names any object. Name is for people and may be empty.
@@ -59,18 +59,22 @@ func (r Ref) String() string {
 	return s
 }
 
-// Refs of the typed IDs.
-func (id VMID) Ref() Ref        { return Ref{Kind: KindOfVM, ID: string(id)} }
-func (id TemplateID) Ref() Ref  { return Ref{Kind: KindOfTemplate, ID: string(id)} }
-func (id SnapshotID) Ref() Ref  { return Ref{Kind: KindOfSnapshot, ID: string(id)} }
-func (id HostID) Ref() Ref      { return Ref{Kind: KindOfHost, ID: string(id)} }
-func (id DatastoreID) Ref() Ref { return Ref{Kind: KindOfDatastore, ID: string(id)} }
-func (id VolumeID) Ref() Ref    { return Ref{Kind: KindOfVolume, ID: string(id)} }
-func (id NetworkID) Ref() Ref   { return Ref{Kind: KindOfNetwork, ID: string(id)} }
-func (id DeviceID) Ref() Ref    { return Ref{Kind: KindOfDevice, ID: string(id)} }
-func (id DiskID) Ref() Ref      { return Ref{Kind: KindOfDisk, ID: string(id)} }
-func (id NICID) Ref() Ref       { return Ref{Kind: KindOfNIC, ID: string(id)} }
-func (id TaskID) Ref() Ref      { return Ref{Kind: KindOfTask, ID: string(id)} }
+// Ref returns r itself.
+func (r Ref) Ref() Ref { return r }
+
+// Ref of each typed ID.
+func (id VMID) Ref() Ref        { return Ref{Kind: ObjectVM, ID: string(id)} }
+func (id TemplateID) Ref() Ref  { return Ref{Kind: ObjectTemplate, ID: string(id)} }
+func (id SnapshotID) Ref() Ref  { return Ref{Kind: ObjectSnapshot, ID: string(id)} }
+func (id HostID) Ref() Ref      { return Ref{Kind: ObjectHost, ID: string(id)} }
+func (id DatastoreID) Ref() Ref { return Ref{Kind: ObjectDatastore, ID: string(id)} }
+func (id VolumeID) Ref() Ref    { return Ref{Kind: ObjectVolume, ID: string(id)} }
+func (id NetworkID) Ref() Ref   { return Ref{Kind: ObjectNetwork, ID: string(id)} }
+func (id PoolID) Ref() Ref      { return Ref{Kind: ObjectPool, ID: string(id)} }
+func (id DeviceID) Ref() Ref    { return Ref{Kind: ObjectDevice, ID: string(id)} }
+func (id DiskID) Ref() Ref      { return Ref{Kind: ObjectDisk, ID: string(id)} }
+func (id NICID) Ref() Ref       { return Ref{Kind: ObjectNIC, ID: string(id)} }
+func (id TaskID) Ref() Ref      { return Ref{Kind: ObjectTask, ID: string(id)} }
 
 // Sizes are in bytes everywhere in this package.
 const (

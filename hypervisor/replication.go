@@ -3,35 +3,39 @@ package hypervisor
 import (
 	"context"
 	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// ReplicationRole is a machine's part in a replication.
+// ReplicationRole is a machine's role in a replication.
 type ReplicationRole string
 
 const (
-	NotReplicated ReplicationRole = ""
-	Primary       ReplicationRole = "primary" // the machine whose changes are sent
-	Replica       ReplicationRole = "replica" // the copy that waits to take over
-	TestReplica   ReplicationRole = "test-replica"
+	RoleNone        ReplicationRole = ""
+	RolePrimary     ReplicationRole = "primary" // the machine whose changes are sent
+	RoleReplica     ReplicationRole = "replica" // the copy that waits to take over
+	RoleTestReplica ReplicationRole = "test-replica"
 	// ExtendedReplica is the copy of a copy, on a third host.
-	ExtendedReplica ReplicationRole = "extended-replica"
+	RoleExtendedReplica ReplicationRole = "extended-replica"
 )
 
-// ReplicationState is how far a replication is.
+// ReplicationState is the progress of a replication.
 type ReplicationState string
 
 const (
-	ReplicationOff       ReplicationState = ""
-	ReplicationInitial   ReplicationState = "initial" // the first copy is to be made, or under way
-	Replicating          ReplicationState = "replicating"
-	ReplicationSuspended ReplicationState = "suspended"
-	ReplicationResync    ReplicationState = "resync"      // disks are compared and sent again
-	FailingOver          ReplicationState = "failover"    // a failover, or the way back, is under way
-	FailedOver           ReplicationState = "failed-over" // this copy has taken over
-	ReplicationError     ReplicationState = "error"       // it stands until somebody acts
+	ReplicationOff         ReplicationState = ""
+	ReplicationInitial     ReplicationState = "initial" // the first copy is pending or under way
+	ReplicationActive      ReplicationState = "replicating"
+	ReplicationSuspended   ReplicationState = "suspended"
+	ReplicationResync      ReplicationState = "resync"      // disks are compared and sent again
+	ReplicationFailingOver ReplicationState = "failover"    // a failover, or the way back, is under way
+	ReplicationFailedOver  ReplicationState = "failed-over" // this copy has taken over
+	ReplicationError       ReplicationState = "error"       // stopped until somebody acts
 )
 
-// Health is a platform's own verdict.
+// Health is the platform's own verdict.
 type Health string
 
 const (
@@ -51,9 +55,10 @@ type ReplicationInfo struct {
 }
 
 // Replication reads the state of the machine's replication to another site.
-// A machine that is not replicated is no error: State is ReplicationOff.
+// It is not an error if the machine is not replicated: State is then
+// ReplicationOff.
 func (m *VM) Replication(ctx context.Context) (ReplicationInfo, error) {
-	return read(ctx, m.c, "vm.replication", m.ref(), ReplicationRead, nil, func(ctx context.Context, d ReplicationReader) (ReplicationInfo, error) {
+	return read(ctx, m.c, op.VMReplication, m.Ref(), capability.ReplicationRead, nil, func(ctx context.Context, d ReplicationReader) (ReplicationInfo, error) {
 		return d.Replication(ctx, m.id)
 	})
 }

@@ -3,9 +3,13 @@ package hypervisor
 import (
 	"context"
 	"time"
+
+	"github.com/anyvisor/anyvisor/hypervisor/op"
+
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// SnapshotInfo is what is known of a snapshot.
+// SnapshotInfo is what is known about a snapshot.
 type SnapshotInfo struct {
 	ID          SnapshotID `json:"id"`
 	VM          VMID       `json:"vm"`
@@ -15,44 +19,51 @@ type SnapshotInfo struct {
 	Current     bool       `json:"current,omitempty"`
 	Memory      bool       `json:"memory"` // holds RAM
 	Quiesced    bool       `json:"quiesced,omitempty"`
-	State       PowerState `json:"state"`          // of the machine, then
+	State       PowerState `json:"state"`          // of the machine when the snapshot was made
 	Kind        string     `json:"kind,omitempty"` // the platform's kind: "internal", "external", "production", …
 	CreatedAt   time.Time  `json:"createdAt"`
-	SizeBytes   int64      `json:"sizeBytes,omitempty"` // what it takes in the datastore, 0 if unknown
-	Depth       int        `json:"depth"`               // ancestors, 0 at a root
+	SizeBytes   int64      `json:"sizeBytes,omitempty"` // space taken in the datastore, 0 if unknown
+	Depth       int        `json:"depth"`               // number of ancestors, 0 at a root
 }
 
 // SnapshotRequest is what a driver gets for VM.CreateSnapshot.
 type SnapshotRequest struct {
-	Name, Description string
-	Memory, Quiesce   bool
+	Name string
+	SnapshotOptions
 }
 
-// SnapshotOptions for VM.CreateSnapshot; nil means disks only, not quiesced.
+// Capability returns the capability that the request needs.
+func (o SnapshotOptions) Capability() capability.Name {
+	switch {
+	case o.Memory:
+		return capability.SnapshotMemory
+	case o.Quiesce:
+		return capability.SnapshotQuiesce
+	}
+	return capability.SnapshotDisk
+}
+
+// SnapshotOptions are the options for VM.CreateSnapshot. Nil means disks
+// only, not quiesced.
 type SnapshotOptions struct {
 	Description string
-	// Memory keeps the RAM too. A machine that is off has none:
-	// ErrInvalidState.
+	// Memory keeps the RAM too. A machine that is off has no RAM, so it is
+	// refused with ErrInvalidState.
 	Memory bool
 	// Quiesce has the guest flush and freeze its file systems. A guest that
-	// can't is ErrUnsupported with ReasonToolsMissing. Not with Memory.
+	// can't do this is ErrUnsupported with ReasonToolsMissing. Quiesce can't
+	// be combined with Memory.
 	Quiesce bool
 }
 
-// RevertRequest is what a driver gets for Snapshot.Revert.
-type RevertRequest struct{ KeepOff bool }
-
-// RevertOptions for Snapshot.Revert.
+// RevertOptions are the options for Snapshot.Revert.
 type RevertOptions struct {
 	KeepOff bool // leave the machine Off or Suspended even if the snapshot holds RAM
 }
 
-// DeleteSnapshotRequest is what a driver gets for Snapshot.Delete.
-type DeleteSnapshotRequest struct{ Children bool }
-
-// DeleteSnapshotOptions for Snapshot.Delete.
+// DeleteSnapshotOptions are the options for Snapshot.Delete.
 type DeleteSnapshotOptions struct {
-	Children bool // delete the snapshots below it too
+	Children bool // delete its descendants too
 }
 
 // Snapshot is a handle on a snapshot of one machine.
@@ -61,109 +72,84 @@ type Snapshot struct {
 	id SnapshotID
 }
 
-// Snapshot returns the handle for an ID. It asks nobody.
+// Snapshot returns the handle for an ID. It makes no call.
 func (m *VM) Snapshot(id SnapshotID) *Snapshot { return &Snapshot{m, id} }
 
-// ID returns the snapshot's ID, as CloneOptions.From takes it.
+// ID returns the snapshot's ID, for CloneOptions.From.
 func (s *Snapshot) ID() SnapshotID { return s.id }
+
+// Ref returns the Ref of the snapshot.
+func (s *Snapshot) Ref() Ref { return s.id.Ref() }
 
 // VM returns the machine.
 func (s *Snapshot) VM() *VM { return s.vm }
 
 // Snapshots lists the machine's snapshots, parents before children.
 func (m *VM) Snapshots(ctx context.Context) ([]SnapshotInfo, error) {
-	return read(ctx, m.c, "snapshot.list", m.ref(), SnapshotDisk, nil, func(ctx context.Context, d Snapshotter) ([]SnapshotInfo, error) {
+	return read(ctx, m.c, op.SnapshotList, m.Ref(), capability.SnapshotDisk, nil, func(ctx context.Context, d Snapshotter) ([]SnapshotInfo, error) {
 		return d.Snapshots(ctx, m.id)
 	})
 }
 
-// FindSnapshot returns the snapshot with this name: ErrNotFound, ErrAmbiguous.
+// FindSnapshot returns the snapshot with this name, or ErrNotFound or
+// ErrAmbiguous.
 func (m *VM) FindSnapshot(ctx context.Context, name string) (*Snapshot, error) {
-	all, err := m.Snapshots(ctx)
+	i, err := m.oneSnapshot(ctx, op.SnapshotFind, Ref{Kind: ObjectSnapshot, Name: name}, func(i SnapshotInfo) bool { return i.Name == name })
 	if err != nil {
 		return nil, err
 	}
-	on := Ref{Kind: KindOfSnapshot, Name: name}
-	var found []SnapshotID
-	for _, s := range all {
-		if s.Name == name {
-			found = append(found, s.ID)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, &Error{Op: "snapshot.find", Object: on, Kind: KindNotFound}
-	case 1:
-		return m.Snapshot(found[0]), nil
-	}
-	e := Errorf(KindAmbiguous, on, "%d snapshots have this name: address one by its ID: %v", len(found), found)
-	e.Op = "snapshot.find"
-	return nil, e
+	return m.Snapshot(i.ID), nil
 }
 
 // Info reads the snapshot.
 func (s *Snapshot) Info(ctx context.Context) (SnapshotInfo, error) {
-	all, err := s.vm.Snapshots(ctx)
-	if err != nil {
-		return SnapshotInfo{}, err
-	}
-	for _, i := range all {
-		if i.ID == s.id {
-			return i, nil
-		}
-	}
-	return SnapshotInfo{}, &Error{Op: "snapshot.info", Object: s.id.Ref(), Kind: KindNotFound}
+	return s.vm.oneSnapshot(ctx, op.SnapshotInfo, s.Ref(), func(i SnapshotInfo) bool { return i.ID == s.id })
 }
 
-// CreateSnapshot makes a snapshot below the current one. The machine is
-// afterwards in the state it was in.
+func (m *VM) oneSnapshot(ctx context.Context, name op.Name, on Ref, match func(SnapshotInfo) bool) (SnapshotInfo, error) {
+	return read(ctx, m.c, name, on, capability.SnapshotDisk, nil, func(ctx context.Context, d Snapshotter) (SnapshotInfo, error) {
+		all, err := d.Snapshots(ctx, m.id)
+		if err != nil {
+			return SnapshotInfo{}, err
+		}
+		return only(on, all, match, func(i SnapshotInfo) Ref { return i.ID.Ref() })
+	})
+}
+
+// CreateSnapshot makes a snapshot below the current one. Afterwards the
+// machine is in the same state as before.
 func (m *VM) CreateSnapshot(ctx context.Context, name string, o *SnapshotOptions) *Task[*Snapshot] {
-	const op = "snapshot.create"
-	r := SnapshotRequest{Name: name}
-	if o != nil {
-		r.Description, r.Memory, r.Quiesce = o.Description, o.Memory, o.Quiesce
-	}
-	bad := checkName(op, m.ref(), "snapshot name", name)
+	const op = op.SnapshotCreate
+	r := SnapshotRequest{name, orDefault(o)}
+	bad := checkNewName(op, m.Ref(), "snapshot name", name)
 	if bad == nil {
-		bad = checkText(op, m.ref(), "description", r.Description)
+		bad = checkText(op, m.Ref(), "description", r.Description)
 	}
 	if bad == nil && r.Memory && r.Quiesce {
-		bad = invalid(op, m.ref(), "Memory and Quiesce contradict each other: a snapshot with RAM needs no quiet disks; choose one")
+		bad = invalid(op, m.Ref(), "Memory and Quiesce contradict each other: a snapshot with RAM needs no quiet disks; choose one")
 	}
-	k := SnapshotDisk
-	if r.Memory {
-		k = SnapshotMemory
-	} else if r.Quiesce {
-		k = SnapshotQuiesce
-	}
-	return start(ctx, m.c, op, m.ref(), k, bad, func(ctx context.Context, d Snapshotter) (DriverTask, error) {
+	return start(ctx, m.c, op, m.Ref(), r.Capability(), bad, func(ctx context.Context, d Snapshotter) (DriverTask, error) {
 		return d.CreateSnapshot(ctx, m.id, r)
 	}, func(_ context.Context, s TaskState) (*Snapshot, error) {
 		return m.Snapshot(SnapshotID(s.Result.ID)), nil
 	})
 }
 
-// Revert takes the machine back to the snapshot: it runs on if the snapshot
-// has RAM, and is Off if not. What changed since is lost.
+// Revert takes the machine back to the snapshot. The machine then runs if the
+// snapshot has RAM, and is Off if not. Changes made since the snapshot are
+// lost.
 func (s *Snapshot) Revert(ctx context.Context, o *RevertOptions) *Task[None] {
-	var r RevertRequest
-	if o != nil {
-		r.KeepOff = o.KeepOff
-	}
-	return start(ctx, s.vm.c, "snapshot.revert", s.id.Ref(), SnapshotDisk, checkID("snapshot.revert", s.id.Ref()), func(ctx context.Context, d Snapshotter) (DriverTask, error) {
-		return d.RevertSnapshot(ctx, s.vm.id, s.id, r)
+	return start(ctx, s.vm.c, op.SnapshotRevert, s.id.Ref(), capability.SnapshotDisk, nil, func(ctx context.Context, d Snapshotter) (DriverTask, error) {
+		return d.RevertSnapshot(ctx, s.vm.id, s.id, orDefault(o))
 	}, noResult)
 }
 
 // Delete merges the snapshot away; the machine's present content stays. Its
-// children move to its parent, or are deleted too if asked for. Done means
-// merged.
+// children move to its parent, or are deleted too if the options ask for it.
+// Done means merged: until then the task's phase is "merging". Where the
+// platform merges after the task has ended, or not at all, a note says so.
 func (s *Snapshot) Delete(ctx context.Context, o *DeleteSnapshotOptions) *Task[None] {
-	var r DeleteSnapshotRequest
-	if o != nil {
-		r.Children = o.Children
-	}
-	return start(ctx, s.vm.c, "snapshot.delete", s.id.Ref(), SnapshotDisk, checkID("snapshot.delete", s.id.Ref()), func(ctx context.Context, d Snapshotter) (DriverTask, error) {
-		return d.DeleteSnapshot(ctx, s.vm.id, s.id, r)
+	return start(ctx, s.vm.c, op.SnapshotDelete, s.id.Ref(), capability.SnapshotDisk, nil, func(ctx context.Context, d Snapshotter) (DriverTask, error) {
+		return d.DeleteSnapshot(ctx, s.vm.id, s.id, orDefault(o))
 	}, noResult)
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // stub is the least driver: the core interface and a few abilities whose
@@ -16,11 +18,12 @@ type stub struct {
 	vms     []hypervisor.VMInfo
 	listErr []error // one for each call, then none
 	lists   int
-	support map[hypervisor.Capability]hypervisor.Support
+	support map[capability.Name]hypervisor.Support
 	group   hypervisor.TaskGroup
 	start   func(ctx context.Context) (hypervisor.DriverTask, error) // of Power
 	starts  int
-	closed  int
+	closed  atomic.Int64
+	hang    chan struct{} // keeps Close, if set
 }
 
 var errNative = errors.New("native trouble")
@@ -58,10 +61,10 @@ func (s *stub) GetVM(_ context.Context, id hypervisor.VMID) (hypervisor.VMInfo, 
 			return v, nil
 		}
 	}
-	return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+	return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine")
 }
 
-func (s *stub) Supports(_ context.Context, k hypervisor.Capability, _ hypervisor.Ref) (hypervisor.Support, error) {
+func (s *stub) Supports(_ context.Context, k capability.Name, _ hypervisor.Ref) (hypervisor.Support, error) {
 	return s.support[k], nil
 }
 
@@ -69,28 +72,31 @@ func (s *stub) Task(_ context.Context, id hypervisor.TaskID) (hypervisor.DriverT
 	if t, ok := s.group.Find(id); ok {
 		return t, nil
 	}
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such task")
+	return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such task")
 }
 
 func (s *stub) ErrorKind(err error) hypervisor.Kind {
 	if errors.Is(err, errNative) {
-		return hypervisor.KindUnavailable
+		return hypervisor.ErrUnavailable
 	}
-	return hypervisor.KindUnknown
+	return hypervisor.ErrUnknown
 }
 
-func (s *stub) As(_ hypervisor.Ref, target any) bool {
+func (s *stub) As(_ context.Context, on hypervisor.Ref, target any) error {
 	if t, ok := target.(**stub); ok {
 		*t = s
-		return true
+		return nil
 	}
-	return false
+	return hypervisor.NoNative(on, target)
 }
 
 func (s *stub) Close() error {
-	s.closed++
-	s.group.Close()
-	return nil
+	s.closed.Add(1)
+	err := s.group.Close()
+	if s.hang != nil {
+		<-s.hang
+	}
+	return err
 }
 
 func (s *stub) Power(ctx context.Context, _ hypervisor.VMID, _ hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
@@ -107,9 +113,9 @@ func (s *stub) slow(id hypervisor.TaskID, d time.Duration) func(context.Context)
 			report(hypervisor.TaskState{Fraction: 0.5, Phase: "half", Notes: []string{"a note"}})
 			select {
 			case <-time.After(d):
-				return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: "1"}}
+				return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: "1"}}
 			case <-ctx.Done():
-				return hypervisor.TaskState{Err: ctx.Err(), Leftover: []hypervisor.Ref{{Kind: hypervisor.KindOfVolume, ID: "half"}}}
+				return hypervisor.TaskState{Err: ctx.Err(), Leftover: []hypervisor.Ref{{Kind: hypervisor.ObjectVolume, ID: "half"}}}
 			}
 		})
 	}

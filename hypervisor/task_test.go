@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func open(t *testing.T, s *stub, o *hypervisor.Options) *hypervisor.Client {
@@ -46,7 +47,7 @@ func TestWaitDetaches(t *testing.T) {
 			t.Errorf("Wait after the detached one: %v", err)
 		}
 		if n := task.Notes(); len(n) != 0 {
-			t.Errorf("the last state has no notes, Notes tells %v", n)
+			t.Errorf("the last state has no notes, Notes reports %v", n)
 		}
 	})
 }
@@ -73,7 +74,7 @@ func TestRunTellsTheTrueOutcome(t *testing.T) {
 					t.Fatalf("Run: %v, want %v", err, tc.want)
 				}
 				var e *hypervisor.Error
-				if tc.want != nil && (!errors.As(err, &e) || len(e.Leftover) != 1 || e.Task != "job" || e.Op != "vm.start") {
+				if tc.want != nil && (!errors.As(err, &e) || len(e.Leftover) != 1 || e.Task != "job" || e.Op != op.VMStart) {
 					t.Errorf("the error is %+v, want the leftover, the task and the operation", e)
 				}
 			})
@@ -130,7 +131,7 @@ func TestManyWatchOneTask(t *testing.T) {
 
 func TestEarlyErrorsStayInTheTask(t *testing.T) {
 	s := &stub{start: func(context.Context) (hypervisor.DriverTask, error) {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.VMID("1").Ref(), "it is off")
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, hypervisor.VMID("1").Ref(), "it is off")
 	}}
 	c := open(t, s, nil)
 	defer c.Close()
@@ -156,7 +157,7 @@ func TestStartsAreRepeatedOnlyIfNeverSent(t *testing.T) {
 		s := &stub{}
 		s.start = func(context.Context) (hypervisor.DriverTask, error) {
 			if s.starts == 1 {
-				return nil, &hypervisor.Error{Kind: hypervisor.KindUnavailable, Unsent: unsent, Err: errNative}
+				return nil, &hypervisor.Error{Kind: hypervisor.ErrUnavailable, Unsent: unsent, Err: errNative}
 			}
 			return hypervisor.DoneTask("x", hypervisor.TaskState{}), nil
 		}
@@ -177,7 +178,7 @@ func TestStartsAreRepeatedOnlyIfNeverSent(t *testing.T) {
 
 func TestTaskGroup(t *testing.T) {
 	var g hypervisor.TaskGroup
-	for n := range 600 {
+	for n := range 9000 {
 		if _, err := g.Go(t.Context(), hypervisor.TaskID(fmt.Sprint(n)), func(context.Context, func(hypervisor.TaskState)) hypervisor.TaskState {
 			return hypervisor.TaskState{}
 		}); err != nil {
@@ -198,19 +199,43 @@ func TestTaskGroup(t *testing.T) {
 		t.Fatal("a running task is not found")
 	}
 	g.Close()
-	if s, err := task.Next(t.Context()); err != nil || !errors.Is(s.Err, hypervisor.ErrClosed) || hypervisor.KindOf(s.Err) != hypervisor.KindClosed {
+	if s, err := task.Next(t.Context()); err != nil || !errors.Is(s.Err, hypervisor.ErrClosed) || hypervisor.KindOf(s.Err) != hypervisor.ErrClosed {
 		t.Errorf("after Close the task ended with %v, %v", s.Err, err)
 	}
 	found := 0
-	for n := range 600 {
+	for n := range 9000 {
 		if _, ok := g.Find(hypervisor.TaskID(fmt.Sprint(n))); ok {
 			found++
 		}
 	}
-	if found == 0 || found > 256 {
-		t.Errorf("%d ended tasks are kept, want some and at most 256", found)
+	if found == 0 || found > 4096 {
+		t.Errorf("%d ended tasks are kept, want some and at most 4096", found)
 	}
 	if _, err := g.Go(t.Context(), "late", nil); !errors.Is(err, hypervisor.ErrClosed) {
 		t.Errorf("Go after Close: %v", err)
+	}
+}
+
+// TestTaskGroupCloseAfterTheEnd closes a group as soon as its work is done:
+// the error of the work has named what it left, and Close has nothing to add.
+func TestTaskGroupCloseAfterTheEnd(t *testing.T) {
+	for range 2000 {
+		var g hypervisor.TaskGroup
+		task, err := g.Go(t.Context(), "a", func(context.Context, func(hypervisor.TaskState)) hypervisor.TaskState {
+			return hypervisor.TaskState{Err: errNative, Leftover: []hypervisor.Ref{{Kind: "volume", ID: "v-1"}}}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for done := false; !done; {
+			s, err := task.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = s.Done
+		}
+		if err := g.Close(); err != nil {
+			t.Fatalf("Close after the end: %v", err)
+		}
 	}
 }

@@ -23,7 +23,7 @@ const movesEach = 9
 func BenchmarkMigrate(b *testing.B) {
 	l := theLab(b)
 	ctx := context.Background()
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func BenchmarkMigrate(b *testing.B) {
 				}
 			}
 			if ms == 0 {
-				b.Fatalf("virsh tells no downtime:\n%s", out)
+				b.Fatalf("virsh reports no downtime:\n%s", out)
 			}
 			theirs = append(theirs, time.Duration(ms)*time.Millisecond)
 		}

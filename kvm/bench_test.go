@@ -40,7 +40,7 @@ func BenchmarkList(b *testing.B) {
 		}
 		defer dom.Undefine()
 	}
-	c, err := Open(ctx, Config{Hosts: []string{h.URI}, DomainType: "qemu"})
+	c, err := Open(ctx, Config{Hosts: []string{h.URI}, DomainType: "qemu"}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -130,8 +130,8 @@ func BenchmarkList(b *testing.B) {
 			b.ReportMetric(a.Seconds()/z.Seconds(), "ratio")
 		})
 	}
-	compare("BriefAgainstHandWritten", list(hypervisor.Brief), byHand)
-	compare("FullAgainstHandWritten", list(hypervisor.Full), byHandFull)
-	compare("BriefAgainstOneCallPerQuestion", list(hypervisor.Brief), naive)
-	compare("FullAgainstOneCallPerQuestion", list(hypervisor.Full), naive)
+	compare("BriefAgainstHandWritten", list(hypervisor.DetailBrief), byHand)
+	compare("FullAgainstHandWritten", list(hypervisor.DetailFull), byHandFull)
+	compare("BriefAgainstOneCallPerQuestion", list(hypervisor.DetailBrief), naive)
+	compare("FullAgainstOneCallPerQuestion", list(hypervisor.DetailFull), naive)
 }

@@ -16,7 +16,7 @@ func TestCalls(t *testing.T) {
 	ctx := t.Context()
 	h := l.Hosts[0]
 	p := rpcproxy.New(t, "unix", h.Socket)
-	c, err := Open(ctx, Config{Hosts: []string{socketURI(p)}, DomainType: "qemu"})
+	c, err := Open(ctx, Config{Hosts: []string{socketURI(p)}, DomainType: "qemu"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,15 +38,15 @@ func TestCalls(t *testing.T) {
 		})
 	}
 	add()
-	brief, full := list(hypervisor.Brief), list(hypervisor.Full)
+	brief, full := list(hypervisor.DetailBrief), list(hypervisor.DetailFull)
 	add()
 	add()
 	// Statistics, and who has a saved state.
-	if n := list(hypervisor.Brief); n != 2 || brief != n {
+	if n := list(hypervisor.DetailBrief); n != 2 || brief != n {
 		t.Errorf("a brief listing sends %d requests for one machine, %d for three; want 2", brief, n)
 	}
 	// One request for each machine's definition: libvirt has none for all.
-	if n := list(hypervisor.Full); n-full != 2 || full-2 > 2+3*2 {
+	if n := list(hypervisor.DetailFull); n-full != 2 || full-2 > 2+3*2 {
 		t.Errorf("a full listing sends %d requests for one machine, %d for three; want one more for each", full, n)
 	}
 	// look-up by UUID twice, statistics, definition, saved state, snapshots (2),

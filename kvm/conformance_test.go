@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 )
 
@@ -25,13 +25,14 @@ func unbase64(s string) string {
 }
 
 // TestConformance runs the suite on two real hosts with emulated guests.
-// ANYVISOR_AREAS=power,snapshots runs some areas only.
+// ANYVISOR_AREAS=power,snapshots/tree runs some areas and rows only.
 func TestConformance(t *testing.T) {
 	l := theLab(t)
-	h := hypervisortest.Harness{Driver: "kvm", Rung: hypervisortest.Real, Limit: 15 * time.Minute,
-		New: func(hypervisortest.T) *hypervisortest.Backend { return backend(t, l, l.Hosts...) },
-		Unproven: map[hypervisor.Capability]string{
-			hypervisor.MigrateCross: "needs two Clients: TestConformanceAcross shows it",
+	h := hypervisortest.Harness{Driver: "kvm", Rung: hypervisortest.Real, Limit: 15 * time.Minute, AtOnce: 6,
+		Empty: untold, Refused: unheard, NotYet: notYet,
+		New: func(st hypervisortest.T) *hypervisortest.Backend { return backend(st.Context(), t, l, l.Hosts...) },
+		Unproven: map[capability.Name]string{
+			capability.MigrateCross: "needs two Clients: TestConformanceAcross shows it",
 		}}
 	if only := os.Getenv("ANYVISOR_AREAS"); only != "" {
 		h.Only = strings.Split(only, ",")
@@ -46,8 +47,8 @@ func TestConformanceAcross(t *testing.T) {
 	hypervisortest.Run(t, hypervisortest.Harness{Driver: "kvm", Rung: hypervisortest.Real, Label: "one host", Limit: 15 * time.Minute,
 		Only: []string{"migration", "hosts", "refusals"},
 		New: func(st hypervisortest.T) *hypervisortest.Backend {
-			b := backend(t, l, l.Hosts[0])
-			other, err := Open(t.Context(), config(l.Hosts[1]))
+			b := backend(st.Context(), t, l, l.Hosts[0])
+			other, err := Open(t.Context(), config(l.Hosts[1]), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

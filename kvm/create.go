@@ -9,6 +9,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
@@ -20,13 +21,13 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	})
 }
 
-// fits refuses what QEMU on the host could never run.
+// fits refuses a machine that QEMU on the host could never run.
 func fits(f *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error {
 	if s.MaxMemoryBytes > 1<<46 || s.DynamicMemory != nil && s.DynamicMemory.MaxBytes > 1<<46 {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "more than 64 TiB of memory is beyond what x86 addresses hold")
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "more than 64 TiB of memory is beyond what x86 addresses hold")
 	}
-	if (s.Firmware == hypervisor.UEFI || s.SecureBoot) && !slices.Contains(f.Firmware, "efi") {
-		return hypervisor.Unsupported(on, hypervisor.VMCreate, hypervisor.ReasonConfig, "host "+f.Name+" has no UEFI firmware: install OVMF (Debian: ovmf)")
+	if (s.Firmware == hypervisor.FirmwareUEFI || s.SecureBoot) && !slices.Contains(f.Firmware, "efi") {
+		return hypervisor.Unsupported(on, capability.VMCreate, hypervisor.ReasonConfig, "host "+f.Name+" has no UEFI firmware: install OVMF (Debian: ovmf)")
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
@@ -21,12 +22,12 @@ import (
 // passthrough reports whether a machine has a host's device.
 func passthrough(x *libvirtxml.Domain) bool { return len(attached("", x)) > 0 }
 
-// pciPrefix begins the ID of a PCI device's attachment; its address on the host
-// follows.
+// pciPrefix is the beginning of the ID of a PCI device's attachment. Its
+// address on the host follows.
 const pciPrefix = "pci:"
 
-// attachmentOf is the ID of a host device in a definition; empty if it is one
-// of another kind, such as a USB device.
+// attachmentOf returns the ID of a host device in a definition. It is empty
+// for devices of another kind, such as USB devices.
 func attachmentOf(k *libvirtxml.DomainHostdev) hypervisor.AttachmentID {
 	if a := pciSource(k); a != "" {
 		return hypervisor.AttachmentID(pciPrefix + a)
@@ -40,8 +41,7 @@ func attachmentOf(k *libvirtxml.DomainHostdev) hypervisor.AttachmentID {
 // attached lists the host devices in a definition.
 func attached(host hypervisor.HostID, x *libvirtxml.Domain) []hypervisor.AttachedDevice {
 	var out []hypervisor.AttachedDevice
-	for i := range x.Devices.Hostdevs {
-		k := &x.Devices.Hostdevs[i]
+	for _, k := range hostdevs(x) {
 		id := attachmentOf(k)
 		if id == "" {
 			continue
@@ -51,6 +51,21 @@ func attached(host hypervisor.HostID, x *libvirtxml.Domain) []hypervisor.Attache
 			v.Device = libvirtx.DeviceID(host, v.Address)
 		}
 		out = append(out, v)
+	}
+	return out
+}
+
+// hostdevs lists the host devices in a definition, including those that it
+// has as adapters.
+func hostdevs(x *libvirtxml.Domain) []*libvirtxml.DomainHostdev {
+	var out []*libvirtxml.DomainHostdev
+	for i := range x.Devices.Hostdevs {
+		out = append(out, &x.Devices.Hostdevs[i])
+	}
+	for i := range x.Devices.Interfaces {
+		if n := &x.Devices.Interfaces[i]; n.Source != nil && n.Source.Hostdev != nil && n.Source.Hostdev.PCI != nil {
+			out = append(out, &libvirtxml.DomainHostdev{SubsysPCI: &libvirtxml.DomainHostdevSubsysPCI{Source: n.Source.Hostdev.PCI}})
+		}
 	}
 	return out
 }
@@ -81,7 +96,7 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 	var out []hypervisor.DeviceInfo
 	answered := false
 	for i, p := range parts {
-		if errs[i] != nil && libvirtx.KindOf(errs[i]) != hypervisor.KindUnavailable {
+		if errs[i] != nil && libvirtx.KindOf(errs[i]) != hypervisor.ErrUnavailable {
 			return nil, errs[i]
 		}
 		answered = answered || errs[i] == nil
@@ -97,7 +112,7 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 	return out, nil
 }
 
-// devices reads one host's.
+// devices reads the devices of one host.
 func (d *driver) devices(ctx context.Context, h *fleet.Host) ([]hypervisor.DeviceInfo, error) {
 	f, err := h.Identify(ctx)
 	if err != nil {
@@ -125,7 +140,7 @@ func (d *driver) devices(ctx context.Context, h *fleet.Host) ([]hypervisor.Devic
 	}
 	var out []hypervisor.DeviceInfo
 	for _, p := range got.devs {
-		i := hypervisor.DeviceInfo{ID: libvirtx.DeviceID(h.ID(), p.Address), Host: h.ID(), Kind: hypervisor.PCIFunction, Class: hypervisor.ClassOfPCI(p.Class),
+		i := hypervisor.DeviceInfo{ID: libvirtx.DeviceID(h.ID(), p.Address), Host: h.ID(), Kind: hypervisor.DeviceKindPCI, Class: hypervisor.ClassOfPCI(p.Class),
 			ClassCode: p.Class, Vendor: p.Vendor, Product: p.Product, VendorName: p.VendorName, ProductName: p.ProductName, Address: p.Address,
 			NUMANode: p.NUMANode, IOMMUGroup: p.Group, MaxVFs: p.MaxVFs, VFs: p.VFs, Driver: p.Driver, UsedBy: got.users[p.Address]}
 		for _, a := range p.Peers {
@@ -133,7 +148,7 @@ func (d *driver) devices(ctx context.Context, h *fleet.Host) ([]hypervisor.Devic
 		}
 		shareFacts(&i, p, got.users)
 		if p.Physical != "" {
-			i.Kind, i.Parent = hypervisor.VirtualFunction, libvirtx.DeviceID(h.ID(), p.Physical)
+			i.Kind, i.Parent = hypervisor.DeviceKindVF, libvirtx.DeviceID(h.ID(), p.Physical)
 		}
 		i.Reason, i.Detail = d.obstacle(f, p, by, got.users)
 		i.Assignable = i.Reason == ""
@@ -143,9 +158,9 @@ func (d *driver) devices(ctx context.Context, h *fleet.Host) ([]hypervisor.Devic
 	return out, nil
 }
 
-// obstacle says why a device can't be given to a machine now.
+// obstacle returns the reason why a device can't be given to a machine now.
 func (d *driver) obstacle(f *libvirtx.Facts, p libvirtx.PCIDevice, by map[string]libvirtx.PCIDevice, users map[string][]hypervisor.Ref) (hypervisor.ReasonCode, string) {
-	if s := d.onHostFacts(hypervisor.DevicePCI, f); s.Level == hypervisor.No {
+	if s := d.onHostFacts(capability.DevicePCI, f); s.Level == hypervisor.LevelNo {
 		return s.Reason, s.Detail
 	}
 	switch {
@@ -196,12 +211,11 @@ func deviceUsers(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}
+		r := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: x.UUID, Name: x.Name}
 		if fleet.IsTemplate(x, mark) {
-			r.Kind = hypervisor.KindOfTemplate
+			r.Kind = hypervisor.ObjectTemplate
 		}
-		for j := range x.Devices.Hostdevs {
-			k := &x.Devices.Hostdevs[j]
+		for _, k := range hostdevs(x) {
 			if a := pciSource(k) + libvirtx.MDevOf(k); a != "" {
 				out[a] = append(out[a], r)
 			}
@@ -210,8 +224,8 @@ func deviceUsers(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 	return out, nil
 }
 
-// sysfsFacts adds what libvirt does not tell, where the host's files can be
-// read.
+// sysfsFacts adds facts that libvirt does not report, where the host's files
+// can be read.
 func (d *driver) sysfsFacts(ctx context.Context, h *fleet.Host, i *hypervisor.DeviceInfo) {
 	fs := d.sysfs(h)
 	if fs == nil {
@@ -221,16 +235,17 @@ func (d *driver) sysfsFacts(ctx context.Context, h *fleet.Host, i *hypervisor.De
 	if b, err := fs.ReadFile(ctx, dir+"resource"); err == nil {
 		i.BARBytes = barBytes(string(b))
 	}
-	if i.Assignable && i.Kind != hypervisor.VirtualFunction {
+	if i.Assignable && i.Kind != hypervisor.DeviceKindVF {
 		if b, err := fs.ReadFile(ctx, dir+"reset_method"); err == nil && strings.TrimSpace(string(b)) == "" {
 			i.Detail = "the device has no reset method: after one machine has used it the host may need a restart"
 		}
 	}
 }
 
-// barBytes sums the memory regions of a sysfs resource file: lines of first
-// and last address and flags (linux/Documentation/PCI/sysfs-pci.rst), of which
-// bit 9 says memory (include/linux/ioport.h, IORESOURCE_MEM).
+// barBytes sums the memory regions in a sysfs resource file. Its lines have
+// the first and last address and flags
+// (linux/Documentation/PCI/sysfs-pci.rst); bit 9 of the flags means memory
+// (include/linux/ioport.h, IORESOURCE_MEM).
 func barBytes(text string) int64 {
 	var sum int64
 	for n, line := range strings.Split(text, "\n") {
@@ -259,10 +274,10 @@ func (d *driver) choose(ctx context.Context, h *fleet.Host, id hypervisor.VMID, 
 		if i < 0 {
 			if hid, _, ok := strings.Cut(string(r.ID), "/"); ok && hypervisor.HostID(hid) != h.ID() {
 				if _, err := d.Host(hypervisor.HostID(hid)); err == nil {
-					return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.KindIncompatible, r.ID.Ref(), "the device is on host %s, the machine on %s: migrate the machine first", hid, h.ID())
+					return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.ErrIncompatible, r.ID.Ref(), "the device is on host %s, the machine on %s: migrate the machine first", hid, h.ID())
 				}
 			}
-			return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.KindNotFound, r.ID.Ref(), "no such device")
+			return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.ErrNotFound, r.ID.Ref(), "no such device")
 		}
 		switch v := all[i]; {
 		case r.Profile != "":
@@ -279,9 +294,9 @@ func (d *driver) choose(ctx context.Context, h *fleet.Host, id hypervisor.VMID, 
 	for _, v := range all {
 		ok := hypervisor.DeviceFilter{Class: r.Class, Vendor: r.Vendor, Product: r.Product, Profile: r.Profile}.Match(v)
 		if r.VirtualFunction {
-			ok = ok && v.Kind == hypervisor.VirtualFunction
+			ok = ok && v.Kind == hypervisor.DeviceKindVF
 		} else if r.Profile == "" {
-			ok = ok && v.Kind != hypervisor.VirtualFunction
+			ok = ok && v.Kind != hypervisor.DeviceKindVF
 		}
 		if !ok {
 			continue
@@ -291,11 +306,11 @@ func (d *driver) choose(ctx context.Context, h *fleet.Host, id hypervisor.VMID, 
 			return v, all, nil
 		}
 	}
-	return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.KindExhausted, id.Ref(), "host %s has %d devices of this kind, none of them free", h.ID(), matched)
+	return hypervisor.DeviceInfo{}, nil, hypervisor.Errorf(hypervisor.ErrExhausted, id.Ref(), "host %s has %d devices of this kind, none of them free", h.ID(), matched)
 }
 
-// whole returns the devices that go together with one: the functions of the
-// same card that share its IOMMU group.
+// whole returns the devices that are assigned together with one: the
+// functions of the same card that share its IOMMU group.
 func whole(v hypervisor.DeviceInfo, all []hypervisor.DeviceInfo) []hypervisor.DeviceInfo {
 	out := []hypervisor.DeviceInfo{v}
 	for _, p := range all {

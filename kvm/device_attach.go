@@ -15,14 +15,17 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// noteLocked says what a device that reaches into the guest's memory entails.
+// noteLocked is the note for a device that accesses the guest's memory.
 const noteLocked = "all of the machine's memory is locked on the host while it runs"
 
-// vfsLimit is how long udev and libvirt may take to show virtual functions.
+// vfsLimit is the time that udev and libvirt may take to show virtual
+// functions.
 const vfsLimit = time.Minute
 
 func hostdev(address string) (*libvirtxml.DomainHostdev, error) {
@@ -44,21 +47,21 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 	if err != nil {
 		return nil, err
 	}
-	if s := d.onHostFacts(r.Capability(), f); s.Level == hypervisor.No && r.ID == "" {
+	if s := d.onHostFacts(r.Capability(), f); s.Level == hypervisor.LevelNo && r.ID == "" {
 		return nil, hypervisor.Unsupported(id.Ref(), r.Capability(), s.Reason, s.Detail)
 	}
 	v, all, err := d.choose(ctx, h, id, r)
 	if err != nil {
 		return nil, err
 	}
-	return d.Run(ctx, "attach-device", id, fleet.ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Run(ctx, "attach-device", id, fleet.ShortWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		sure := context.WithoutCancel(ctx)
 		if r.Profile != "" {
-			return d.attachShare(sure, h, id, v, r.Profile)
+			return d.attachShare(sure, j, h, id, v, r.Profile)
 		}
-		out := hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: pciPrefix + v.Address}, Notes: []string{noteLocked}}
+		j.Note(noteLocked)
 		if v.Detail != "" {
-			out.Notes = append(out.Notes, v.Detail)
+			j.Note(v.Detail)
 		}
 		_, err := fleet.OnHost(sure, h, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			s, err := fleet.Changeable(dom, id)
@@ -70,35 +73,35 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 				return struct{}{}, err
 			}
 			cards := whole(v, all)
-			if note := window(x, barsOf(x, cards, all)); note != "" && s != hypervisor.Off {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s and its 64-bit PCI window was made before it was to hold a device of %d GiB: power it off first", s, v.BARBytes>>30)
+			if note := window(x, barsOf(x, cards, all)); note != "" && s != hypervisor.StateOff {
+				return struct{}{}, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s and its 64-bit PCI window was made before it was to hold a device of %d GiB: power it off first", s, v.BARBytes>>30)
 			} else if note != "" {
 				if err := libvirtx.Define(c, x); err != nil {
 					return struct{}{}, err
 				}
-				out.Notes = append(out.Notes, note)
+				j.Note(note)
 			}
 			done, err := attachAll(dom, id, cards)
 			if err != nil {
 				for _, k := range done {
 					if derr := detachOne(dom, id, k); derr != nil {
-						out.Leftover, err = append(out.Leftover, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: pciPrefix + pciSource(k)}), errors.Join(err, derr)
+						j.Left(hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: pciPrefix + pciSource(k)})
+						err = errors.Join(err, derr)
 					}
 				}
 				return struct{}{}, err
 			}
 			for _, dev := range cards[1:] {
-				out.Notes = append(out.Notes, fmt.Sprintf("device %s of the same card and IOMMU group goes along", dev.Address))
+				j.Note(fmt.Sprintf("device %s of the same card and IOMMU group goes along", dev.Address))
 			}
 			return struct{}{}, nil
 		})
-		out.Err = err
-		return out
+		return hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: pciPrefix + v.Address}, err
 	})
 }
 
 // attachAll attaches devices one after the other and returns the elements of
-// those that it did, also when it fails.
+// those that it attached, also when it fails.
 func attachAll(dom *libvirt.Domain, id hypervisor.VMID, devices []hypervisor.DeviceInfo) (done []*libvirtxml.DomainHostdev, err error) {
 	for _, dev := range devices {
 		k, err := hostdev(dev.Address)
@@ -117,7 +120,7 @@ func attachAll(dom *libvirt.Domain, id hypervisor.VMID, devices []hypervisor.Dev
 	return done, nil
 }
 
-// detachOne detaches a device and waits until the guest has let go of it.
+// detachOne detaches a device and waits until the guest has released it.
 func detachOne(dom *libvirt.Domain, id hypervisor.VMID, k *libvirtxml.DomainHostdev) error {
 	doc, err := k.Marshal()
 	if err != nil {
@@ -129,12 +132,7 @@ func detachOne(dom *libvirt.Domain, id hypervisor.VMID, k *libvirtxml.DomainHost
 
 // has reports whether a definition has an attachment.
 func has(x *libvirtxml.Domain, want hypervisor.AttachmentID) bool {
-	for i := range x.Devices.Hostdevs {
-		if attachmentOf(&x.Devices.Hostdevs[i]) == want {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(hostdevs(x), func(k *libvirtxml.DomainHostdev) bool { return attachmentOf(k) == want })
 }
 
 // DetachDevice implements hypervisor.DeviceAssigner.
@@ -146,12 +144,13 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 				return struct{}{}, err
 			}
 			if !has(x, a) {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(a)}, "the machine has no such device")
+				return struct{}{}, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(a)}, "the machine has no such device")
 			}
 			together := []hypervisor.AttachmentID{a}
 			if address, ok := strings.CutPrefix(string(a), pciPrefix); ok {
-				// Functions of one card and group come and go together. One that is
-				// gone from the host goes alone.
+				// Functions of one card and group are attached and detached
+				// together. One that no longer exists on the host is detached
+				// alone.
 				if p, err := libvirtx.FindPCI(c, address); err == nil {
 					for _, peer := range p.Peers {
 						if libvirtx.Slot(peer) == libvirtx.Slot(address) {
@@ -169,6 +168,19 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 					return struct{}{}, err
 				}
 			}
+			for i := range x.Devices.Interfaces { // an adapter is detached as an adapter
+				n := &x.Devices.Interfaces[i]
+				if of := hostdevs(&libvirtxml.Domain{Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{*n}}}); len(of) == 0 || attachmentOf(of[0]) != a {
+					continue
+				}
+				doc, err := n.Marshal()
+				if err != nil {
+					return struct{}{}, err
+				}
+				if err := fleet.Detach(dom, id, doc, func(x *libvirtxml.Domain) bool { return has(x, a) }); err != nil {
+					return struct{}{}, err
+				}
+			}
 			if uuid, ok := strings.CutPrefix(string(a), mdevPrefix); ok {
 				return struct{}{}, libvirtx.RemoveMDev(c, uuid)
 			}
@@ -183,14 +195,14 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	hid, name, _ := strings.Cut(string(id), "/")
 	h, err := d.Host(hypervisor.HostID(hid))
 	if err != nil {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such device")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such device")
 	}
 	all, err := d.devices(ctx, h)
 	if err != nil {
 		return nil, err
 	}
 	var dev hypervisor.DeviceInfo
-	var users []hypervisor.Ref // of its virtual functions
+	var users []hypervisor.Ref // users of its virtual functions
 	for _, v := range all {
 		if v.ID == id {
 			dev = v
@@ -201,35 +213,41 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	}
 	switch {
 	case dev.ID == "":
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such device")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such device")
 	case p.VFs != nil && *p.VFs != dev.VFs && len(users) > 0:
 		return nil, fleet.BusyWith(id.Ref(), users, "a virtual function of the device is in use by")
 	case len(dev.UsedBy) > 0:
 		return nil, fleet.BusyWith(id.Ref(), dev.UsedBy, "the device is in use by")
 	}
+	s, err := d.Supports(ctx, capability.DevicePrepare, h.ID().Ref())
+	if err != nil {
+		return nil, err
+	}
+	if s.Level == hypervisor.LevelNo {
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DevicePrepare, s.Reason, s.Detail)
+	}
 	if p.VFs != nil {
 		if *p.VFs > dev.MaxVFs {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "%d virtual functions: the device can have %d", *p.VFs, dev.MaxVFs)
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "%d virtual functions: the device can have %d", *p.VFs, dev.MaxVFs)
 		}
 		if d.sysfs(h) == nil {
-			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePrepare, hypervisor.ReasonPlatform,
+			return nil, hypervisor.Unsupported(id.Ref(), capability.DevicePrepare, hypervisor.ReasonPlatform,
 				"libvirt can't set the number of virtual functions, and this program has no way to the host's files: give Config.Sysfs")
 		}
 	}
 	tid := hypervisor.TaskID("kvm:prepare-device:" + libvirtx.Nonce())
-	return d.Tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Go(ctx, tid, "prepare-device", id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		sure := context.WithoutCancel(ctx)
 		if p.VFs != nil && *p.VFs != dev.VFs {
 			if err := d.setVFs(sure, h, dev, *p.VFs); err != nil {
-				return hypervisor.TaskState{Err: err}
+				return hypervisor.Ref{}, err
 			}
 		}
 		if p.Passthrough == nil {
-			return hypervisor.TaskState{}
+			return hypervisor.Ref{}, nil
 		}
-		var notes []string
 		if !*p.Passthrough {
-			notes = []string{"libvirt binds a device to vfio-pci by itself when a machine with it starts: it stays assignable"}
+			j.Note("libvirt binds a device to vfio-pci by itself when a machine with it starts: it stays assignable")
 		}
 		_, err := libvirtx.Do(sure, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 			n, err := c.LookupDeviceByName(name)
@@ -242,12 +260,12 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 			}
 			return struct{}{}, n.ReAttach()
 		})
-		return hypervisor.TaskState{Err: err, Notes: notes}
+		return hypervisor.Ref{}, err
 	})
 }
 
-// setVFs writes sriov_numvfs (linux/Documentation/PCI/pci-iov-howto.rst): from
-// one number to another the way is through 0.
+// setVFs writes sriov_numvfs (linux/Documentation/PCI/pci-iov-howto.rst). A
+// change from one number to another must pass through 0.
 func (d *driver) setVFs(ctx context.Context, h *fleet.Host, dev hypervisor.DeviceInfo, n int) error {
 	file := "/sys/bus/pci/devices/" + dev.Address + "/sriov_numvfs"
 	if dev.VFs > 0 && n > 0 {
@@ -261,7 +279,7 @@ func (d *driver) setVFs(ctx context.Context, h *fleet.Host, dev hypervisor.Devic
 	// libvirt learns of them from udev, a little later.
 	for end := time.Now().Add(vfsLimit); time.Now().Before(end); {
 		all, err := d.devices(ctx, h)
-		if err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable {
+		if err != nil && libvirtx.KindOf(err) != hypervisor.ErrUnavailable {
 			return err
 		}
 		shown := 0
@@ -277,5 +295,5 @@ func (d *driver) setVFs(ctx context.Context, h *fleet.Host, dev hypervisor.Devic
 			return err
 		}
 	}
-	return hypervisor.Errorf(hypervisor.KindTimeout, dev.ID.Ref(), "libvirt does not show %d virtual functions: does udev run on the host?", n)
+	return hypervisor.Errorf(hypervisor.ErrTimeout, dev.ID.Ref(), "libvirt does not show %d virtual functions: does udev run on the host?", n)
 }

@@ -12,24 +12,26 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// A vGPU is a mediated device (mdev): it is made for the machine when it is
+// A vGPU is a mediated device (mdev). It is made for the machine when it is
 // attached, and removed when it is detached or the machine is deleted.
 
-// mdevSince is the first libvirt that defines mediated devices which start with
-// their host (virNodeDeviceSetAutostart).
+// mdevSince is the first libvirt version that defines mediated devices which
+// start with their host (virNodeDeviceSetAutostart).
 const mdevSince = "7.8.0"
 
-// mdevPrefix begins the attachment's ID; the mediated device's UUID follows.
+// mdevPrefix is the beginning of the attachment's ID. The mediated device's
+// UUID follows.
 const mdevPrefix = "mdev:"
 
-// shareFacts adds the profiles that a device offers, and who has one.
+// shareFacts adds the profiles that a device offers, and their users.
 func shareFacts(i *hypervisor.DeviceInfo, p libvirtx.PCIDevice, users map[string][]hypervisor.Ref) {
 	for _, t := range p.Types {
-		i.Kind = hypervisor.VGPUDevice
+		i.Kind = hypervisor.DeviceKindVGPU
 		made := 0
 		for _, m := range p.Shares {
 			if m.Type == t.ID {
@@ -37,7 +39,7 @@ func shareFacts(i *hypervisor.DeviceInfo, p libvirtx.PCIDevice, users map[string
 			}
 		}
 		v := hypervisor.VGPUProfile{ID: t.ID, Name: t.Name, Available: int(t.AvailableInstances)}
-		if made == len(p.Shares) { // shares of other types take room too
+		if made == len(p.Shares) { // shares of other types use capacity too
 			v.Max = v.Available + made
 		}
 		i.Profiles = append(i.Profiles, v)
@@ -61,24 +63,25 @@ func profile(v hypervisor.DeviceInfo, want string) (hypervisor.VGPUProfile, bool
 	return hypervisor.VGPUProfile{}, false
 }
 
-// offers says why a device can't give one more share of a profile.
+// offers returns why a device can't provide one more share of a profile.
 func offers(v hypervisor.DeviceInfo, want string) error {
 	p, ok := profile(v, want)
 	if !ok {
-		return hypervisor.Errorf(hypervisor.KindNotFound, v.ID.Ref(), "the device has no profile %q: Devices lists those that it has", want)
+		return hypervisor.Errorf(hypervisor.ErrNotFound, v.ID.Ref(), "the device has no profile %q: Devices lists those that it has", want)
 	}
 	if p.Available <= 0 {
-		return hypervisor.Errorf(hypervisor.KindExhausted, v.ID.Ref(), "the device has no more room for profile %q: detach a vGPU, or use another device", want)
+		return hypervisor.Errorf(hypervisor.ErrExhausted, v.ID.Ref(), "the device has no more room for profile %q: detach a vGPU, or use another device", want)
 	}
 	return nil
 }
 
 // attachShare makes a mediated device and gives it to the machine.
-func (d *driver) attachShare(ctx context.Context, h *fleet.Host, id hypervisor.VMID, v hypervisor.DeviceInfo, want string) hypervisor.TaskState {
+func (d *driver) attachShare(ctx context.Context, j *job.Job, h *fleet.Host, id hypervisor.VMID, v hypervisor.DeviceInfo, want string) (hypervisor.Ref, error) {
 	p, _ := profile(v, want)
 	m := libvirtx.MDev{UUID: libvirtx.NewUUID(), Type: p.ID, Parent: v.Address}
-	out := hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: mdevPrefix + m.UUID}, Notes: []string{noteLocked}}
-	_, out.Err = fleet.OnHost(ctx, h, id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	share := hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: mdevPrefix + m.UUID}
+	j.Note(noteLocked)
+	_, err := fleet.OnHost(ctx, h, id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		if _, err := fleet.Changeable(dom, id); err != nil {
 			return struct{}{}, err
 		}
@@ -92,15 +95,16 @@ func (d *driver) attachShare(ctx context.Context, h *fleet.Host, id hypervisor.V
 		}
 		if err = fleet.Attach(dom, id, doc); err != nil {
 			if rerr := libvirtx.RemoveMDev(c, m.UUID); rerr != nil {
-				out.Leftover, err = append(out.Leftover, out.Result), errors.Join(err, rerr)
+				j.Left(share)
+				err = errors.Join(err, rerr)
 			}
 		}
 		return struct{}{}, err
 	})
-	return out
+	return share, err
 }
 
-// nameShares adds which device a machine's vGPUs are parts of.
+// nameShares adds the device that each of a machine's vGPUs is part of.
 func nameShares(all []hypervisor.AttachedDevice, host hypervisor.HostID, mdevs func() (map[string]libvirtx.MDev, error)) error {
 	for i := range all {
 		a := &all[i]
@@ -112,7 +116,7 @@ func nameShares(all []hypervisor.AttachedDevice, host hypervisor.HostID, mdevs f
 		if err != nil {
 			return err
 		}
-		if m, ok := known[uuid]; ok { // gone from the host: the ID has to do
+		if m, ok := known[uuid]; ok { // if it is gone from the host, the ID is used
 			a.Device, a.Profile, a.Address = libvirtx.DeviceID(host, m.Parent), m.Type, m.Parent
 		}
 	}

@@ -14,23 +14,24 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// largeBAR is from where on the firmware's usual 64-bit window may be too
-// small: q35 has 32 GiB of it.
+// largeBAR is the size from which the firmware's usual 64-bit window may be
+// too small: q35 has 32 GiB of it.
 const largeBAR = 16 * hypervisor.GiB
 
 // ovmfWindow is OVMF's own setting for its window, in MiB (edk2,
-// OvmfPkg/Library/PlatformInitLib). libvirt reserves the name in <sysinfo>, so
-// it is an argument of QEMU.
+// OvmfPkg/Library/PlatformInitLib). libvirt reserves the name in <sysinfo>,
+// so it is passed as an argument of QEMU.
 const ovmfWindow = "name=opt/ovmf/X-PciMmio64Mb,string="
 
-// barsOf sums the memory regions of devices that a machine gets and has.
+// barsOf sums the memory regions of the devices that a machine has and will
+// get.
 func barsOf(x *libvirtxml.Domain, gets, all []hypervisor.DeviceInfo) (sum int64) {
 	has := map[string]bool{}
 	for _, d := range gets {
 		has[d.Address] = true
 	}
-	for i := range x.Devices.Hostdevs {
-		has[pciSource(&x.Devices.Hostdevs[i])] = true
+	for _, k := range hostdevs(x) {
+		has[pciSource(k)] = true
 	}
 	for _, d := range all {
 		if has[d.Address] {
@@ -40,9 +41,9 @@ func barsOf(x *libvirtxml.Domain, gets, all []hypervisor.DeviceInfo) (sum int64)
 	return sum
 }
 
-// window enlarges the 64-bit PCI window for devices with large memory regions,
-// to the next power of two above twice their size, and says so. It returns ""
-// where the window is large enough.
+// window enlarges the 64-bit PCI window for devices with large memory regions
+// to the next power of two above twice their size, and returns a note. It
+// returns "" where the window is large enough.
 func window(x *libvirtxml.Domain, bars int64) string {
 	if bars < largeBAR {
 		return ""
@@ -76,7 +77,7 @@ func isUEFI(x *libvirtxml.Domain) bool {
 	return x.OS != nil && (x.OS.Firmware == "efi" || x.OS.Loader != nil && x.OS.Loader.Type == "pflash")
 }
 
-// firmwareWindow sets OVMF's window unless it is as large already.
+// firmwareWindow sets OVMF's window unless it is large enough already.
 func firmwareWindow(x *libvirtxml.Domain, size int64) (changed bool) {
 	if x.QEMUCommandline == nil {
 		x.QEMUCommandline = &libvirtxml.DomainQEMUCommandline{}

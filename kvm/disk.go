@@ -14,7 +14,7 @@ import (
 
 // GrowDisk implements hypervisor.DiskAttacher.
 func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, size int64) (hypervisor.DriverTask, error) {
-	return d.Simple(ctx, "grow-disk", id, fleet.ShortWork, func(ctx context.Context) error {
+	return d.Simple(ctx, "grow-disk", id, fleet.DiskWork, func(ctx context.Context) error {
 		_, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			s, err := fleet.Changeable(dom, id)
 			if err != nil {
@@ -36,8 +36,8 @@ func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervis
 			case int64(info.Capacity) == size:
 				return struct{}{}, nil
 			case int64(info.Capacity) > size:
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidArgument, disk.Ref(), "the disk has %d bytes: %d would shrink it", info.Capacity, size)
-			case s != hypervisor.Off:
+				return struct{}{}, hypervisor.Errorf(hypervisor.ErrInvalidArgument, disk.Ref(), "the disk has %d bytes: %d would shrink it", info.Capacity, size)
+			case s != hypervisor.StateOff:
 				return struct{}{}, dom.BlockResize(string(disk), uint64(size), libvirt.DOMAIN_BLOCK_RESIZE_BYTES)
 			}
 			pools, err := libvirtx.Pools(c)

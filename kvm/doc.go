@@ -3,9 +3,13 @@
 //	import _ "github.com/anyvisor/anyvisor/kvm"
 //
 //	c, err := hypervisor.Open(ctx, "kvm:///system", nil)
+//	c, err := kvm.Open(ctx, kvm.Config{Hosts: []string{"qemu+ssh://root@h1/system"}}, nil)
+//	c, err := kvm.New(ctx, []*libvirt.Connect{conn}, nil)
 //
-// URLs are libvirt's with kvm in place of qemu, and may name several hosts,
-// which then are one [hypervisor.Client]:
+// # URLs
+//
+// URLs are libvirt's with kvm in place of qemu. They may name several hosts,
+// which are then one [hypervisor.Client]:
 //
 //	kvm:///system                         this machine
 //	kvm+unix:///system?socket=/run/x      a socket; repeat socket for more hosts
@@ -13,41 +17,97 @@
 //	kvm://h1,h2/system                    libvirt's default transport, TLS
 //	kvm+test:///default                   libvirt's built-in test driver
 //
-// Parameters of the driver's own: domain=qemu (or kvm, see Config.DomainType)
-// and serial-log=FOLDER. Others go to libvirt.
+// The driver's own parameters have the names of their [Config] fields in
+// lower case, and insecure is the same in all drivers:
 //
-// It needs libvirt 7.0 or newer at both ends, and a build with cgo and
-// libvirt's headers; without cgo Open fails as Unsupported with ReasonBuild.
+//	domaintype      kvm or qemu
+//	seriallogdir    folder on the hosts for logs of serial consoles
+//	insecure        true: neither certificates (tls) nor host keys (ssh) are verified
+//
+// The parameters of libvirt's client library, except no_verify, are passed on
+// to it: auth, command, keyfile, known_hosts, known_hosts_verify, mode, name,
+// netcat, no_sanity, no_tty, pkipath (a folder with certificates, keys and
+// authorities), proxy, socket, sshauth, tls_priority. With ssh the user is
+// never prompted (no_tty=1), unless no_tty is given.
+//
+// A libvirtd that asks for a user and password gets Options.Credentials, or
+// else the Config's Username and Password or the URL's user info, with the
+// environment variable ANYVISOR_PASSWORD for a URL without a password. A URL
+// is trusted input: it names hosts, files of this machine and, with command,
+// a program that is run. Accept none from others.
+//
+// The driver needs libvirt 7.0 or newer at both ends, and a build with cgo
+// and libvirt's headers. Without cgo, Open fails as Unsupported with
+// ReasonBuild.
 //
 // # How things are done
 //
 // A machine is a persistent domain; its ID is the domain's UUID. A datastore
-// is a storage pool, and pools with one UUID on several hosts are one shared
-// datastore. Images that the driver makes begin with their machine's UUID.
-// Labels and the token are in the domain's metadata.
+// is a storage pool, and pools with the same UUID on several hosts are one
+// shared datastore. The names of images that the driver makes begin with
+// their machine's UUID. Labels and the token are in the domain's metadata.
 //
 // A template is a domain whose definition can't start: it has an adapter on
 // the network "anyvisor-template", which nobody defines, and 1 KiB of memory.
 // virsh start fails with "no network with matching name 'anyvisor-template'".
-// Because that is a part of the definition it holds after a restart of libvirtd and
-// for every tool, and because the memory is in libvirt's bulk statistics a
-// listing can tell templates from machines without reading each definition.
+// The adapter is part of the definition, so it is still there after a restart
+// of libvirtd and applies to every tool. The memory is in libvirt's bulk
+// statistics, so a listing can distinguish templates from machines without
+// reading each definition.
 //
 // Snapshots are external: the image of that moment is frozen and the machine
-// goes on in an overlay. So a linked clone can stand on a snapshot, and a
-// revert never writes to an image that something else stands on. Reverting is
+// continues in an overlay. So a snapshot can back a linked clone, and a
+// revert never writes to an image that backs another one. A revert is
 // composed of new overlays and a new definition, because libvirt before 9.9
-// refuses to revert to external snapshots; deleting commits the overlay into
-// its base. Internal snapshots that others made are listed, reverted to and
-// deleted through libvirt as long as nothing stands on their image.
+// refuses to revert to external snapshots. Deleting a snapshot commits the
+// overlay into its base. Internal snapshots that others made are listed,
+// reverted to and deleted through libvirt as long as nothing depends on their
+// image.
 //
-// A device is given to a machine through VFIO, with the other functions of its
-// card that share its IOMMU group. A vGPU is a mediated device that is made for
-// the machine and removed with it; that needs libvirt 7.8 and, on the host, its
-// maker's driver and mdevctl. libvirt can't set the number of virtual functions:
-// the driver writes it to the host's sysfs, which for hosts other than this one
-// needs [Config].Sysfs.
+// While the driver works on a machine's disks, the host has a second domain
+// named "anyvisor-helper-lease-" and the machine's UUID, which no listing of
+// the driver shows. This lease keeps other programs that use this library
+// away: they wait for short work, and get ErrBusy during work that takes
+// longer. A lease that stays because its program was killed is taken over
+// after 15 seconds.
 //
-// Native types for [hypervisor.As]: *libvirt.Connect for a Client of one host
-// and for a Host, *libvirt.Domain for a VM (Free it).
+// Machines that other tools made are treated like the driver's own. What the
+// driver does not understand, it names. A disk on a network, or a shared one,
+// prevents a snapshot, a clone and a move of disks. DeleteDisks leaves images
+// that are in no storage pool, and notes list them. A clone gets no device of
+// the host, no fixed port of a display, and new firmware variables.
+//
+// A device is given to a machine through VFIO, with the other functions of
+// its card that share its IOMMU group. A vGPU is a mediated device that is
+// made for the machine and removed with it; that needs libvirt 7.8 and, on
+// the host, its maker's driver and mdevctl. libvirt can't set the number of
+// virtual functions: the driver writes it to the host's sysfs, which for
+// hosts other than this one needs [Config].Sysfs.
+//
+// # Native objects
+//
+// [hypervisor.As] returns libvirt's objects. Call Free on all of them except
+// the connection:
+//
+//	Client of one host, Host    *libvirt.Connect
+//	VM, Template                *libvirt.Domain
+//	Snapshot                    *libvirt.DomainSnapshot; ErrAmbiguous where several machines have one of this name
+//	Datastore, Volume           *libvirt.StoragePool, *libvirt.StorageVol, of the first host that has it
+//	Network                     *libvirt.Network for "network:NAME", of the first host that has it
+//
+// # Files
+//
+// The code that plain Xen shares is in internal/libvirtx (libvirt's calls)
+// and its package fleet (hosts as one Client: machines, disks, networks,
+// templates, storage, images, tasks, events, As). This package has QEMU's
+// part:
+//
+//	open.go driver.go nocgo.go            Config, URLs, the driver, builds without cgo
+//	capability.go vm.go host.go           what is supported, machines, hosts
+//	create.go spec.go making.go           new machines and their definitions
+//	reconfigure.go disk.go network.go power.go
+//	snapshot.go revert.go merge.go clone.go chain.go
+//	migrate.go migrate_check.go migrate_live.go migrate_storage.go migrate_outcome.go
+//	device.go device_attach.go device_vgpu.go device_window.go sysfs.go
+//	guest.go task.go                      the guest agent, tasks
 package kvm

@@ -13,11 +13,13 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/ipaddr"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// The guest agent's commands are those of QEMU's "Guest Agent Protocol
+// The guest agent's commands are documented in QEMU's "Guest Agent Protocol
 // Reference" (qemu-ga-ref).
 
 const (
@@ -36,16 +38,16 @@ func agentConnected(live *libvirtxml.Domain) bool {
 	return false
 }
 
-// onGuest runs f with a domain whose agent is there.
-func onGuest[T any](ctx context.Context, d *driver, id hypervisor.VMID, k hypervisor.Capability, f func(dom *libvirt.Domain) (T, error)) (T, error) {
+// onGuest runs f with a domain whose agent is connected.
+func onGuest[T any](ctx context.Context, d *driver, id hypervisor.VMID, k capability.Name, f func(dom *libvirt.Domain) (T, error)) (T, error) {
 	v, err := fleet.OnDomain(ctx, d.Fleet, id, 3, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (T, error) {
 		var zero T
 		s, err := libvirtx.State(dom)
 		if err != nil {
 			return zero, err
 		}
-		if s != hypervisor.Running {
-			return zero, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: its guest can't be asked", s)
+		if s != hypervisor.StateRunning {
+			return zero, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: its guest can't be asked", s)
 		}
 		x, _, err := libvirtx.Parse(dom, 0)
 		if err != nil {
@@ -62,7 +64,7 @@ func onGuest[T any](ctx context.Context, d *driver, id hypervisor.VMID, k hyperv
 	return v, err
 }
 
-// agent sends one command and decodes what it returns.
+// agent sends one command and decodes its answer.
 func agent[T any](dom *libvirt.Domain, command string, args any) (T, error) {
 	var out struct {
 		Return T `json:"return"`
@@ -83,7 +85,7 @@ func agent[T any](dom *libvirt.Domain, command string, args any) (T, error) {
 
 // GuestInfo implements hypervisor.GuestAgent.
 func (d *driver) GuestInfo(ctx context.Context, id hypervisor.VMID) (hypervisor.GuestInfo, error) {
-	return onGuest(ctx, d, id, hypervisor.GuestFacts, func(dom *libvirt.Domain) (hypervisor.GuestInfo, error) {
+	return onGuest(ctx, d, id, capability.GuestFacts, func(dom *libvirt.Domain) (hypervisor.GuestInfo, error) {
 		var out hypervisor.GuestInfo
 		info, err := agent[struct {
 			Version string `json:"version"`
@@ -116,7 +118,7 @@ func (d *driver) GuestInfo(ctx context.Context, id hypervisor.VMID) (hypervisor.
 			for _, n := range nics {
 				for _, a := range n.Addrs {
 					if n.Name != "lo" {
-						out.Addresses = append(out.Addresses, a.Addr)
+						out.Addresses = append(out.Addresses, ipaddr.Parse(a.Addr)...)
 					}
 				}
 			}
@@ -125,8 +127,8 @@ func (d *driver) GuestInfo(ctx context.Context, id hypervisor.VMID) (hypervisor.
 	})
 }
 
-// Exec implements hypervisor.GuestAgent. User and Password are of no use
-// here: the agent's rights are the program's.
+// Exec implements hypervisor.GuestAgent. The program runs with the agent's
+// rights, so a User is refused.
 func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.ExecRequest) (hypervisor.ExecResult, error) {
 	type execArgs struct {
 		Path    string   `json:"path"`
@@ -142,8 +144,12 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 		Out      string `json:"out-data"`
 		Err      string `json:"err-data"`
 	}
+	if r.User != "" || r.Password != "" {
+		return hypervisor.ExecResult{}, hypervisor.Unsupported(id.Ref(), capability.GuestExec, hypervisor.ReasonPlatform,
+			"the guest agent runs programs with its own rights: leave User and Password out")
+	}
 	end := time.Now().Add(r.Timeout)
-	pid, err := onGuest(ctx, d, id, hypervisor.GuestExec, func(dom *libvirt.Domain) (int, error) {
+	pid, err := onGuest(ctx, d, id, capability.GuestExec, func(dom *libvirt.Domain) (int, error) {
 		p, err := agent[struct {
 			PID int `json:"pid"`
 		}](dom, "guest-exec", execArgs{r.Path, r.Args, r.Env, base64.StdEncoding.EncodeToString(r.Stdin), true})
@@ -153,7 +159,7 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 		return hypervisor.ExecResult{}, err
 	}
 	for {
-		s, err := onGuest(ctx, d, id, hypervisor.GuestExec, func(dom *libvirt.Domain) (status, error) {
+		s, err := onGuest(ctx, d, id, capability.GuestExec, func(dom *libvirt.Domain) (status, error) {
 			return agent[status](dom, "guest-exec-status", map[string]int{"pid": pid})
 		})
 		if err != nil {
@@ -162,7 +168,7 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 		if s.Exited {
 			out := hypervisor.ExecResult{ExitCode: s.ExitCode}
 			if s.Signal != 0 {
-				out.ExitCode = 128 + s.Signal // as a shell tells it
+				out.ExitCode = 128 + s.Signal // as a shell reports it
 			}
 			if out.Stdout, err = base64.StdEncoding.DecodeString(s.Out); err != nil {
 				return out, fmt.Errorf("the agent's output: %w", err)
@@ -170,10 +176,10 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 			if out.Stderr, err = base64.StdEncoding.DecodeString(s.Err); err != nil {
 				return out, fmt.Errorf("the agent's output: %w", err)
 			}
-			return out, nil
+			return r.Bound(id.Ref(), out)
 		}
 		if time.Now().After(end) {
-			return hypervisor.ExecResult{}, hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "process %d did not end within %v and goes on in the guest", pid, r.Timeout)
+			return hypervisor.ExecResult{}, hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "process %d did not end within %v and is still running in the guest", pid, r.Timeout)
 		}
 		if err := fleet.Pause(ctx, fleet.PollEvery/2); err != nil {
 			return hypervisor.ExecResult{}, err
@@ -183,9 +189,9 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 
 // GuestClock implements hypervisor.GuestAgent.
 func (d *driver) GuestClock(ctx context.Context, id hypervisor.VMID) (hypervisor.ClockReading, error) {
-	return onGuest(ctx, d, id, hypervisor.GuestClock, func(dom *libvirt.Domain) (hypervisor.ClockReading, error) {
+	return onGuest(ctx, d, id, capability.GuestClock, func(dom *libvirt.Domain) (hypervisor.ClockReading, error) {
 		var best hypervisor.ClockReading
-		for range 3 { // the shortest round trip tells the most
+		for range 3 { // the shortest round trip is the most exact
 			before := time.Now()
 			ns, err := agent[int64](dom, "guest-get-time", nil)
 			if err != nil {
@@ -202,7 +208,7 @@ func (d *driver) GuestClock(ctx context.Context, id hypervisor.VMID) (hypervisor
 
 // SetGuestClock implements hypervisor.GuestAgent.
 func (d *driver) SetGuestClock(ctx context.Context, id hypervisor.VMID, t time.Time) error {
-	_, err := onGuest(ctx, d, id, hypervisor.GuestClock, func(dom *libvirt.Domain) (struct{}, error) {
+	_, err := onGuest(ctx, d, id, capability.GuestClock, func(dom *libvirt.Domain) (struct{}, error) {
 		return struct{}{}, dom.SetTime(t.Unix(), uint(t.Nanosecond()), 0)
 	})
 	return err
@@ -210,12 +216,12 @@ func (d *driver) SetGuestClock(ctx context.Context, id hypervisor.VMID, t time.T
 
 // Freeze implements hypervisor.Freezer.
 func (d *driver) Freeze(ctx context.Context, id hypervisor.VMID) error {
-	_, err := onGuest(ctx, d, id, hypervisor.GuestFreeze, func(dom *libvirt.Domain) (struct{}, error) { return struct{}{}, dom.FSFreeze(nil, 0) })
+	_, err := onGuest(ctx, d, id, capability.GuestFreeze, func(dom *libvirt.Domain) (struct{}, error) { return struct{}{}, dom.FSFreeze(nil, 0) })
 	return err
 }
 
 // Thaw implements hypervisor.Freezer.
 func (d *driver) Thaw(ctx context.Context, id hypervisor.VMID) error {
-	_, err := onGuest(ctx, d, id, hypervisor.GuestFreeze, func(dom *libvirt.Domain) (struct{}, error) { return struct{}{}, dom.FSThaw(nil, 0) })
+	_, err := onGuest(ctx, d, id, capability.GuestFreeze, func(dom *libvirt.Domain) (struct{}, error) { return struct{}{}, dom.FSThaw(nil, 0) })
 	return err
 }

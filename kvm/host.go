@@ -7,10 +7,10 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// sysfs returns a host's files, nil if there is no way to them.
+// sysfs returns a host's files, or nil if they can't be reached.
 func (d *driver) sysfs(h *fleet.Host) Sysfs { return d.files[h] }
 
-// domainType is what new machines are.
+// domainType returns the domain type of new machines.
 func (d *driver) domainType(f *libvirtx.Facts) string {
 	if d.cfg.DomainType != "" {
 		return d.cfg.DomainType

@@ -16,7 +16,7 @@ func TestInternalSnapshots(t *testing.T) {
 	l := theLab(t)
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestInternalSnapshots(t *testing.T) {
 		t.Errorf("the snapshot is %+v (%v), want an internal one without RAM", i, err)
 	}
 	// What would cut it off or write under others is refused.
-	for what, o := range map[string]*hypervisor.CloneOptions{"linked": {Mode: hypervisor.Linked}, "from it": {From: in.ID()}} {
+	for what, o := range map[string]*hypervisor.CloneOptions{"linked": {Mode: hypervisor.CloneModeLinked}, "from it": {From: in.ID()}} {
 		if _, err := vm.Clone(ctx, "internal-clone", o).Wait(ctx); !errors.Is(err, hypervisor.ErrUnsupported) {
 			t.Errorf("a clone (%s): %v, want ErrUnsupported", what, err)
 		}

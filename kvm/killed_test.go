@@ -32,7 +32,7 @@ func clientToKill(work string) error {
 		cfg.Hosts = append(cfg.Hosts, f[i])
 		cfg.Peers[f[i]] = Peer{URI: f[i+1], Migrate: "tcp://" + f[i+2]}
 	}
-	c, err := Open(ctx, cfg)
+	c, err := Open(ctx, cfg, nil)
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func TestClientKilled(t *testing.T) {
 	l := theLab(t)
 	ctx, stop := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer stop()
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestClientKilled(t *testing.T) {
 	}
 
 	t.Run("clone", func(t *testing.T) {
-		// Its copy goes on until the finder waits for it.
+		// Its copy continues until the finder waits for it.
 		i, err := vm.Info(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -321,7 +321,7 @@ func killedMigration(t *testing.T, ctx context.Context, l *kvmlab.Lab, c *hyperv
 	if _, err := task.Wait(ctx); err != nil {
 		t.Fatalf("the migration of a killed client: %v", err)
 	}
-	if i, err := vm.Info(ctx); err != nil || string(i.Host) != to.UUID || i.State != hypervisor.Running {
+	if i, err := vm.Info(ctx); err != nil || string(i.Host) != to.UUID || i.State != hypervisor.StateRunning {
 		t.Errorf("after the migration the machine is %s on %s (%v), want %s", i.State, i.Host, err, to.UUID)
 	}
 	if m, err := uptime(ctx, l, vm.ID()); err != nil || m < n {

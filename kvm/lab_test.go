@@ -23,6 +23,7 @@ import (
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/kvmlab"
 	"github.com/anyvisor/anyvisor/internal/lab/rpcproxy"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // One lab of two hosts serves all tests of the package.
@@ -116,7 +117,7 @@ func poolUUID(t testing.TB, h *kvmlab.Host, name string) hypervisor.DatastoreID 
 func spec(l *kvmlab.Lab, ds hypervisor.DatastoreID) func(string) hypervisor.VMSpec {
 	return func(name string) hypervisor.VMSpec {
 		return hypervisor.VMSpec{Name: name, CPUs: 1, MemoryBytes: 192 * hypervisor.MiB,
-			Boot:      &hypervisor.DirectBoot{Kernel: l.Kernel, Initrd: l.Initrd, CommandLine: "console=ttyS0 quiet"},
+			Boot:      &hypervisor.DirectBoot{Kernel: l.Kernel, Initrd: l.Initrd, CommandLine: kvmlab.CommandLine},
 			Disks:     []hypervisor.DiskSpec{{SizeBytes: 64 * hypervisor.MiB, Datastore: ds}},
 			NICs:      []hypervisor.NICSpec{{}},
 			Placement: hypervisor.Placement{Datastore: ds}}
@@ -166,7 +167,7 @@ func uptime(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID) (int, error)
 				return err
 			}
 		}
-		return errors.New("cat goes on")
+		return errors.New("cat has not ended")
 	})
 	return n, err
 }
@@ -179,9 +180,9 @@ func platformState(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID) (hype
 	}
 	switch s = strings.TrimSpace(s); s {
 	case "running":
-		return hypervisor.Running, nil
+		return hypervisor.StateRunning, nil
 	case "paused":
-		return hypervisor.Paused, nil
+		return hypervisor.StatePaused, nil
 	case "shut off":
 		info, err := virshOn(ctx, l, id, "dominfo")
 		if err != nil {
@@ -189,10 +190,10 @@ func platformState(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID) (hype
 		}
 		for line := range strings.Lines(info) {
 			if k, v, _ := strings.Cut(line, ":"); k == "Managed save" && strings.TrimSpace(v) == "yes" {
-				return hypervisor.Suspended, nil
+				return hypervisor.StateSuspended, nil
 			}
 		}
-		return hypervisor.Off, nil
+		return hypervisor.StateOff, nil
 	}
 	return "", fmt.Errorf("virsh says %q", s)
 }
@@ -205,6 +206,7 @@ func firstDisk(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID) (string, 
 	}
 	var x struct {
 		Disks []struct {
+			Device string `xml:"device,attr"`
 			Source struct {
 				File string `xml:"file,attr"`
 			} `xml:"source"`
@@ -213,10 +215,12 @@ func firstDisk(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID) (string, 
 	if err := xml.Unmarshal([]byte(doc), &x); err != nil {
 		return "", err
 	}
-	if len(x.Disks) == 0 {
-		return "", errors.New("no disk")
+	for _, d := range x.Disks {
+		if d.Device != "cdrom" {
+			return d.Source.File, nil
+		}
 	}
-	return x.Disks[0].Source.File, nil
+	return "", errors.New("no disk")
 }
 
 // The content identity of a disk is a line at 1 MiB.
@@ -227,6 +231,10 @@ func writeDisk(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID, content s
 	if err != nil {
 		return err
 	}
+	return writeImage(ctx, l, p, content)
+}
+
+func writeImage(ctx context.Context, l *kvmlab.Lab, p, content string) error {
 	f := filepath.Join(l.Dir, "content")
 	if err := os.WriteFile(f, append([]byte(content), make([]byte, 512-len(content))...), 0o600); err != nil {
 		return err
@@ -239,6 +247,10 @@ func readDisk(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID) (string, e
 	if err != nil {
 		return "", err
 	}
+	return readImage(ctx, l, p)
+}
+
+func readImage(ctx context.Context, l *kvmlab.Lab, p string) (string, error) {
 	f := filepath.Join(l.Dir, "content")
 	if err := run(ctx, "qemu-img", "dd", "-U", "-f", "qcow2", "-O", "raw", "bs=512", fmt.Sprintf("skip=%d", contentAt/512), fmt.Sprintf("count=%d", contentAt/512+1), "if="+p, "of="+f); err != nil {
 		return "", err
@@ -248,6 +260,12 @@ func readDisk(ctx context.Context, l *kvmlab.Lab, id hypervisor.VMID) (string, e
 		return "", fmt.Errorf("%d bytes of content: %v", len(b), err)
 	}
 	return strings.TrimRight(string(b[:512]), "\x00"), nil
+}
+
+// ended waits for a task whose result doesn't matter.
+func ended[T any](ctx context.Context, t *hypervisor.Task[T]) error {
+	_, err := t.Wait(ctx)
+	return err
 }
 
 func run(ctx context.Context, name string, args ...string) error {
@@ -275,15 +293,38 @@ func imageFiles(l *kvmlab.Lab) ([]string, error) {
 	return out, nil
 }
 
+// volumeIDs lists the images of the lab's pools by their volume IDs.
+func volumeIDs(t testing.TB, l *kvmlab.Lab) func(context.Context) ([]string, error) {
+	t.Helper()
+	pools := map[string]hypervisor.DatastoreID{l.Shared: poolUUID(t, l.Hosts[0], "shared")}
+	for _, h := range l.Hosts {
+		pools[h.Dir] = poolUUID(t, h, "default")
+	}
+	return func(context.Context) (ids []string, err error) {
+		files, err := imageFiles(l)
+		for _, f := range files {
+			ids = append(ids, string(libvirtx.VolumeID(string(pools[filepath.Dir(f)]), filepath.Base(f))))
+		}
+		return ids, err
+	}
+}
+
 // backend is the lab as the conformance suite sees it.
-func backend(t testing.TB, l *kvmlab.Lab, hosts ...*kvmlab.Host) *hypervisortest.Backend {
-	open := func(ctx context.Context) (*hypervisor.Client, error) { return Open(ctx, config(hosts...)) }
-	c, err := open(context.Background())
+func backend(ctx context.Context, t testing.TB, l *kvmlab.Lab, hosts ...*kvmlab.Host) *hypervisortest.Backend {
+	with := func(ctx context.Context, o *hypervisor.Options) (*hypervisor.Client, error) {
+		d, err := open(ctx, config(hosts...))
+		if err != nil {
+			return nil, err
+		}
+		return hypervisor.New(ctx, hypervisortest.Wrap(ctx, d), o)
+	}
+	open := func(ctx context.Context) (*hypervisor.Client, error) { return with(ctx, nil) }
+	c, err := open(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &hypervisortest.Backend{
-		Client: c, Reopen: open, Spec: spec(l, poolUUID(t, l.Hosts[0], "shared")),
+		Client: c, Reopen: open, Open: with, Spec: spec(l, poolUUID(t, l.Hosts[0], "shared")),
 		AbsentVM: "0c0ffee0-0000-4000-8000-000000000000", EventWait: 2 * time.Minute,
 		Booted: func(ctx context.Context, id hypervisor.VMID) error {
 			_, err := uptime(ctx, l, id)
@@ -295,6 +336,8 @@ func backend(t testing.TB, l *kvmlab.Lab, hosts ...*kvmlab.Host) *hypervisortest
 		State: func(ctx context.Context, id hypervisor.VMID) (hypervisor.PowerState, error) {
 			return platformState(ctx, l, id)
 		},
-		Images: func(context.Context) ([]string, error) { return imageFiles(l) },
+		Images:  volumeIDs(t, l),
+		Foreign: foreignCases(l),
+		Chain:   func(ctx context.Context, id hypervisor.VMID) error { return sameChain(ctx, l, id) },
 	}
 }

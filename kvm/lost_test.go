@@ -18,7 +18,7 @@ func TestLostConnection(t *testing.T) {
 	l := theLab(t)
 	ctx := t.Context()
 	p := rpcproxy.New(t, "unix", l.Hosts[0].Socket)
-	c, err := Open(ctx, Config{Hosts: []string{socketURI(p)}, DomainType: "qemu"})
+	c, err := Open(ctx, Config{Hosts: []string{socketURI(p)}, DomainType: "qemu"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestLostConnection(t *testing.T) {
 		}
 	}
 	// stand returns when the watch hears what happens: a cut before that would
-	// have nothing to tell of.
+	// have nothing to report.
 	stand := func() {
 		t.Helper()
 		for n := range 60 {
@@ -80,12 +80,12 @@ func TestLostConnection(t *testing.T) {
 		if _, err := vm.Info(ctx); err != nil {
 			t.Errorf("Info after the connection was cut: %v", err)
 		}
-		wait(hypervisor.Resync)
+		wait(hypervisor.EventResync)
 	}
 	if err := vm.SetLabels(ctx, map[string]string{"a": "b"}); err != nil {
 		t.Errorf("SetLabels after the connection was renewed: %v", err)
 	}
-	wait(hypervisor.VMChanged)
+	wait(hypervisor.EventVMChanged)
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("Watch after its context ended: %v", err)
@@ -101,7 +101,7 @@ func TestDaemonRestart(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	h := l.Hosts[0]
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestDaemonRestart(t *testing.T) {
 			if _, err := m.Delete(ctx, hypervisor.DeleteDisks, nil).Wait(ctx); err != nil {
 				t.Error(err)
 			}
-		case !errors.As(err, &e) || e.Kind == hypervisor.KindUnknown:
+		case !errors.As(err, &e) || e.Kind == hypervisor.ErrUnknown:
 			t.Errorf("a clone in the middle of a restart ended with the untyped %v", err)
 		default:
 			t.Logf("a clone in the middle of a restart: %v", err)
@@ -156,7 +156,7 @@ func TestDaemonRestart(t *testing.T) {
 			}
 		}
 	}
-	if i, err := vm.Info(ctx); err != nil || i.State != hypervisor.Running {
+	if i, err := vm.Info(ctx); err != nil || i.State != hypervisor.StateRunning {
 		t.Errorf("after the restart the machine is %s (%v)", i.State, err)
 	}
 	if n, err := uptime(ctx, l, vm.ID()); err != nil || n < before {

@@ -11,8 +11,9 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// mergeBack commits overlays that a source was given for the time of a copy.
-// Those that are not what it writes to now stay: somebody went on from there.
+// mergeBack commits overlays that a source was given for the duration of a
+// copy. Those that the source does not write to now stay: somebody continued
+// from them.
 func mergeBack(c *libvirt.Connect, b *fleet.Books, source string, overlays []string) error {
 	dom, err := c.LookupDomainByUUIDString(source)
 	if libvirtx.NotFound(err) {
@@ -23,14 +24,14 @@ func mergeBack(c *libvirt.Connect, b *fleet.Books, source string, overlays []str
 	}
 	defer dom.Free()
 	// The maker may have died while it merged.
-	if err := endCommits(dom, func(p string) bool { return slices.Contains(overlays, p) }); err != nil {
+	if err := endCommits(b.Alive(), dom, func(p string) bool { return slices.Contains(overlays, p) }); err != nil {
 		return err
 	}
 	x, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
-	if b.Images, err = libvirtx.LoadImages(c, b.Pools); err != nil {
+	if b.Images, err = libvirtx.LoadImages(c, b.Pools, b.Images.Outside); err != nil {
 		return err
 	}
 	snaps, err := readSnapshots(dom)

@@ -13,40 +13,39 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // DeleteSnapshot implements hypervisor.Snapshotter.
-func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.DeleteSnapshotRequest) (hypervisor.DriverTask, error) {
-	return d.Run(ctx, "delete-snapshot", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.DeleteSnapshotOptions) (hypervisor.DriverTask, error) {
+	return d.Run(ctx, "delete-snapshot", id, fleet.LongWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		names := []string{string(sid)}
 		if r.Children {
 			var err error
 			if names, err = d.subtree(ctx, id, sid); err != nil {
-				return hypervisor.TaskState{Err: err}
+				return hypervisor.Ref{}, err
 			}
 		}
-		var out hypervisor.TaskState
 		for i, n := range names {
-			if out.Err = ctx.Err(); out.Err != nil {
-				return out
+			if err := ctx.Err(); err != nil {
+				return hypervisor.Ref{}, err
 			}
-			report(hypervisor.TaskState{Fraction: float64(i) / float64(len(names)), Phase: "merging", Notes: out.Notes})
+			j.Phase("merging", float64(i)/float64(len(names)))
 			note, err := d.deleteSnapshot(ctx, id, hypervisor.SnapshotID(n))
 			if note != "" {
-				out.Notes = append(out.Notes, note)
+				j.Note(note)
 			}
 			if err != nil {
-				out.Err = err
-				return out
+				return hypervisor.Ref{}, err
 			}
 		}
-		return out
+		return hypervisor.Ref{}, nil
 	})
 }
 
-// subtree returns a snapshot and all below it, children first.
+// subtree returns a snapshot and all of its descendants, children first.
 func (d *driver) subtree(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID) ([]string, error) {
 	return fleet.OnDomain(ctx, d.Fleet, id, 2, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) ([]string, error) {
 		snaps, err := readSnapshots(dom)
@@ -69,23 +68,20 @@ func (d *driver) subtree(ctx context.Context, id hypervisor.VMID, sid hypervisor
 	})
 }
 
-// deleteSnapshot merges one snapshot away. Where the connection breaks it goes
-// on from what is there.
+// deleteSnapshot merges one snapshot away. If the connection breaks, it
+// continues from the present state.
 func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID) (note string, err error) {
 	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return "", err
 	}
 	sure := context.WithoutCancel(ctx)
-	var was *fleet.Books                  // in the beginning
-	var snaps []libvirtxml.DomainSnapshot // as they are to be, once it is merged
+	var was *fleet.Books                  // the books at the beginning
+	var snaps []libvirtxml.DomainSnapshot // the snapshot tree after the merge
 	err = h.Again(sure, func(again bool) error {
 		if again {
 			_, err := fleet.OnHost(sure, h, id, 2, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-				if err := endHelper(c, string(id)); err != nil {
-					return struct{}{}, err
-				}
-				return struct{}{}, endCommits(dom, func(string) bool { return true })
+				return struct{}{}, endJobs(h.Conn.Alive(), c, dom, string(id))
 			})
 			if err != nil {
 				return err
@@ -114,9 +110,17 @@ func (d *driver) deleteSnapshot(ctx context.Context, id hypervisor.VMID, sid hyp
 	return note, err
 }
 
-// endCommits sees commits to their end that nobody waits for any more, of
-// disks on images that are theirs.
-func endCommits(dom *libvirt.Domain, theirs func(image string) bool) error {
+// endJobs waits for the end of every job of a merge whose caller died.
+func endJobs(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, uuid string) error {
+	if err := endHelper(c, uuid); err != nil {
+		return err
+	}
+	return endCommits(ctx, dom, func(string) bool { return true })
+}
+
+// endCommits waits for block commits left by a caller that died, on disks
+// whose image theirs accepts.
+func endCommits(ctx context.Context, dom *libvirt.Domain, theirs func(image string) bool) error {
 	x, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
@@ -125,7 +129,7 @@ func endCommits(dom *libvirt.Domain, theirs func(image string) bool) error {
 		j, err := dom.GetBlockJobInfo(k.Target.Dev, 0)
 		active := j != nil && j.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT
 		if err == nil && (active || j.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_COMMIT) && theirs(libvirtx.DiskPath(k)) {
-			if err := finish(dom, k.Target.Dev, active, nil); err != nil {
+			if err := finish(ctx, dom, k.Target.Dev, active); err != nil {
 				return err
 			}
 		}
@@ -133,9 +137,9 @@ func endCommits(dom *libvirt.Domain, theirs func(image string) bool) error {
 	return nil
 }
 
-// mergeSnapshot merges the image above each frozen image down into it, so that
-// what is copied is what changed since the snapshot. was are the books from
-// before that was begun. It returns the snapshots as they are to be afterwards.
+// mergeSnapshot merges the image above each frozen image down into it, so
+// that only the changes since the snapshot are copied. was are the books from
+// before the merge began. It returns the snapshot tree after the merge.
 func mergeSnapshot(b, was *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, uuid string, sid hypervisor.SnapshotID) (note string, after []libvirtxml.DomainSnapshot, err error) {
 	snaps, err := readSnapshots(dom)
 	if err != nil {
@@ -150,8 +154,8 @@ func mergeSnapshot(b, was *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain,
 	}
 	if st, err := libvirtx.State(dom); err != nil {
 		return "", nil, err
-	} else if st == hypervisor.Suspended {
-		return "", nil, hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.VMID(uuid).Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
+	} else if st == hypervisor.StateSuspended {
+		return "", nil, hypervisor.Errorf(hypervisor.ErrInvalidState, hypervisor.VMID(uuid).Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
 	}
 	x, mark, err := libvirtx.Inactive(dom)
 	if err != nil {
@@ -164,15 +168,28 @@ func mergeSnapshot(b, was *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain,
 			return "", nil, fleet.BusyWith(sid.Ref(), refs, "the snapshot is the base of")
 		}
 	}
+	for _, f := range ice {
+		for _, p := range b.Images.Above[f] {
+			if refs := inside(snaps, p); len(refs) > 0 {
+				return "", nil, fleet.BusyWith(sid.Ref(), refs, "the image above the snapshot, which would be merged, holds")
+			}
+			// The driver changes the base that an image names only for images
+			// of its own.
+			if slices.ContainsFunc(b.Images.Above[p], func(a string) bool { return slices.Contains(b.Images.Outside, a) }) {
+				return "", nil, fleet.BusyWith(sid.Ref(), b.Above(p, own), "the image above the snapshot, which would be merged, is the base of")
+			}
+		}
+	}
 	for dev, f := range ice {
 		above := b.Images.Above[f]
-		merged := "" // into f, and only to be forgotten
+		merged := "" // into f, and only its record remains to be removed
 		if w := was.Images.Above[f]; len(w) == 1 && len(above) > 1 && len(was.Images.Above[w[0]]) > 0 && len(b.Images.Above[w[0]]) == 0 {
 			merged, above = w[0], w
 		}
 		switch {
 		case merged == "" && frozenBy(snaps, f, s.Name):
-			// Another snapshot holds the same image: nothing was written between.
+			// Another snapshot holds the same image: nothing was written in
+			// between.
 		case len(above) == 0:
 			if !slices.ContainsFunc(libvirtx.Writable(x), func(k *libvirtxml.DomainDisk) bool { return libvirtx.DiskPath(k) == f }) {
 				if _, err := b.Remove(c, fleet.Paths{f: true}); err != nil {
@@ -184,7 +201,7 @@ func mergeSnapshot(b, was *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain,
 				note = fmt.Sprintf("image %s stays as the base of %s, which is no machine's disk any more", f, above[0])
 				continue
 			}
-			// Merged already: nobody uses it any more.
+			// Merged already, and nobody uses the image any more.
 			if _, err := b.Remove(c, fleet.Paths{above[0]: true}); err != nil {
 				return note, nil, err
 			}
@@ -209,8 +226,8 @@ func mergeSnapshot(b, was *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain,
 	return note, snaps, nil
 }
 
-// forget removes the record of a snapshot, and an internal one itself. again
-// says that it may be gone already.
+// forget removes the record of a snapshot or, if it is internal, the snapshot
+// itself. again means that it may be gone already.
 func forget(dom *libvirt.Domain, sid hypervisor.SnapshotID, snaps []libvirtxml.DomainSnapshot, again bool) error {
 	s, err := findSnapshot(snaps, sid)
 	if err != nil {
@@ -237,8 +254,8 @@ func forget(dom *libvirt.Domain, sid hypervisor.SnapshotID, snaps []libvirtxml.D
 	return restate(dom, snaps, s)
 }
 
-// restate writes the snapshots that remain back as they are. When libvirt
-// forgets an external snapshot it takes the overlay for merged and changes the
+// restate writes the remaining snapshots back unchanged. When libvirt forgets
+// an external snapshot it assumes that the overlay is merged, and changes the
 // definitions of the snapshots below, also where the overlay stays.
 func restate(dom *libvirt.Domain, snaps []libvirtxml.DomainSnapshot, gone *libvirtxml.DomainSnapshot) error {
 	now, err := readSnapshots(dom)
@@ -263,15 +280,15 @@ func restate(dom *libvirt.Domain, snaps []libvirtxml.DomainSnapshot, gone *libvi
 	return nil
 }
 
-// frozenBy reports whether another external snapshot froze the image. Internal
-// ones are inside it and stay there.
+// frozenBy reports whether another external snapshot froze the image.
+// Internal ones are inside it and stay there.
 func frozenBy(snaps []libvirtxml.DomainSnapshot, p, but string) bool {
 	return slices.ContainsFunc(snaps, func(s libvirtxml.DomainSnapshot) bool {
 		return s.Name != but && !internal(&s) && slices.Contains(mapValues(frozen(&s)), p)
 	})
 }
 
-// commitOverlay commits image top into image base, which nothing else stands on.
+// commitOverlay commits image top into image base, which backs nothing else.
 func commitOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, dev, base, top string) error {
 	live, _, err := libvirtx.Parse(dom, 0)
 	if err != nil {
@@ -288,13 +305,13 @@ func commitOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, dev,
 		}
 	}
 	if active != "" {
-		return commit(dom, dev, base, top, active == top)
+		return commit(b.Alive(), dom, dev, base, top, active == top)
 	}
 	return commitApart(b, c, dom, base, top)
 }
 
-// forgetOverlay makes all that named top name base, and removes top if nothing
-// stands on it.
+// forgetOverlay makes everything that named top name base, and removes top if
+// it backs nothing.
 func forgetOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, base, top string, snaps []libvirtxml.DomainSnapshot) error {
 	moved := map[string]libvirtx.Volume{top: b.Images.ByPath[base]}
 	for i := range snaps {
@@ -321,7 +338,7 @@ func forgetOverlay(b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, base
 		}
 	}
 	pools := b.Pools
-	if b.Images, err = libvirtx.LoadImages(c, pools); err != nil {
+	if b.Images, err = libvirtx.LoadImages(c, pools, b.Images.Outside); err != nil {
 		return err
 	}
 	if len(b.Images.Above[top]) == 0 {
@@ -338,9 +355,10 @@ func mapValues(m map[string]string) []string {
 	return out
 }
 
-// commit runs a block commit on a domain and waits for its end. If top is what
-// the domain writes to, it writes to base afterwards.
-func commit(dom *libvirt.Domain, dev, base, top string, active bool) error {
+// commit runs a block commit on a domain and waits for its end. If the domain
+// writes to top, it writes to base afterwards. When ctx ends the commit is
+// left as it is, for endCommits.
+func commit(ctx context.Context, dom *libvirt.Domain, dev, base, top string, active bool) error {
 	var flags libvirt.DomainBlockCommitFlags
 	if active {
 		flags |= libvirt.DOMAIN_BLOCK_COMMIT_ACTIVE
@@ -348,46 +366,43 @@ func commit(dom *libvirt.Domain, dev, base, top string, active bool) error {
 	if err := dom.BlockCommit(dev, base, top, 0, flags); err != nil {
 		return err
 	}
-	return finish(dom, dev, active, nil)
+	return finish(ctx, dom, dev, active)
 }
 
-// finish waits for a block job. With pivot it switches over when the job is in
-// step.
-func finish(dom *libvirt.Domain, dev string, pivot bool, progress func(cur, end uint64) error) error {
+// finish waits for a block job. With pivot it switches over when the job is
+// in step. When ctx ends the job continues.
+func finish(ctx context.Context, dom *libvirt.Domain, dev string, pivot bool) error {
 	for {
-		// With libvirt's raw numbers a job is in step when cur reaches end, and
-		// an early 0 of 0 must not look like that.
+		// In libvirt's raw numbers a job is in step when cur reaches end, and
+		// an early 0 of 0 must not be mistaken for that.
 		j, err := dom.GetBlockJobInfo(dev, 0)
 		if err != nil {
 			return err
 		}
 		if j.Type == 0 { // no job (any more): a commit below the top ends by itself
 			if pivot {
-				return hypervisor.Errorf(hypervisor.KindUnknown, hypervisor.DiskID(dev).Ref(), "the block job ended before the switch-over")
+				return hypervisor.Errorf(hypervisor.ErrUnknown, hypervisor.DiskID(dev).Ref(), "the block job ended before the switch-over")
 			}
 			return nil
 		}
-		if progress != nil {
-			if err := progress(j.Cur, j.End); err != nil {
-				_ = dom.BlockJobAbort(dev, 0) // the wish to stop counts
-				return err
-			}
-		}
 		if pivot && j.Cur == j.End && j.End > 0 {
 			err := dom.BlockJobAbort(dev, libvirt.DOMAIN_BLOCK_JOB_ABORT_PIVOT)
-			if err == nil || libvirtx.Kind(err) != hypervisor.KindInvalidState && !libvirtx.Is(err, libvirt.ERR_BLOCK_COPY_ACTIVE) {
+			if err == nil || libvirtx.Kind(err) != hypervisor.ErrInvalidState && !libvirtx.Is(err, libvirt.ERR_BLOCK_COPY_ACTIVE) {
 				return err
 			}
 		}
-		time.Sleep(20 * time.Millisecond) // libvirt's job events would come through the process-wide loop, which a caller may not run
+		// libvirt's job events would come through the process-wide loop, which a caller may not run.
+		if err := fleet.Pause(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
 	}
 }
 
-// helperName is the name of the domain that merges images of a machine.
+// helperName returns the name of the domain that merges images of a machine.
 func helperName(uuid string) string { return libvirtx.HelperPrefix + uuid }
 
-// endHelper ends a helper domain whose connection is gone: libvirtd does the
-// same, but it may not have come to that.
+// endHelper ends a helper domain whose connection is gone. libvirtd does the
+// same, but may not have done it yet.
 func endHelper(c *libvirt.Connect, uuid string) error {
 	dom, err := c.LookupDomainByName(helperName(uuid))
 	if libvirtx.NotFound(err) {
@@ -397,19 +412,19 @@ func endHelper(c *libvirt.Connect, uuid string) error {
 		return err
 	}
 	defer dom.Free()
-	if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.KindInvalidState && !libvirtx.NotFound(err) {
+	if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.ErrInvalidState && !libvirtx.NotFound(err) {
 		return err
 	}
 	return nil
 }
 
-// commitApart merges images of a chain that no machine runs on. libvirt has no
-// call for that: a paused helper domain opens the chain for the time. It ends
-// with this process, whatever happens.
+// commitApart merges images of a chain that no machine runs on. libvirt has
+// no call for that: a paused helper domain opens the chain for the duration.
+// It ends with this process, whatever happens.
 func commitApart(b *fleet.Books, c *libvirt.Connect, like *libvirt.Domain, base, top string) error {
 	open := top
 	if a := b.Images.Above[top]; len(a) > 0 {
-		open = a[0] // its link is set to base by the commit
+		open = a[0] // the commit changes its backing link to base
 	}
 	x, _, err := libvirtx.Inactive(like)
 	if err != nil {
@@ -433,8 +448,8 @@ func commitApart(b *fleet.Books, c *libvirt.Connect, like *libvirt.Domain, base,
 		return err
 	}
 	defer dom.Free()
-	err = commit(dom, "vda", base, top, open == top)
-	if derr := dom.Destroy(); err == nil && libvirtx.Kind(derr) != hypervisor.KindInvalidState && !libvirtx.NotFound(derr) {
+	err = commit(b.Alive(), dom, "vda", base, top, open == top)
+	if derr := dom.Destroy(); err == nil && libvirtx.Kind(derr) != hypervisor.ErrInvalidState && !libvirtx.NotFound(derr) {
 		err = derr
 	}
 	return err

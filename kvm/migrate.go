@@ -11,18 +11,20 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// move is one migration, looked at from both ends.
+// move is one migration, with facts about both ends.
 type move struct {
 	d   *driver
 	id  hypervisor.VMID
 	r   hypervisor.MigrateRequest
 	src *fleet.Host
 	dd  *driver     // of the destination
-	dst *fleet.Host // src for a move of storage alone
+	dst *fleet.Host // the same as src for a move of storage alone
 
 	on        bool // the machine runs or is paused
 	state     hypervisor.PowerState
@@ -31,11 +33,11 @@ type move struct {
 	mark      libvirtx.Mark
 	srcPools  []libvirtx.Pool
 	dstPools  []libvirtx.Pool
-	pool      libvirtx.Pool // where disks go; zero if they stay
+	pool      libvirtx.Pool // destination of the disks; zero if they stay
 	shared    []libvirtx.Pool
 	report    hypervisor.MigrateReport
 	crossHost bool
-	left      []hypervisor.Ref // what the work on the way could not remove
+	j         *job.Job // the move under way
 }
 
 // CheckMigrate implements hypervisor.Migrator.
@@ -55,57 +57,65 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 	}
 	m, err := d.planMove(ctx, id, r)
 	if err == nil && !m.report.OK() {
-		err = hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
+		err = hypervisor.Errorf(hypervisor.ErrIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
 	}
 	if err != nil {
 		release()
 		return nil, err
 	}
 	tid := d.TaskID("migrate", id, string(m.src.ID()), string(m.dst.ID()))
-	t, err := d.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		defer release()
+	leased := func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		// Another process may have changed the machine before this one got
+		// the lease.
+		planned := m
+		m, err := d.planMove(ctx, id, r)
+		if err != nil {
+			return hypervisor.Ref{}, err
+		}
+		if m.src != planned.src || !m.report.OK() {
+			return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.ErrBusy, id.Ref(), "the machine was changed while its move began: repeat the call")
+		}
+		m.j = j
 		start := time.Now()
-		s := m.run(ctx, report)
-		if s.Err == nil && s.Migration != nil {
-			s.Result = id.Ref()
-			s.Migration.VM, s.Migration.Host, s.Migration.Method = id, m.dst.ID(), m.report.Method
-			if s.Migration.Total == 0 {
-				s.Migration.Total = time.Since(start)
+		err = m.run(ctx)
+		if r := j.Migration; r != nil && err == nil {
+			r.VM, r.Host, r.Method = id, m.dst.ID(), m.report.Method
+			if r.Total == 0 {
+				r.Total = time.Since(start)
 			}
 		}
-		return s
-	})
-	if err != nil {
-		release()
+		return id.Ref(), err
 	}
-	return t, err
+	return d.Holding(ctx, release, tid, "migrate", id, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		return d.UnderLease(ctx, j, id, fleet.LongWork, leased)
+	})
 }
 
-func (m *move) run(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+func (m *move) run(ctx context.Context) error {
 	switch {
 	case m.on && m.crossHost:
-		return m.liveMove(ctx, report)
+		return m.liveMove(ctx)
 	case m.on:
-		return m.liveStorage(ctx, report)
+		return m.liveStorage(ctx)
 	case m.crossHost:
-		return m.coldMove(ctx, report)
+		return m.coldMove(ctx)
 	}
-	return m.coldStorage(ctx, report)
+	return m.coldStorage(ctx)
 }
 
-// planMove reads both ends and lists what stands in the way.
+// planMove reads both ends and lists everything that blocks the move.
 func (d *driver) planMove(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
 	if r.Pool != "" {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.MigrateLive, hypervisor.ReasonPlatform, "libvirt has no resource pools: leave Pool empty")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.MigrateLive, hypervisor.ReasonPlatform, "libvirt has no resource pools: leave Pool empty")
 	}
 	src, err := d.Locate(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if r.Host != "" && r.Storage == "" && r.To == nil && len(d.Members) < 2 {
-		k := hypervisor.MigrateLive
-		if r.Mode == hypervisor.Cold {
-			k = hypervisor.MigrateCold
+		k := capability.MigrateLive
+		if r.Mode == hypervisor.MigrateModeCold {
+			k = capability.MigrateCold
 		}
 		s := singleHost()
 		return nil, hypervisor.Unsupported(id.Ref(), k, s.Reason, s.Detail)
@@ -114,7 +124,7 @@ func (d *driver) planMove(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	if r.To != nil {
 		to, ok := r.To.(*driver)
 		if !ok {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "To is a Client of another driver: export and import between kinds")
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "To is a Client of another driver: export and import between kinds")
 		}
 		m.dd = to
 	}
@@ -123,7 +133,7 @@ func (d *driver) planMove(ctx context.Context, id hypervisor.VMID, r hypervisor.
 			return nil, err
 		}
 	}
-	// Two Clients may have a host in common.
+	// Two Clients may share a host.
 	m.crossHost = m.dst.ID() != src.ID()
 	if err := m.readSource(ctx); err != nil {
 		return nil, err
@@ -173,44 +183,47 @@ func (m *move) warn(r hypervisor.ReasonCode, on hypervisor.Ref, detail string) {
 }
 
 // findMigration finds a migration that another process started, by the
-// domain's job and by where the machine is.
+// domain's job and by the machine's location.
 func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hypervisor.VMID, ends []string) (hypervisor.DriverTask, error) {
 	h, err := d.Locate(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if len(ends) > 0 { // it was begun there, and there its job is
+	if len(ends) > 0 { // it was begun there, so its job is there
 		if s, err := d.Host(hypervisor.HostID(ends[0])); err == nil {
 			h = s
 		}
 	}
 	from := h.ID()
-	t, err := d.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	t, err := d.Go(ctx, tid, "migrate", id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		for {
 			s, err := d.jobState(ctx, h, id)
-			if err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable && !libvirtx.NotFound(err) {
-				return hypervisor.TaskState{Err: err}
+			if err != nil && libvirtx.KindOf(err) != hypervisor.ErrUnavailable && !libvirtx.NotFound(err) {
+				return hypervisor.Ref{}, err
 			}
 			if err == nil && s != nil {
-				report(*s)
-			} else if libvirtx.KindOf(err) != hypervisor.KindUnavailable {
+				j.Report(*s)
+			} else if libvirtx.KindOf(err) != hypervisor.ErrUnavailable {
 				break
 			}
 			if err := fleet.Pause(ctx, fleet.PollEvery); err != nil {
-				return hypervisor.TaskState{Err: err}
+				return hypervisor.Ref{}, err
 			}
 		}
 		now, err := d.Locate(ctx, id)
+		if libvirtx.KindOf(err) == hypervisor.ErrNotFound { // it moved to another Client
+			j.Migration = &hypervisor.MigrateResult{VM: id, Downtime: -1}
+			return id.Ref(), nil
+		}
 		if err != nil {
-			if libvirtx.KindOf(err) == hypervisor.KindNotFound { // it went to another Client
-				return hypervisor.TaskState{Result: id.Ref(), Migration: &hypervisor.MigrateResult{VM: id, Downtime: -1}}
-			}
-			return hypervisor.TaskState{Err: err}
+			return id.Ref(), err
 		}
+		j.Left(d.unused(ctx, id)...)
 		if now.ID() == from {
-			return hypervisor.TaskState{Err: hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the migration did not come to its end: the machine is where it was"), Leftover: d.unused(ctx, id)}
+			return id.Ref(), hypervisor.Errorf(hypervisor.ErrCanceled, id.Ref(), "the migration did not come to its end: the machine is where it was")
 		}
-		return hypervisor.TaskState{Result: id.Ref(), Migration: measured(ctx, now, id), Leftover: d.unused(ctx, id)}
+		j.Migration = measured(ctx, now, id)
+		return id.Ref(), nil
 	})
 	if err != nil {
 		return nil, err
@@ -219,21 +232,21 @@ func (d *driver) findMigration(ctx context.Context, tid hypervisor.TaskID, id hy
 		_, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, dom.AbortJob()
 		})
-		if libvirtx.KindOf(err) == hypervisor.KindInvalidState || libvirtx.NotFound(err) {
+		if libvirtx.KindOf(err) == hypervisor.ErrInvalidState || libvirtx.NotFound(err) {
 			return nil // it has ended
 		}
 		return err
 	}}, nil
 }
 
-// unused names images that bear a machine's UUID and that nobody uses: what a
-// migration of its disks left behind.
+// unused names images that have a machine's UUID and that nobody uses:
+// leftovers of a migration of its disks.
 func (d *driver) unused(ctx context.Context, id hypervisor.VMID) []hypervisor.Ref {
 	var out []hypervisor.Ref
 	for _, h := range d.Members {
 		b, err := d.Books(ctx, h)
 		if err != nil {
-			continue // a host that is down can't be asked what it has
+			continue // a host that is down can't be queried
 		}
 		for p, v := range b.Images.ByPath {
 			if libvirtx.OwnedBy(p, string(id)) && len(b.Users(p)) == 0 && len(b.Images.Above[p]) == 0 && !slices.Contains(out, v.Ref()) {
@@ -244,11 +257,11 @@ func (d *driver) unused(ctx context.Context, id hypervisor.VMID) []hypervisor.Re
 	return out
 }
 
-// jobState reads the progress of a migration; nil if none runs.
+// jobState reads the progress of a migration, or nil if none runs.
 func (d *driver) jobState(ctx context.Context, h *fleet.Host, id hypervisor.VMID) (*hypervisor.TaskState, error) {
 	return fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.TaskState, error) {
 		j, err := dom.GetJobStats(0)
-		if libvirtx.Kind(err) == hypervisor.KindInvalidState { // it does not run here (any more)
+		if libvirtx.Kind(err) == hypervisor.ErrInvalidState { // it does not run here (any more)
 			return nil, nil
 		}
 		if err != nil || j.Type == libvirt.DOMAIN_JOB_NONE || j.Type == libvirt.DOMAIN_JOB_COMPLETED {
@@ -260,7 +273,7 @@ func (d *driver) jobState(ctx context.Context, h *fleet.Host, id hypervisor.VMID
 }
 
 // progress maps virDomainJobInfo. Memory that is written again is sent again,
-// so the fraction is of what is left now and may go back; the phase says so.
+// so the fraction is of what is left now and may decrease. The phase says so.
 func progress(j *libvirt.DomainJobInfo) hypervisor.TaskState {
 	s := hypervisor.TaskState{Fraction: -1, Phase: "preparing", BytesDone: int64(j.DataProcessed), BytesTotal: int64(j.DataTotal)}
 	if j.DataTotal > 0 {
@@ -276,8 +289,8 @@ func progress(j *libvirt.DomainJobInfo) hypervisor.TaskState {
 	return s
 }
 
-// measured reads what the destination knows of the migration that brought the
-// machine. Downtime is negative where it doesn't tell.
+// measured reads what the destination knows about the migration that brought
+// the machine. Downtime is negative where it isn't reported.
 func measured(ctx context.Context, h *fleet.Host, id hypervisor.VMID) *hypervisor.MigrateResult {
 	r, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (*hypervisor.MigrateResult, error) {
 		j, err := dom.GetJobStats(libvirt.DOMAIN_JOB_STATS_COMPLETED)

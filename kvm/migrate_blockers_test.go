@@ -37,7 +37,7 @@ func TestCheckMigrate(t *testing.T) {
 	l := theLab(t)
 	ctx, stop := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer stop()
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func (b *blockersTest) pool(h *kvmlab.Host, name, uuid, dir string) {
 func (b *blockersTest) off() {
 	id := string(b.vm.ID())
 	b.check("a live migration asked for", hypervisor.MigrateOptions{}, func() func() {
-		rep, err := b.vm.CheckMigrate(b.ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(b.to.UUID), Mode: hypervisor.Live})
+		rep, err := b.vm.CheckMigrate(b.ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(b.to.UUID), Mode: hypervisor.MigrateModeLive})
 		if err != nil || !blocks(rep, hypervisor.ReasonVMState) {
 			b.Errorf("a live migration of a machine that is off: %+v %v", rep, err)
 		}
@@ -191,7 +191,7 @@ func (b *blockersTest) off() {
 	}
 	b.check("the name taken", hypervisor.MigrateOptions{}, other("blocked", "0c0ffee0-0000-4000-8000-00000000b10c"), hypervisor.ReasonNameTaken)
 	b.check("the ID taken", hypervisor.MigrateOptions{}, other("another", id), hypervisor.ReasonIDTaken)
-	// Several at once are told at once.
+	// Several at once are reported at once.
 	b.check("three things", hypervisor.MigrateOptions{}, func() func() {
 		s := must(b, b.vm.CreateSnapshot(b.ctx, "in-the-way", nil))
 		undo := other("blocked", "0c0ffee0-0000-4000-8000-00000000b10c")()
@@ -285,7 +285,7 @@ func (b *blockersTest) running() {
 	if _, err := uptime(b.ctx, b.l, b.vm.ID()); err != nil {
 		b.Fatal(err)
 	}
-	if rep, err := b.vm.CheckMigrate(b.ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(b.to.UUID), Mode: hypervisor.Cold}); err != nil || !blocks(rep, hypervisor.ReasonVMState) {
+	if rep, err := b.vm.CheckMigrate(b.ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(b.to.UUID), Mode: hypervisor.MigrateModeCold}); err != nil || !blocks(rep, hypervisor.ReasonVMState) {
 		b.Errorf("a cold migration of a machine that runs: %+v %v", rep, err)
 	}
 	b.check("a block job", hypervisor.MigrateOptions{}, func() func() {
@@ -303,7 +303,7 @@ func (b *blockersTest) running() {
 		return func() { must(b, b.vm.Start(b.ctx)) }
 	}, hypervisor.ReasonVMState)
 	// The same machine in another Client's host: two definitions can't be one.
-	other, err := Open(b.ctx, config(b.to))
+	other, err := Open(b.ctx, config(b.to), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -13,11 +13,12 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// readSource looks at the machine and what it does.
+// readSource reads the machine and its state.
 func (m *move) readSource(ctx context.Context) error {
 	on := m.id.Ref()
 	_, err := fleet.OnHost(ctx, m.src, m.id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
@@ -26,7 +27,7 @@ func (m *move) readSource(ctx context.Context) error {
 			return struct{}{}, err
 		}
 		if m.mark.Role != "" {
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, on, "no such machine")
+			return struct{}{}, hypervisor.Errorf(hypervisor.ErrNotFound, on, "no such machine")
 		}
 		if m.next, _, err = libvirtx.Inactive(dom); err != nil {
 			return struct{}{}, err
@@ -34,30 +35,33 @@ func (m *move) readSource(ctx context.Context) error {
 		if m.state, err = libvirtx.State(dom); err != nil {
 			return struct{}{}, err
 		}
-		m.on = m.state == hypervisor.Running || m.state == hypervisor.Paused
+		m.on = m.state == hypervisor.StateRunning || m.state == hypervisor.StatePaused
 		if m.srcPools, err = libvirtx.Pools(c); err != nil {
 			return struct{}{}, err
 		}
 		switch {
 		case fleet.IsTemplate(m.live, m.mark):
 			m.block(hypervisor.ReasonIsTemplate, on, "this is a template: turn it into a machine first, or deploy from it")
-		case m.state == hypervisor.Suspended:
+		case m.state == hypervisor.StateSuspended:
 			m.block(hypervisor.ReasonVMState, on, "the machine is suspended and its saved RAM is bound to its host: resume it or power it off first")
-		case m.r.Mode == hypervisor.Live && !m.on:
+		case m.r.Mode == hypervisor.MigrateModeLive && !m.on:
 			m.block(hypervisor.ReasonVMState, on, fmt.Sprintf("the machine is %s: a live migration needs one that runs", m.state))
-		case m.r.Mode == hypervisor.Cold && m.on:
+		case m.r.Mode == hypervisor.MigrateModeCold && m.on:
 			m.block(hypervisor.ReasonVMState, on, fmt.Sprintf("the machine is %s: a cold migration needs one that is off", m.state))
 		}
-		if n, err := dom.SnapshotNum(0); err != nil {
+		if names, err := dom.SnapshotListNames(0); err != nil {
 			return struct{}{}, err
-		} else if n > 0 {
-			m.block(hypervisor.ReasonVMSnapshots, on, fmt.Sprintf("the machine has %d snapshots, which libvirt does not move: delete them first", n))
+		} else if len(names) > 0 {
+			m.block(hypervisor.ReasonVMSnapshots, on, "the machine has snapshots, which libvirt does not move: delete them first: "+strings.Join(names, ", "))
 		}
-		if passthrough(m.live) {
-			m.block(hypervisor.ReasonVMPassthrough, on, "the machine has a host's device, which stays there: detach it first")
+		for _, a := range attached("", m.live) {
+			m.block(hypervisor.ReasonVMPassthrough, on, "the machine has its host's device "+string(a.ID)+", which stays there: detach it first")
 		}
 		if t, busy := m.d.JobTask(dom, string(m.id)); busy {
 			m.block(hypervisor.ReasonVMBusy, t.Ref(), "libvirt runs a job on the machine: wait for it, or cancel it")
+		}
+		if u := (*hypervisor.UnsupportedError)(nil); m.r.Storage != "" && errors.As(libvirtx.Whole(m.live, on, capability.MigrateStorage), &u) {
+			m.block(u.Support.Reason, on, u.Support.Detail)
 		}
 		for _, k := range libvirtx.Writable(m.live) {
 			if !m.on {
@@ -73,7 +77,7 @@ func (m *move) readSource(ctx context.Context) error {
 	return err
 }
 
-// readDestination looks at where the machine should go.
+// readDestination reads the destination of the machine.
 func (m *move) readDestination(ctx context.Context) error {
 	if !m.crossHost && m.r.Storage == "" {
 		m.block(hypervisor.ReasonSameHost, m.dst.ID().Ref(), "the machine is on this host already")
@@ -84,7 +88,7 @@ func (m *move) readDestination(ctx context.Context) error {
 		return err
 	}
 	err = m.askDestination(ctx, sf)
-	if m.crossHost && libvirtx.KindOf(err) == hypervisor.KindUnavailable {
+	if m.crossHost && libvirtx.KindOf(err) == hypervisor.ErrUnavailable {
 		m.block(hypervisor.ReasonHostDown, m.dst.ID().Ref(), "the host does not answer: "+err.Error())
 		return nil
 	}
@@ -94,7 +98,7 @@ func (m *move) readDestination(ctx context.Context) error {
 	return m.checkDisks(ctx)
 }
 
-// askDestination looks for the datastore, and for what the host lacks.
+// askDestination finds the datastore, and what the host lacks.
 func (m *move) askDestination(ctx context.Context, sf *libvirtx.Facts) error {
 	f, err := m.dst.Identify(ctx)
 	if err != nil {
@@ -108,7 +112,7 @@ func (m *move) askDestination(ctx context.Context, sf *libvirtx.Facts) error {
 		if m.r.Storage != "" {
 			pool, ok := fleet.ChoosePool(m.dstPools, m.r.Storage)
 			if !ok {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, m.r.Storage.Ref(), "host %s has no such datastore", f.Name)
+				return struct{}{}, hypervisor.Errorf(hypervisor.ErrNotFound, m.r.Storage.Ref(), "host %s has no such datastore", f.Name)
 			}
 			m.pool = pool
 		}
@@ -122,13 +126,13 @@ func (m *move) askDestination(ctx context.Context, sf *libvirtx.Facts) error {
 	return err
 }
 
-// checkHost looks for what the destination lacks.
+// checkHost checks what the destination lacks.
 func (m *move) checkHost(c *libvirt.Connect, sf, f *libvirtx.Facts) error {
 	host := m.dst.ID().Ref()
 	x := m.live
 	if dom, err := c.LookupDomainByName(x.Name); err == nil {
 		id, _ := dom.GetUUIDString() // local
-		on, _ := dom.IsActive()      // off is what the rest assumes
+		on, _ := dom.IsActive()      // the rest assumes that it is off
 		_ = dom.Free()               // a local reference
 		switch {
 		case id != x.UUID:
@@ -171,7 +175,7 @@ func (m *move) checkHost(c *libvirt.Connect, sf, f *libvirtx.Facts) error {
 	}
 	for i := range x.Devices.Interfaces {
 		if fleet.IsGuard(&x.Devices.Interfaces[i]) {
-			continue // a template's, on a network that nobody has
+			continue // a template's, on a network that nobody defines
 		}
 		n := fleet.NICInfo(&x.Devices.Interfaces[i])
 		has := false
@@ -191,7 +195,7 @@ func (m *move) checkHost(c *libvirt.Connect, sf, f *libvirtx.Facts) error {
 	return nil
 }
 
-// checkCPU asks the destination about the CPU that the guest has now.
+// checkCPU compares the guest's present CPU with the destination.
 func (m *move) checkCPU(c *libvirt.Connect, f, sf *libvirtx.Facts) error {
 	cpu := m.live.CPU
 	if cpu == nil {
@@ -212,10 +216,10 @@ func (m *move) checkCPU(c *libvirt.Connect, f, sf *libvirtx.Facts) error {
 	if err == nil && r == libvirt.CPU_COMPARE_INCOMPATIBLE {
 		m.block(hypervisor.ReasonCPU, host, fmt.Sprintf("host %s lacks features of the guest's CPU", f.Name))
 	}
-	return nil // a CPU that can't be compared is refused by libvirt itself
+	return nil // if a CPU can't be compared, libvirt itself refuses it
 }
 
-// checkDisks looks whether the destination reaches the disks, or has room.
+// checkDisks checks whether the destination reaches the disks, or has room.
 func (m *move) checkDisks(ctx context.Context) error {
 	if m.pool.UUID != "" && m.inPool(m.srcPools, m.pool.UUID) {
 		if !m.crossHost {
@@ -238,7 +242,7 @@ func (m *move) checkDisks(ctx context.Context) error {
 		disk := hypervisor.DiskID(k.Target.Dev).Ref()
 		moves := m.pool.UUID != "" && isWritable(m.live, k)
 		v, err := libvirtx.Do(ctx, m.src.Conn, 2, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindImage(c, m.srcPools, p) })
-		if err != nil && libvirtx.KindOf(err) != hypervisor.KindNotFound {
+		if err != nil && libvirtx.KindOf(err) != hypervisor.ErrInvalidState && libvirtx.KindOf(err) != hypervisor.ErrNotFound {
 			return err
 		}
 		switch {
@@ -276,7 +280,7 @@ func isWritable(x *libvirtxml.Domain, k *libvirtxml.DomainDisk) bool {
 	return false
 }
 
-// checkReach demands that the destination sees an image and what it stands on.
+// checkReach checks that the destination sees an image and its backing chain.
 func (m *move) checkReach(ctx context.Context, disk hypervisor.Ref, image string) {
 	for depth := 0; image != "" && depth < 256; depth++ {
 		p, ok := libvirtx.PoolOf(m.srcPools, image)
@@ -301,8 +305,8 @@ func (m *move) checkReach(ctx context.Context, disk hypervisor.Ref, image string
 	}
 }
 
-// proveShared makes an image at one end and looks for it at the other: equal
-// UUIDs are a promise, and libvirt is told that the migration is safe.
+// proveShared makes an image at one end and looks for it at the other. Equal
+// UUIDs are only a promise, and libvirt is told that the migration is safe.
 func (m *move) proveShared(ctx context.Context) error {
 	for _, p := range m.shared {
 		name := "anyvisor-probe-" + libvirtx.Nonce() + ".raw"
@@ -321,7 +325,7 @@ func (m *move) proveShared(ctx context.Context) error {
 				return err
 			})
 			if gone != nil {
-				m.left = append(m.left, v.Ref())
+				m.j.Left(v.Ref())
 			}
 			err = errors.Join(err, gone)
 		}
@@ -334,7 +338,7 @@ func (m *move) proveShared(ctx context.Context) error {
 		if seen != nil {
 			b := hypervisor.Blocker{Reason: hypervisor.ReasonNoSharedStorage, Object: hypervisor.DatastoreID(p.UUID).Ref(),
 				Detail: fmt.Sprintf("the pools %s of both hosts have one UUID and are not one storage: give them different UUIDs, and Storage to copy the disks", p.Name)}
-			return hypervisor.Errorf(hypervisor.KindIncompatible, m.id.Ref(), "%w", &hypervisor.BlockedError{Blockers: []hypervisor.Blocker{b}})
+			return hypervisor.Errorf(hypervisor.ErrIncompatible, m.id.Ref(), "%w", &hypervisor.BlockedError{Blockers: []hypervisor.Blocker{b}})
 		}
 	}
 	return nil

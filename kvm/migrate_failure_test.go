@@ -17,8 +17,8 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// TestMigrateFails breaks what a migration needs while it goes on. The machine
-// goes on at its source, and the error says of what kind it is.
+// TestMigrateFails breaks what a migration needs while it continues. The machine
+// continues at its source, and the error says of what kind it is.
 func TestMigrateFails(t *testing.T) {
 	l := theLab(t)
 	m := newMovingTest(t, config(l.Hosts...), "fails", poolUUID(t, l.Hosts[0], "shared"))
@@ -47,7 +47,7 @@ func TestMigrateFails(t *testing.T) {
 				}
 			})
 			var e *hypervisor.Error
-			if !errors.As(err, &e) || e.Kind == hypervisor.KindUnknown {
+			if !errors.As(err, &e) || e.Kind == hypervisor.ErrUnknown {
 				t.Errorf("the migration ended with %v (kind %s), want an error of some kind", err, hypervisor.KindOf(err))
 			}
 			t.Logf("%v", err)
@@ -74,7 +74,7 @@ func proxied(t *testing.T, l *kvmlab.Lab) (Config, []*rpcproxy.Proxy) {
 }
 
 // TestMigrateConnectionLost cuts this program's connections while a machine
-// moves with its disk. The hosts go on without it, and what they made is no
+// moves with its disk. The hosts continue without it, and what they made is no
 // leftover of a failure.
 func TestMigrateConnectionLost(t *testing.T) {
 	l := theLab(t)
@@ -122,7 +122,7 @@ func TestMoveAnswerLost(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	cfg, proxies := proxied(t, l)
-	c, err := Open(ctx, cfg)
+	c, err := Open(ctx, cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestMoveAnswerLost(t *testing.T) {
 				t.Errorf("after %s: %s has the machine, want it on %s alone (%v)", after, h.Name, where.Name, err)
 			}
 		}
-		if s, err := platformState(ctx, l, vm.ID()); err == nil && s == hypervisor.Off {
+		if s, err := platformState(ctx, l, vm.ID()); err == nil && s == hypervisor.StateOff {
 			if got, err := readDisk(ctx, l, vm.ID()); err != nil || got != "kept" {
 				t.Errorf("after %s the disk holds %q (%v)", after, got, err)
 			}
@@ -191,7 +191,7 @@ func TestMoveAnswerLost(t *testing.T) {
 	proxies[1].LoseAnswer(rpcproxy.BlockJobAbort, 0)
 	_, err = vm.Migrate(ctx, hypervisor.MigrateOptions{Storage: poolUUID(t, to, "shared")}).Wait(ctx)
 	var e *hypervisor.Error
-	if !errors.As(err, &e) || e.Kind != hypervisor.KindUnavailable || len(e.Leftover) != 1 {
+	if !errors.As(err, &e) || e.Kind != hypervisor.ErrUnavailable || len(e.Leftover) != 1 {
 		t.Fatalf("a live move of a disk whose switch-over's answer was lost: %v, want ErrUnavailable with one leftover", err)
 	}
 	image, err := firstDisk(ctx, l, vm.ID())

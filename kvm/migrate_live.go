@@ -18,32 +18,31 @@ import (
 
 var errTimeLimit = errors.New("time limit of the migration")
 
-// liveMove moves a machine that runs to another host.
-func (m *move) liveMove(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+// liveMove moves a running machine to another host.
+func (m *move) liveMove(ctx context.Context) error {
 	sure := context.WithoutCancel(ctx)
-	report(hypervisor.TaskState{Fraction: -1, Phase: "preparing"})
+	m.j.Phase("preparing", -1)
 	if err := m.proveShared(sure); err != nil {
-		return hypervisor.TaskState{Err: err, Leftover: m.left}
+		return err
 	}
 	params, flags := m.params()
 	all, err := m.prepareDisks(ctx, &params)
 	if err == nil {
-		err = m.send(ctx, params, flags, report)
+		err = m.send(ctx, params, flags)
 	}
 	if errors.Is(err, errNoOutcome) {
-		s := hypervisor.TaskState{Err: err}
 		for _, k := range all {
-			s.Leftover = append(s.Leftover, k.from.Ref(), k.to.Ref())
+			m.j.Left(k.From.Ref(), k.To.Ref())
 		}
-		return s
+		return err
 	}
 	if err != nil {
-		return hypervisor.TaskState{Err: err, Leftover: m.undo(sure, m.dst, all)}
+		return m.undo(sure, m.dst, all, err)
 	}
 	return m.arrived(sure, measured(sure, m.dst, m.id), all)
 }
 
-// params are the options as libvirt has them.
+// params returns the options in libvirt's form.
 func (m *move) params() (libvirt.DomainMigrateParameters, libvirt.DomainMigrateFlags) {
 	p := libvirt.DomainMigrateParameters{}
 	if m.dst.Peer.Migrate != "" {
@@ -51,8 +50,8 @@ func (m *move) params() (libvirt.DomainMigrateParameters, libvirt.DomainMigrateF
 	}
 	flags := libvirt.MIGRATE_LIVE | libvirt.MIGRATE_PERSIST_DEST | libvirt.MIGRATE_UNDEFINE_SOURCE | libvirt.MIGRATE_ABORT_ON_ERROR
 	if len(m.shared) > 0 {
-		// libvirt only trusts file systems that it knows to be shared. That the
-		// storage is the same was proven.
+		// libvirt only trusts file systems that it knows to be shared. Here
+		// it was proven that the storage is the same.
 		flags |= libvirt.MIGRATE_UNSAFE
 	}
 	if m.pool.UUID != "" {
@@ -77,9 +76,9 @@ func (m *move) params() (libvirt.DomainMigrateParameters, libvirt.DomainMigrateF
 	return p, flags
 }
 
-// prepareDisks makes images for a migration that copies disks and sets the
-// parameters for it.
-func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParameters) (all []copied, err error) {
+// prepareDisks makes images for a migration that copies disks, and sets its
+// parameters.
+func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParameters) (all []fleet.Copied, err error) {
 	if m.pool.UUID == "" {
 		return nil, nil
 	}
@@ -97,7 +96,7 @@ func (m *move) prepareDisks(ctx context.Context, p *libvirt.DomainMigrateParamet
 			return libvirtx.CreateVolume(c, m.dstPools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(m.id), k.Target.Dev, from.Format), Capacity: from.Capacity, Format: from.Format})
 		})
 		if v.Name != "" {
-			all, moved[path] = append(all, copied{k.Target.Dev, from, v}), v
+			all, moved[path] = append(all, fleet.Copied{Dev: k.Target.Dev, From: from, To: v}), v
 		}
 		if err != nil {
 			return all, err
@@ -144,7 +143,7 @@ func clone(x *libvirtxml.Domain) (*libvirtxml.Domain, error) {
 }
 
 // send runs the migration and watches it until its true end.
-func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flags libvirt.DomainMigrateFlags, report func(hypervisor.TaskState)) error {
+func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flags libvirt.DomainMigrateFlags) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -171,7 +170,8 @@ func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flag
 				return struct{}{}, dom.MigrateToURI3(m.dst.Peer.URI, &p, flags|libvirt.MIGRATE_PEER2PEER)
 			})
 		}
-		// The source's libvirtd can't reach the other: this program can.
+		// The source's libvirtd can't reach the destination, but this program
+		// can.
 		if m.dst.Peer.URI == "" || err != nil && strings.Contains(err.Error(), "unable to connect to server") {
 			if m.dst.Peer.URI != "" {
 				m.report.Method = strings.Replace(m.report.Method, "peer to peer", "driven by this client", 1)
@@ -188,16 +188,16 @@ func (m *move) send(ctx context.Context, p libvirt.DomainMigrateParameters, flag
 		}
 		ended <- err
 	}()
-	err := m.watch(limited, ended, report)
+	err := m.watch(limited, ended)
 	if libvirtx.Lost(err) {
-		err = m.outcome(limited, err, report)
+		err = m.outcome(limited, err)
 	}
 	return err
 }
 
-// watch tells the progress, switches to post-copy, and passes a wish to stop
-// on, until the migration has ended.
-func (m *move) watch(ctx context.Context, ended <-chan error, report func(hypervisor.TaskState)) error {
+// watch reports the progress, switches to post-copy, and passes on a request
+// to stop, until the migration has ended.
+func (m *move) watch(ctx context.Context, ended <-chan error) error {
 	sure := context.WithoutCancel(ctx)
 	done := ctx.Done()
 	tick := time.NewTicker(fleet.PollEvery)
@@ -208,14 +208,14 @@ func (m *move) watch(ctx context.Context, ended <-chan error, report func(hyperv
 		case err := <-ended:
 			if err != nil && ctx.Err() != nil {
 				if context.Cause(ctx) == errTimeLimit {
-					return hypervisor.Errorf(hypervisor.KindTimeout, m.id.Ref(), "the migration did not come to its end within %v: the machine goes on at the source (%w)", m.r.Timeout, err)
+					return hypervisor.Errorf(hypervisor.ErrTimeout, m.id.Ref(), "the migration did not come to its end within %v: the machine keeps running at the source (%w)", m.r.Timeout, err)
 				}
 				return errors.Join(context.Cause(ctx), err)
 			}
 			return err
 		case <-done:
-			// The job may not have begun or may have ended: the true end comes
-			// through the other channel, so ask again with every tick.
+			// The job may not have begun or may have ended. The true end
+			// comes through the other channel, so try again at every tick.
 			done = nil
 			m.abort(sure)
 		case <-tick.C:
@@ -227,7 +227,7 @@ func (m *move) watch(ctx context.Context, ended <-chan error, report func(hyperv
 			if err != nil || s == nil {
 				continue
 			}
-			report(*s)
+			m.j.Report(*s)
 			if !switched && s.BytesTotal > 0 {
 				_, err := fleet.OnHost(sure, m.src, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 					return struct{}{}, dom.MigrateStartPostCopy(0)
@@ -245,30 +245,27 @@ func (m *move) abort(ctx context.Context) {
 	})
 }
 
-// dropSource removes the source's images once the machine is seen at the
-// destination on its new ones; KeepSource keeps them, and a base that other
-// machines stand on stays in any case.
-func (m *move) dropSource(ctx context.Context, all []copied) (kept []hypervisor.Ref, err error) {
+// dropSource removes the source's images once the machine was found at the
+// destination on its new ones. KeepSource keeps them, and a base that other
+// machines depend on always stays.
+func (m *move) dropSource(ctx context.Context, all []fleet.Copied) (kept []hypervisor.Ref, err error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
-	for _, k := range all { // as long as nobody knows
-		kept = append(kept, k.from.Ref())
+	for _, k := range all { // until more is known
+		kept = append(kept, k.From.Ref())
 	}
-	err = m.dst.Again(ctx, func(bool) error {
-		_, err := fleet.OnHost(ctx, m.dst, m.id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			x, _, err := libvirtx.Parse(dom, 0)
-			if err != nil {
-				return struct{}{}, err
+	err = m.dst.AgainOn(ctx, m.id, 1, func(dom *libvirt.Domain) error {
+		x, _, err := libvirtx.Parse(dom, 0)
+		if err != nil {
+			return err
+		}
+		for _, k := range libvirtx.Writable(x) {
+			if p, ok := libvirtx.PoolOf(m.dstPools, libvirtx.DiskPath(k)); !ok || p.UUID != m.pool.UUID {
+				return hypervisor.Errorf(hypervisor.ErrUnknown, m.id.Ref(), "the machine is on image %s, not on datastore %s: the source's images stay", libvirtx.DiskPath(k), m.pool.Name)
 			}
-			for _, k := range libvirtx.Writable(x) {
-				if p, ok := libvirtx.PoolOf(m.dstPools, libvirtx.DiskPath(k)); !ok || p.UUID != m.pool.UUID {
-					return struct{}{}, hypervisor.Errorf(hypervisor.KindUnknown, m.id.Ref(), "the machine is on image %s, not on datastore %s: the source's images stay", libvirtx.DiskPath(k), m.pool.Name)
-				}
-			}
-			return struct{}{}, nil
-		})
-		return err
+		}
+		return nil
 	})
 	if err != nil {
 		return kept, err
@@ -305,7 +302,7 @@ func (m *move) dropSource(ctx context.Context, all []copied) (kept []hypervisor.
 	return append(kept, left...), err
 }
 
-// dependsOn reports whether an image outside a set stands on p.
+// dependsOn reports whether an image outside a set is backed by p.
 func dependsOn(b *fleet.Books, p string, in fleet.Paths) bool {
 	for _, above := range b.Images.Above[p] {
 		if !in[above] || dependsOn(b, above, in) {

@@ -27,14 +27,14 @@ func TestMigrateParams(t *testing.T) {
 		check func(libvirt.DomainMigrateParameters) bool
 	}{
 		{hypervisor.MigrateRequest{}, 0, func(p libvirt.DomainMigrateParameters) bool { return !p.BandwidthSet && !p.ParallelConnectionsSet }},
-		{hypervisor.MigrateRequest{AutoConverge: true}, libvirt.MIGRATE_AUTO_CONVERGE, nil},
-		{hypervisor.MigrateRequest{Compress: true}, libvirt.MIGRATE_COMPRESSED, nil},
-		{hypervisor.MigrateRequest{PostCopy: true}, libvirt.MIGRATE_POSTCOPY, nil},
-		{hypervisor.MigrateRequest{Channels: 4}, libvirt.MIGRATE_PARALLEL, func(p libvirt.DomainMigrateParameters) bool {
+		{hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{AutoConverge: true}}, libvirt.MIGRATE_AUTO_CONVERGE, nil},
+		{hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{Compress: true}}, libvirt.MIGRATE_COMPRESSED, nil},
+		{hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{PostCopy: true}}, libvirt.MIGRATE_POSTCOPY, nil},
+		{hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{Channels: 4}}, libvirt.MIGRATE_PARALLEL, func(p libvirt.DomainMigrateParameters) bool {
 			return p.ParallelConnectionsSet && p.ParallelConnections == 4
 		}},
-		{hypervisor.MigrateRequest{BandwidthBytes: 5 * hypervisor.MiB}, 0, func(p libvirt.DomainMigrateParameters) bool { return p.BandwidthSet && p.Bandwidth == 5 }},
-		{hypervisor.MigrateRequest{BandwidthBytes: 1}, 0, func(p libvirt.DomainMigrateParameters) bool { return p.BandwidthSet && p.Bandwidth == 1 }},
+		{hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{BandwidthBytes: 5 * hypervisor.MiB}}, 0, func(p libvirt.DomainMigrateParameters) bool { return p.BandwidthSet && p.Bandwidth == 5 }},
+		{hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{BandwidthBytes: 1}}, 0, func(p libvirt.DomainMigrateParameters) bool { return p.BandwidthSet && p.Bandwidth == 1 }},
 	} {
 		m := &move{r: c.req, dst: &fleet.Host{Peer: fleet.Peer{Migrate: "tcp://h"}}}
 		p, flags := m.params()
@@ -44,7 +44,7 @@ func TestMigrateParams(t *testing.T) {
 	}
 }
 
-// movingTest looks at migrations while they go on. They are slow enough for
+// movingTest looks at migrations while they continue. They are slow enough for
 // that on any machine: QEMU sends 1 MiB in a second, and the guest has used
 // tens of times as much. Once seen, they may end.
 type movingTest struct {
@@ -59,7 +59,7 @@ func newMovingTest(t *testing.T, cfg Config, name string, disks hypervisor.Datas
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), 15*time.Minute)
 	t.Cleanup(stop)
-	c, err := Open(ctx, cfg)
+	c, err := Open(ctx, cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,11 +128,11 @@ func (m *movingTest) count(t *testing.T) int {
 	return n
 }
 
-// runsOn demands that the machine goes on where it should, with its memory,
+// runsOn demands that the machine continues where it should, with its memory,
 // and nowhere else.
 func (m *movingTest) runsOn(t *testing.T, where *kvmlab.Host, n int) {
 	t.Helper()
-	if i, err := m.vm.Info(m.ctx); err != nil || string(i.Host) != where.UUID || i.State != hypervisor.Running {
+	if i, err := m.vm.Info(m.ctx); err != nil || string(i.Host) != where.UUID || i.State != hypervisor.StateRunning {
 		t.Errorf("the machine is %s on %s (%v), want running on %s", i.State, i.Host, err, where.UUID)
 	}
 	if now, err := uptime(m.ctx, m.l, m.vm.ID()); err != nil || now < n {
@@ -194,7 +194,7 @@ func TestMigrateOptions(t *testing.T) {
 		n := m.count(t)
 		_, to := m.ends(t)
 		_, err := m.during(t, hypervisor.MigrateOptions{PostCopy: true}, func(_ migration, from, to *kvmlab.Host) {
-			// The guest goes on there before its memory is there.
+			// The guest continues there before its memory is there.
 			for h, want := range map[*kvmlab.Host]string{from: "paused (post-copy)", to: "running (post-copy)"} {
 				err := lab.WaitFor(ctx, 100*time.Millisecond, func(ctx context.Context) error {
 					s, err := h.Virsh(ctx, "domstate", m.id(), "--reason")
@@ -238,7 +238,7 @@ func TestMigrateOptions(t *testing.T) {
 		n := m.count(t)
 		from, to := m.ends(t)
 		_, err := vm.Migrate(ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(to.UUID), BandwidthBytes: hypervisor.MiB, Timeout: time.Second}).Wait(ctx)
-		if hypervisor.KindOf(err) != hypervisor.KindTimeout {
+		if hypervisor.KindOf(err) != hypervisor.ErrTimeout {
 			t.Errorf("a migration beyond its time limit: %v, want ErrTimeout", err)
 		}
 		m.runsOn(t, from, n)

@@ -53,7 +53,7 @@ func TestMigrateWays(t *testing.T) {
 	for _, h := range l.Hosts {
 		lost.Peers[h.URI] = Peer{URI: "qemu+tcp://127.0.0.1:9/system", Migrate: "tcp://" + h.Address}
 	}
-	c, err := Open(ctx, peers)
+	c, err := Open(ctx, peers, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestMigrateWays(t *testing.T) {
 		{"hosts that can't reach each other", "live, driven by this client", lost, hypervisor.MigrateOptions{}},
 	} {
 		t.Run(w.name, func(t *testing.T) {
-			c, err := Open(ctx, w.cfg)
+			c, err := Open(ctx, w.cfg, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +111,7 @@ func TestMigrateCopiesImages(t *testing.T) {
 	l := theLab(t)
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestMigrateCopiesImages(t *testing.T) {
 	}
 	move(hypervisor.MigrateOptions{Host: hypervisor.HostID(a.UUID), Storage: local[a.UUID]}, "a live move with its disk")
 	move(hypervisor.MigrateOptions{Storage: poolUUID(t, a, "shared")}, "a live move of its disk")
-	if i, err := vm.Info(ctx); err != nil || i.State != hypervisor.Paused || string(i.Host) != a.UUID {
+	if i, err := vm.Info(ctx); err != nil || i.State != hypervisor.StatePaused || string(i.Host) != a.UUID {
 		t.Errorf("afterwards the machine is %s on %s (%v), want paused on %s", i.State, i.Host, err, a.UUID)
 	}
 	if _, err := vm.PowerOff(ctx).Wait(ctx); err != nil {
@@ -245,7 +245,7 @@ func TestPoolsThatPretend(t *testing.T) {
 			}
 		}()
 	}
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func TestPoolsThatPretend(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := vm.Migrate(ctx, hypervisor.MigrateOptions{Host: hypervisor.HostID(h.UUID)}).Wait(ctx)
-		if hypervisor.KindOf(err) != hypervisor.KindIncompatible {
+		if hypervisor.KindOf(err) != hypervisor.ErrIncompatible {
 			t.Errorf("migration between pools that pretend to be one: %v, want ErrIncompatible", err)
 		}
 	}

@@ -11,11 +11,13 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// resize gives a clone the CPUs and memory asked for; 0 leaves them.
+// resize gives a clone the requested CPUs and memory; 0 leaves them
+// unchanged.
 func resize(x *libvirtxml.Domain, cpus int, kib int64) {
 	if cpus > 0 {
 		if x.VCPU == nil {
@@ -28,26 +30,19 @@ func resize(x *libvirtxml.Domain, cpus int, kib int64) {
 	}
 }
 
-// resizeMemory sets the memory of a definition, within its range if it has one.
+// resizeMemory sets the memory of a definition, within its range if it has
+// one.
 func resizeMemory(x *libvirtxml.Domain, kib int64) {
 	base := uint64(kib)
 	if libvirtx.MemoryKiB(x) > libvirtx.CurrentKiB(x) && kib <= libvirtx.MemoryKiB(x) { // ballooned: the range stays
 		base = uint64(libvirtx.MemoryKiB(x))
 	}
 	libvirtx.SetMemory(x, base, uint64(kib))
-	if x.CPU != nil && x.CPU.Numa != nil && len(x.CPU.Numa.Cell) == 1 {
-		dimms := int64(0)
-		for _, m := range x.Devices.Memorydevs {
-			if m.Target != nil && m.Target.Size != nil {
-				dimms += libvirtx.ToKiB(uint64(m.Target.Size.Value), m.Target.Size.Unit)
-			}
-		}
-		x.CPU.Numa.Cell[0].Memory, x.CPU.Numa.Cell[0].Unit = uint(max(int64(base)-dimms, 0)), "KiB"
-	}
+	libvirtx.SetOnlyCell(x, int64(base))
 }
 
-// currentCPUs is the number that is switched on; libvirt leaves it out where it
-// is the most that there can be.
+// currentCPUs is the number of CPUs that are online. libvirt leaves it out
+// where it equals the maximum.
 func currentCPUs(x *libvirtxml.Domain) uint {
 	switch {
 	case x.VCPU == nil:
@@ -67,7 +62,7 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 		now = int(current)
 	}
 	if limit == 0 {
-		if limit = int(v.Value); current == v.Value { // no room for hot add before, none now
+		if limit = int(v.Value); current == v.Value { // there was no room for hot-plug before, and there is none now
 			limit = now
 		}
 	}
@@ -84,7 +79,7 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 // Reconfigure implements hypervisor.Reconfigurer.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
 	return d.Change(ctx, id, ch, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, _ *libvirtx.Facts, s hypervisor.PowerState) error {
-		if s == hypervisor.Off {
+		if s == hypervisor.StateOff {
 			return changeOff(c, dom, id, ch)
 		}
 		return changeLive(c, dom, id, ch)
@@ -95,18 +90,18 @@ func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervi
 func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hypervisor.Ref) error {
 	if ch.CPUs > 0 || ch.MaxCPUs > 0 {
 		if now := currentCPUs(x); ch.MaxCPUs > 0 && ch.CPUs == 0 && uint(ch.MaxCPUs) < now {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, now)
+			return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, now)
 		}
 		setCPUs(x, ch.CPUs, ch.MaxCPUs)
 	}
 	if err := fleet.ApplyMemory(x, m, ch, on, resizeMemory); err != nil {
 		return err
 	}
-	if ch.MaxMemory > 0 {
+	if ch.MaxMemoryBytes > 0 {
 		if x.CPU == nil {
 			x.CPU = &libvirtxml.DomainCPU{}
 		}
-		x.MaximumMemory = &libvirtxml.DomainMaxMemory{Value: uint(ch.MaxMemory >> 10), Unit: "KiB", Slots: dimmSlots}
+		x.MaximumMemory = &libvirtxml.DomainMaxMemory{Value: uint(ch.MaxMemoryBytes >> 10), Unit: "KiB", Slots: dimmSlots}
 		if x.CPU.Numa == nil {
 			x.CPU.Numa = &libvirtxml.DomainNuma{Cell: []libvirtxml.DomainCell{{ID: ptr(uint(0)),
 				CPUs: fmt.Sprintf("0-%d", x.VCPU.Value-1), Memory: uint(libvirtx.MemoryKiB(x)), Unit: "KiB"}}}
@@ -121,8 +116,8 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 	return libvirtx.MarkDefinition(x, *m)
 }
 
-// changeOff redefines. libvirt has a call of its own for the name, which comes
-// first: it is what can fail for a reason of its own.
+// changeOff redefines the machine. libvirt has a separate call for the name,
+// which comes first: it can fail for a reason of its own.
 func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
 	x, m, err := libvirtx.Inactive(dom)
 	if err != nil {
@@ -134,7 +129,7 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 	old := x.Name
 	if ch.Name != "" && ch.Name != old {
 		if n, err := dom.SnapshotNum(0); err == nil && n > 0 {
-			return hypervisor.Unsupported(id.Ref(), hypervisor.Reconfigure, hypervisor.ReasonVMSnapshots, "libvirt does not rename machines that have snapshots: delete them first")
+			return hypervisor.Unsupported(id.Ref(), capability.Reconfigure, hypervisor.ReasonVMSnapshots, "libvirt does not rename machines that have snapshots: delete them first")
 		}
 		if err := dom.Rename(ch.Name, 0); err != nil {
 			return err
@@ -148,17 +143,17 @@ func changeOff(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch h
 	return err
 }
 
-// changeLive first looks whether everything can be done, then does it.
+// changeLive first checks whether everything can be done, then does it.
 func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
 	live, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
 	if ch.Name != "" && ch.Name != live.Name {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "libvirt renames only machines that are off: shut it down first")
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "libvirt renames only machines that are off: shut it down first")
 	}
 	later := hypervisor.Changes{} // at the next start
-	refuse := func(k hypervisor.Capability, r hypervisor.ReasonCode, text string) error {
+	refuse := func(k capability.Name, r hypervisor.ReasonCode, text string) error {
 		return hypervisor.Unsupported(id.Ref(), k, r, text+"; set NextStart to have it at the next start")
 	}
 	now := currentCPUs(live)
@@ -166,12 +161,12 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 		switch {
 		case uint(ch.CPUs) > live.VCPU.Value:
 			if !ch.NextStart {
-				return refuse(hypervisor.CPUHotAdd, hypervisor.ReasonHotAddOff, fmt.Sprintf("the machine was made for at most %d CPUs", live.VCPU.Value))
+				return refuse(capability.CPUHotAdd, hypervisor.ReasonHotAddOff, fmt.Sprintf("the machine was made for at most %d CPUs", live.VCPU.Value))
 			}
 			later.CPUs, ch.CPUs = ch.CPUs, 0
 		case uint(ch.CPUs) < now && live.Type == "qemu":
 			if !ch.NextStart {
-				return refuse(hypervisor.CPUHotAdd, hypervisor.ReasonPlatform, "QEMU's emulated CPUs can't be taken away while they run")
+				return refuse(capability.CPUHotAdd, hypervisor.ReasonPlatform, "QEMU's emulated CPUs can't be taken away while they run")
 			}
 			later.CPUs, ch.CPUs = ch.CPUs, 0
 		}
@@ -187,25 +182,25 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 		if want := ch.MemoryBytes >> 10; want > base {
 			if want > limit {
 				if !ch.NextStart {
-					return refuse(hypervisor.MemoryHotAdd, hypervisor.ReasonHotAddOff, fmt.Sprintf("the machine was made for at most %d MiB", max(base, limit)>>10))
+					return refuse(capability.MemoryHotAdd, hypervisor.ReasonHotAddOff, fmt.Sprintf("the machine was made for at most %d MiB", max(base, limit)>>10))
 				}
 				later.MemoryBytes, ch.MemoryBytes = ch.MemoryBytes, 0
 			} else if dimm = want - base; dimm%(128<<10) != 0 {
-				return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "memory is added to a running machine in steps of 128 MiB, which is what guests can take: %d KiB more is none", dimm)
+				return hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "memory is added to a running machine in steps of 128 MiB, which is what guests can take: %d KiB more is none", dimm)
 			}
 		}
 	}
-	if ch.MaxCPUs > 0 || ch.MaxMemory > 0 || ch.DynamicMemory != nil {
+	if ch.MaxCPUs > 0 || ch.MaxMemoryBytes > 0 || ch.DynamicMemory != nil {
 		if !ch.NextStart {
-			return refuse(hypervisor.Reconfigure, hypervisor.ReasonVMState, "limits can't change while the machine runs")
+			return refuse(capability.Reconfigure, hypervisor.ReasonVMState, "limits can't change while the machine runs")
 		}
-		later.MaxCPUs, later.MaxMemory, later.DynamicMemory = ch.MaxCPUs, ch.MaxMemory, ch.DynamicMemory
+		later.MaxCPUs, later.MaxMemoryBytes, later.DynamicMemory = ch.MaxCPUs, ch.MaxMemoryBytes, ch.DynamicMemory
 	}
 	if ch.MemoryBytes > 0 && mark.MinKiB > 0 && ch.MemoryBytes>>10 < int64(mark.MinKiB) {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
 	}
-	// What waits is tried on a copy first, and written when the rest is done:
-	// that changes the definition too.
+	// Changes for the next start are tried on a copy first, and written when
+	// the rest is done: that changes the definition too.
 	wait := func() (*libvirtxml.Domain, error) {
 		x, m, err := libvirtx.Inactive(dom)
 		if err == nil {
@@ -258,11 +253,11 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch 
 	return libvirtx.Define(c, x)
 }
 
-// balloonLimit is how long a guest may take to have its memory back.
+// balloonLimit is the time that a guest may take to get its memory back.
 const balloonLimit = 30 * time.Second
 
 // fillBalloon gives a guest all the memory that its machine has, so that more
-// comes on top of it: libvirt counts a DIMM only for a guest that has all.
+// comes on top of it: libvirt counts a DIMM only for a guest that has it all.
 func fillBalloon(dom *libvirt.Domain, id hypervisor.VMID) error {
 	asked := false
 	for end := time.Now().Add(balloonLimit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -281,5 +276,5 @@ func fillBalloon(dom *libvirt.Domain, id hypervisor.VMID) error {
 			}
 		}
 	}
-	return hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest's balloon did not give its memory back within %v: does its virtio-balloon driver run?", balloonLimit)
+	return hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the guest's balloon did not give its memory back within %v: does its virtio-balloon driver run?", balloonLimit)
 }

@@ -10,6 +10,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
@@ -18,45 +19,43 @@ import (
 func findSnapshot(snaps []libvirtxml.DomainSnapshot, id hypervisor.SnapshotID) (*libvirtxml.DomainSnapshot, error) {
 	i := slices.IndexFunc(snaps, func(s libvirtxml.DomainSnapshot) bool { return s.Name == string(id) })
 	if i < 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "the machine has no such snapshot")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "the machine has no such snapshot")
 	}
 	return &snaps[i], nil
 }
 
 // RevertSnapshot implements hypervisor.Snapshotter.
-func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest) (hypervisor.DriverTask, error) {
-	return d.Run(ctx, "revert", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		h, err := d.Locate(ctx, id)
+func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertOptions) (hypervisor.DriverTask, error) {
+	return d.Run(ctx, "revert", id, fleet.LongWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		h, b, err := d.BooksOf(ctx, id)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
-		}
-		b, err := d.Books(ctx, h)
-		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		var made []libvirtx.Volume
 		var old *libvirtxml.Domain
 		sure := context.WithoutCancel(ctx)
 		_, err = fleet.OnHost(sure, h, id, 12, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			var err error
-			made, old, err = revert(ctx, b, c, dom, id, sid, r, report)
+			made, old, err = revert(ctx, b, c, dom, id, sid, r, j)
 			return struct{}{}, err
 		})
 		if err == nil && old != nil {
 			left, err := b.Discard(sure, overtaken(b, old, string(id)))
-			return hypervisor.TaskState{Err: err, Leftover: left}
+			j.Left(left...)
+			return hypervisor.Ref{}, err
 		}
 		left := h.Tidy(sure, made)
-		if old != nil { // what the machine was may be wanted still
+		if old != nil { // the old definition may still be needed
 			left = append(left, h.Unused(sure, images(b, overtaken(b, old, string(id))))...)
 		}
-		return hypervisor.TaskState{Err: err, Leftover: left}
+		j.Left(left...)
+		return hypervisor.Ref{}, err
 	})
 }
 
-// revert returns the images that it made, and the definition that the machine
-// had before if it changed that.
-func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertRequest, report func(hypervisor.TaskState)) (made []libvirtx.Volume, old *libvirtxml.Domain, err error) {
+// revert returns the images that it made, and the machine's previous
+// definition if it changed that.
+func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, sid hypervisor.SnapshotID, r hypervisor.RevertOptions, j *job.Job) (made []libvirtx.Volume, old *libvirtxml.Domain, err error) {
 	snaps, err := readSnapshots(dom)
 	if err != nil {
 		return made, nil, err
@@ -70,7 +69,7 @@ func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvir
 		return made, nil, err
 	}
 	if fleet.IsTemplate(now, mark) {
-		return nil, nil, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine first")
+		return nil, nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "this is a template: turn it into a machine first")
 	}
 	if internal(s) {
 		return nil, nil, revertInternal(b, dom, s, id, r)
@@ -79,12 +78,28 @@ func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvir
 	if err != nil {
 		return made, nil, err
 	}
-	// The disks and hardware come back; what the machine is called and marked
-	// with is not part of a snapshot.
+	// The disks and hardware are restored. The machine's name and metadata
+	// are not part of a snapshot.
 	then.Name, then.Metadata, then.Description = now.Name, now.Metadata, now.Description
-	report(hypervisor.TaskState{Fraction: -1, Phase: "making overlays"})
+	stays := fleet.Paths{}
+	for _, k := range libvirtx.Writable(then) {
+		for _, p := range b.Images.Chain(libvirtx.DiskPath(k)) {
+			stays[p] = true
+		}
+	}
+	for _, k := range libvirtx.Writable(now) {
+		if refs := inside(snaps, libvirtx.DiskPath(k)); len(refs) > 0 && !stays[libvirtx.DiskPath(k)] {
+			return nil, nil, fleet.BusyWith(sid.Ref(), refs, "image "+libvirtx.DiskPath(k)+", which the machine would leave, holds")
+		}
+	}
+	keepLeftOut(s, then, now, j)
+	noteLater(then, now, j)
+	j.Phase("making overlays", -1)
 	moved := map[string]libvirtx.Volume{}
 	for _, k := range libvirtx.Writable(then) {
+		if leftOut(s, k.Target.Dev) {
+			continue
+		}
 		base := libvirtx.DiskPath(k)
 		v, err := fleet.Overlay(c, b.Pools, string(id), k.Target.Dev, base, libvirtx.Pool{})
 		if v.Name != "" {
@@ -105,7 +120,7 @@ func revert(ctx context.Context, b *fleet.Books, c *libvirt.Connect, dom *libvir
 	if err := ctx.Err(); err != nil {
 		return made, nil, err
 	}
-	report(hypervisor.TaskState{Fraction: -1, Phase: "switching over"})
+	j.Phase("switching over", -1)
 	if err := off(dom); err != nil {
 		return made, nil, err
 	}
@@ -131,9 +146,10 @@ func definitionOf(s *libvirtxml.DomainSnapshot) (*libvirtxml.Domain, error) {
 		x = &s.InactiveDomain.Domain
 	}
 	if x == nil {
-		return nil, hypervisor.Errorf(hypervisor.KindUnknown, hypervisor.SnapshotID(s.Name).Ref(), "the snapshot has no definition of its machine")
+		return nil, hypervisor.Errorf(hypervisor.ErrUnknown, hypervisor.SnapshotID(s.Name).Ref(), "the snapshot has no definition of its machine")
 	}
-	// A copy, by way of the text: the snapshot itself is written back later.
+	// A copy, made through the text: the snapshot itself is written back
+	// later.
 	doc, err := x.Marshal()
 	if err != nil {
 		return nil, err
@@ -143,7 +159,7 @@ func definitionOf(s *libvirtxml.DomainSnapshot) (*libvirtxml.Domain, error) {
 	return out, err
 }
 
-// repoint puts new images in the place of others.
+// repoint replaces images with new ones.
 func repoint(x *libvirtxml.Domain, moved map[string]libvirtx.Volume) {
 	if x == nil || x.Devices == nil {
 		return
@@ -172,33 +188,72 @@ func savedDefinition(c *libvirt.Connect, file string, now *libvirtxml.Domain, mo
 	return x.Marshal()
 }
 
-// off brings a machine to Off whatever it does.
+// off brings a machine to Off from any state.
 func off(dom *libvirt.Domain) error {
 	s, err := libvirtx.State(dom)
 	if err != nil {
 		return err
 	}
 	switch s {
-	case hypervisor.Off:
+	case hypervisor.StateOff:
 		return nil
-	case hypervisor.Suspended:
+	case hypervisor.StateSuspended:
 		return dom.ManagedSaveRemove(0)
 	}
-	if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.KindInvalidState {
+	if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.ErrInvalidState {
 		return err
 	}
 	return nil
 }
 
-// overtaken are the images that a machine wrote to before a revert, if they are
-// overlays of it that nothing stands on and no snapshot froze.
+// keepLeftOut copies the disks that a snapshot does not include, in their
+// present state, into its definition.
+func keepLeftOut(s *libvirtxml.DomainSnapshot, then, now *libvirtxml.Domain, j *job.Job) {
+	for i := range then.Devices.Disks {
+		k := &then.Devices.Disks[i]
+		if k.Target == nil || !slices.Contains(libvirtx.Writable(then), k) || !leftOut(s, k.Target.Dev) {
+			continue
+		}
+		if is, err := libvirtx.FindDisk(now, hypervisor.DiskID(k.Target.Dev)); err == nil {
+			*k = *is
+		}
+		j.Note("disk " + k.Target.Dev + " is not part of the snapshot and stays as it is: " + libvirtx.DiskPath(k))
+	}
+}
+
+// noteLater names the disks and host devices that a machine has now and did
+// not have when the snapshot was taken.
+func noteLater(then, now *libvirtxml.Domain, j *job.Job) {
+	for i := range now.Devices.Disks {
+		k := &now.Devices.Disks[i]
+		if k.Target == nil {
+			continue
+		}
+		if _, err := libvirtx.FindDisk(then, hypervisor.DiskID(k.Target.Dev)); err != nil {
+			j.Note("disk " + k.Target.Dev + " came after the snapshot, and the machine has it no longer; its image stays: " + libvirtx.DiskPath(k))
+		}
+	}
+	for _, a := range attached("", now) {
+		if !has(then, a.ID) {
+			j.Note("device " + string(a.ID) + " came after the snapshot, and the machine has it no longer")
+		}
+	}
+}
+
+// overtaken returns the images that a machine wrote to before a revert, if
+// they are overlays on images that one of its snapshots froze, nothing
+// depends on them, and no snapshot froze them. The image of a disk that was
+// added later is not one of them.
 func overtaken(b *fleet.Books, before *libvirtxml.Domain, uuid string) fleet.Paths {
 	out := fleet.Paths{}
 	for _, k := range libvirtx.Writable(before) {
 		p := libvirtx.DiskPath(k)
 		v := b.Images.ByPath[p]
 		used := slices.ContainsFunc(b.Users(p), func(u fleet.User) bool { return u.VM.ID != uuid || u.Snapshot != "" })
-		if v.Backing != "" && libvirtx.OwnedBy(p, uuid) && len(b.Images.Above[p]) == 0 && !used {
+		frozen := slices.ContainsFunc(b.Images.Chain(v.Backing), func(below string) bool {
+			return slices.ContainsFunc(b.Users(below), func(u fleet.User) bool { return u.VM.ID == uuid && u.Snapshot != "" })
+		})
+		if frozen && libvirtx.OwnedBy(p, uuid) && len(b.Images.Above[p]) == 0 && !used {
 			out[p] = true
 		}
 	}
@@ -213,9 +268,9 @@ func images(b *fleet.Books, of fleet.Paths) []libvirtx.Volume {
 	return out
 }
 
-// revertInternal lets libvirt do it, which writes to the image that holds the
-// snapshot: not while something stands on that.
-func revertInternal(b *fleet.Books, dom *libvirt.Domain, s *libvirtxml.DomainSnapshot, id hypervisor.VMID, r hypervisor.RevertRequest) error {
+// revertInternal lets libvirt do the revert, which writes to the image that
+// holds the snapshot. It refuses while something depends on that image.
+func revertInternal(b *fleet.Books, dom *libvirt.Domain, s *libvirtxml.DomainSnapshot, id hypervisor.VMID, r hypervisor.RevertOptions) error {
 	if err := free(b, s, id); err != nil {
 		return err
 	}
@@ -233,7 +288,7 @@ func revertInternal(b *fleet.Books, dom *libvirt.Domain, s *libvirtxml.DomainSna
 	return nil
 }
 
-// free demands that nothing stands on the images of an internal snapshot.
+// free checks that nothing depends on the images of an internal snapshot.
 func free(b *fleet.Books, s *libvirtxml.DomainSnapshot, id hypervisor.VMID) error {
 	for _, p := range frozen(s) {
 		if refs := b.Above(p, nil); len(refs) > 0 {

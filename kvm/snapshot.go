@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
@@ -50,7 +53,28 @@ func frozen(s *libvirtxml.DomainSnapshot) map[string]string {
 		return out
 	}
 	for _, k := range libvirtx.Writable(s.Domain) {
-		out[k.Target.Dev] = libvirtx.DiskPath(k)
+		if !leftOut(s, k.Target.Dev) {
+			out[k.Target.Dev] = libvirtx.DiskPath(k)
+		}
+	}
+	return out
+}
+
+// leftOut reports whether a snapshot, which another tool took, does not
+// include a disk.
+func leftOut(s *libvirtxml.DomainSnapshot, dev string) bool {
+	return s.Disks != nil && slices.ContainsFunc(s.Disks.Disks, func(k libvirtxml.DomainSnapshotDisk) bool {
+		return k.Name == dev && k.Snapshot == "no"
+	})
+}
+
+// inside names the internal snapshots that are kept in an image.
+func inside(snaps []libvirtxml.DomainSnapshot, image string) []hypervisor.Ref {
+	var out []hypervisor.Ref
+	for i := range snaps {
+		if s := &snaps[i]; internal(s) && slices.Contains(mapValues(frozen(s)), image) {
+			out = append(out, hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, ID: s.Name, Name: s.Name})
+		}
 	}
 	return out
 }
@@ -117,7 +141,7 @@ func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hyperviso
 				}
 			}
 			for p := range files {
-				// What is in no pool has no known size.
+				// The size is unknown for images that are in no pool.
 				if v, err := libvirtx.FindImage(c, pools, p); err == nil {
 					n.SizeBytes += v.Allocation
 				}
@@ -132,56 +156,68 @@ func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hyperviso
 func snapshotState(s string) hypervisor.PowerState {
 	switch s {
 	case "running", "blocked", "disk-snapshot":
-		return hypervisor.Running
+		return hypervisor.StateRunning
 	case "paused":
-		return hypervisor.Paused
+		return hypervisor.StatePaused
 	}
-	return hypervisor.Off
+	return hypervisor.StateOff
 }
 
 // CreateSnapshot implements hypervisor.Snapshotter.
 func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, Name: r.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, Name: r.Name}
 	if err := libvirtx.CheckName("snapshot name", r.Name, on); err != nil {
 		return nil, err
 	}
-	return d.Run(ctx, "snapshot", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Run(ctx, "snapshot", id, fleet.LongWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		sure := context.WithoutCancel(ctx)
 		h, err := d.Locate(ctx, id)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		var made []libvirtx.Volume
 		asked := false
 		_, err = fleet.OnHost(sure, h, id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			var err error
-			made, asked, err = snapshot(ctx, c, dom, id, r, report)
+			made, asked, err = snapshot(ctx, c, dom, id, r, j)
 			return struct{}{}, err
 		})
 		if asked && libvirtx.Lost(err) {
 			err = taken(sure, h, id, r.Name, err)
 		}
 		if err != nil {
-			return hypervisor.TaskState{Err: err, Leftover: h.Tidy(sure, made)}
+			j.Left(h.Tidy(sure, made)...)
+			return hypervisor.Ref{}, err
 		}
 		if r.Quiesce {
 			err = quiesced(sure, h, id, r.Name)
 		}
-		return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: r.Name, Name: r.Name}, Err: err}
+		return hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, ID: r.Name, Name: r.Name}, err
 	})
 }
 
-// taken looks for the snapshot whose answer was lost.
+// taken looks for a snapshot when the answer to its creation was lost. libvirt
+// lists a snapshot while it makes it, and removes it from the list if it
+// fails, so the end of that job comes first.
 func taken(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string, lost error) error {
-	err := h.Again(ctx, func(bool) error {
-		_, err := fleet.OnHost(ctx, h, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			s, err := dom.SnapshotLookupByName(name, 0)
-			if err != nil {
-				return struct{}{}, err
-			}
-			return struct{}{}, s.Free()
+	for busy := true; busy; {
+		err := h.AgainOn(ctx, id, 1, func(dom *libvirt.Domain) (err error) {
+			busy, err = working(dom)
+			return err
 		})
-		return err
+		if err != nil {
+			return fmt.Errorf("%w (and the snapshot: %w)", lost, err)
+		}
+		if busy {
+			time.Sleep(fleet.PollEvery)
+		}
+	}
+	err := h.AgainOn(ctx, id, 1, func(dom *libvirt.Domain) error {
+		s, err := dom.SnapshotLookupByName(name, 0)
+		if err != nil {
+			return err
+		}
+		return s.Free()
 	})
 	if err != nil {
 		return fmt.Errorf("%w (and the snapshot: %w)", lost, err)
@@ -189,23 +225,30 @@ func taken(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string, 
 	return nil
 }
 
+// working reports whether libvirt runs a job on a machine.
+func working(dom *libvirt.Domain) (bool, error) {
+	j, err := dom.GetJobStats(0)
+	if libvirtx.Kind(err) == hypervisor.ErrInvalidState { // it is off
+		return false, nil
+	}
+	return err == nil && j.Type != libvirt.DOMAIN_JOB_NONE && j.Type != libvirt.DOMAIN_JOB_COMPLETED, err
+}
+
 // quiesced notes that a snapshot's file systems were frozen.
 func quiesced(ctx context.Context, h *fleet.Host, id hypervisor.VMID, name string) error {
-	return h.Again(ctx, func(bool) error {
-		_, err := fleet.OnHost(ctx, h, id, 2, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-			_, mark, err := libvirtx.Inactive(dom)
-			if err != nil || slices.Contains(mark.Quiesced, name) {
-				return struct{}{}, err
-			}
-			mark.Quiesced = append(mark.Quiesced, name)
-			return struct{}{}, libvirtx.MarkDomain(dom, mark)
-		})
-		return err
+	return h.AgainOn(ctx, id, 2, func(dom *libvirt.Domain) error {
+		_, mark, err := libvirtx.Inactive(dom)
+		if err != nil || slices.Contains(mark.Quiesced, name) {
+			return err
+		}
+		mark.Quiesced = append(mark.Quiesced, name)
+		return libvirtx.MarkDomain(dom, mark)
 	})
 }
 
-// snapshot returns what it made, and whether libvirt was asked for the snapshot.
-func snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, report func(hypervisor.TaskState)) (made []libvirtx.Volume, asked bool, err error) {
+// snapshot returns the images that it made, and whether libvirt was asked for
+// the snapshot.
+func snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, r hypervisor.SnapshotRequest, j *job.Job) (made []libvirtx.Volume, asked bool, err error) {
 	s, err := libvirtx.State(dom)
 	if err != nil {
 		return nil, false, err
@@ -214,30 +257,33 @@ func snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id h
 	if err != nil {
 		return nil, false, err
 	}
-	on := s == hypervisor.Running || s == hypervisor.Paused
+	on := s == hypervisor.StateRunning || s == hypervisor.StatePaused
 	switch {
 	case mark.Role != "":
-		return nil, false, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+		return nil, false, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine")
 	case fleet.IsTemplate(x, mark):
-		return nil, false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "a template's disks never change: deploy from it, or turn it into a machine first")
-	case s == hypervisor.Suspended:
-		return nil, false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
+		return nil, false, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "a template's disks never change: deploy from it, or turn it into a machine first")
+	case s == hypervisor.StateSuspended:
+		return nil, false, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is suspended, its saved RAM names its present images: resume it or power it off first")
 	case r.Memory && !on:
-		return nil, false, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s and has no RAM to keep: start it, or leave Memory out", s)
+		return nil, false, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s and has no RAM to keep: start it, or leave Memory out", s)
 	case r.Memory && passthrough(x):
-		return nil, false, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotMemory, hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved: detach it, or leave Memory out")
+		return nil, false, hypervisor.Unsupported(id.Ref(), capability.SnapshotMemory, hypervisor.ReasonVMPassthrough, "a passed-through device's state can't be saved: detach it, or leave Memory out")
 	case r.Quiesce && !agentConnected(x):
-		return nil, false, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotQuiesce, hypervisor.ReasonToolsMissing, agentRemedy)
+		return nil, false, hypervisor.Unsupported(id.Ref(), capability.SnapshotQuiesce, hypervisor.ReasonToolsMissing, agentRemedy)
 	}
 	if old, err := dom.SnapshotLookupByName(r.Name, 0); err == nil {
 		_ = old.Free() // a local reference
-		return nil, false, hypervisor.Errorf(hypervisor.KindExists, hypervisor.SnapshotID(r.Name).Ref(), "the machine has a snapshot of this name: libvirt wants unique names")
+		return nil, false, hypervisor.Errorf(hypervisor.ErrExists, hypervisor.SnapshotID(r.Name).Ref(), "the machine has a snapshot of this name: libvirt wants unique names")
+	}
+	if err := libvirtx.Whole(x, id.Ref(), capability.SnapshotDisk); err != nil {
+		return nil, false, err
 	}
 	disks := libvirtx.Writable(x)
 	if len(disks) == 0 {
-		return nil, false, hypervisor.Unsupported(id.Ref(), hypervisor.SnapshotDisk, hypervisor.ReasonConfig, "the machine has no disk to snapshot")
+		return nil, false, hypervisor.Unsupported(id.Ref(), capability.SnapshotDisk, hypervisor.ReasonConfig, "the machine has no disk to snapshot")
 	}
-	report(hypervisor.TaskState{Fraction: -1, Phase: "freezing"})
+	j.Phase("freezing", -1)
 	doc := libvirtxml.DomainSnapshot{Name: r.Name, Description: r.Description, Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"}}
 	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REUSE_EXT | libvirt.DOMAIN_SNAPSHOT_CREATE_ATOMIC
 	if r.Memory {
@@ -257,7 +303,16 @@ func snapshot(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, id h
 		return made, false, err
 	}
 	doc.Disks = over
-	return made, true, createSnapshot(dom, doc, flags)
+	if err := createSnapshot(dom, doc, flags); err != nil || !on {
+		return made, true, err
+	}
+	if err := checkChain(ctx, c, dom, id, made); err != nil {
+		if s, ferr := dom.SnapshotLookupByName(r.Name, 0); ferr == nil {
+			err = errors.Join(err, s.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY), s.Free())
+		}
+		return made, false, err
+	}
+	return made, true, nil
 }
 
 func createSnapshot(dom *libvirt.Domain, x libvirtxml.DomainSnapshot, flags libvirt.DomainSnapshotCreateFlags) error {
@@ -272,8 +327,8 @@ func createSnapshot(dom *libvirt.Domain, x libvirtxml.DomainSnapshot, flags libv
 	return s.Free()
 }
 
-// overlays makes an empty image on each writable disk of a definition. Made
-// beforehand and handed over with REUSE_EXT they are known to their pool.
+// overlays makes an empty image on each writable disk of a definition. Images
+// that are made beforehand and passed with REUSE_EXT are known to their pool.
 func overlays(c *libvirt.Connect, uuid string, x *libvirtxml.Domain) ([]libvirtx.Volume, *libvirtxml.DomainSnapshotDisks, error) {
 	pools, err := libvirtx.Pools(c)
 	if err != nil {
@@ -289,6 +344,9 @@ func overlays(c *libvirt.Connect, uuid string, x *libvirtxml.Domain) ([]libvirtx
 		if !slices.Contains(libvirtx.Writable(x), k) {
 			list.Disks = append(list.Disks, libvirtxml.DomainSnapshotDisk{Name: k.Target.Dev, Snapshot: "no"})
 			continue
+		}
+		if err := shallow(c, pools, k); err != nil {
+			return made, nil, err
 		}
 		v, err := fleet.Overlay(c, pools, uuid, k.Target.Dev, libvirtx.DiskPath(k), libvirtx.Pool{})
 		if v.Name != "" {

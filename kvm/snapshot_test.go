@@ -26,7 +26,7 @@ func TestKeptDiskOutlivesItsSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := Open(ctx, config(l.Hosts...))
+	c, err := Open(ctx, config(l.Hosts...), nil)
 	must(err)
 	defer c.Close()
 	ds := poolUUID(t, l.Hosts[0], "shared")

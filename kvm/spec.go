@@ -10,11 +10,12 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// spareSlots is how many devices can be added to a running machine: on q35
-// each needs a root port of its own, which can't be added later.
+// spareSlots is the number of devices that can be added to a running machine:
+// on q35 each needs a root port of its own, which can't be added later.
 const spareSlots = 8
 
 // dimmSlots is how many times memory can be added.
@@ -22,7 +23,7 @@ const dimmSlots = 16
 
 func ptr[T any](v T) *T { return &v }
 
-// newDomain makes the definition of a new machine, but for its disks and
+// newDomain makes the definition of a new machine, without its disks and
 // adapters.
 func (d *driver) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error) {
 	kind := d.domainType(f)
@@ -42,7 +43,7 @@ func (d *driver) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, 
 		x.OS.Kernel, x.OS.Initrd, x.OS.Cmdline = s.Boot.Kernel, s.Boot.Initrd, s.Boot.CommandLine
 	}
 	switch {
-	case s.Firmware == hypervisor.UEFI || s.SecureBoot:
+	case s.Firmware == hypervisor.FirmwareUEFI || s.SecureBoot:
 		x.OS.Firmware = "efi"
 		secure := "no"
 		if s.SecureBoot {
@@ -53,8 +54,8 @@ func (d *driver) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, 
 	}
 	cpus := max(s.CPUs, 1)
 	x.VCPU = &libvirtxml.DomainVCPU{Placement: "static", Current: uint(cpus), Value: uint(max(s.MaxCPUs, cpus))}
-	// A host CPU with its name and features can be checked before a migration;
-	// emulated ones have one fixed model.
+	// The name and features of a host CPU can be checked before a migration.
+	// Emulated ones have one fixed model.
 	x.CPU = &libvirtxml.DomainCPU{Mode: "host-model"}
 	if kind == "qemu" {
 		x.CPU = &libvirtxml.DomainCPU{Mode: "custom", Match: "exact", Model: &libvirtxml.DomainCPUModel{Value: "qemu64"}}
@@ -72,6 +73,19 @@ func (d *driver) newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, uuid string, 
 	d.addBasics(x, uuid, len(s.Disks)+len(s.NICs))
 	mark.GuestOS = s.GuestOS
 	return x, libvirtx.MarkDefinition(x, mark)
+}
+
+// secureBoot reports whether the firmware starts only signed code: as
+// requested, or as recorded by libvirt when it chose the firmware.
+func secureBoot(o *libvirtxml.DomainOS) bool {
+	if o.FirmwareInfo != nil {
+		for _, f := range o.FirmwareInfo.Features {
+			if f.Name == "secure-boot" {
+				return f.Enabled == "yes"
+			}
+		}
+	}
+	return o.Loader != nil && o.Loader.Secure == "yes"
 }
 
 // addBasics adds what every machine has: slots, console, agent channel,
@@ -109,7 +123,7 @@ func addDisk(x *libvirtxml.Domain, d hypervisor.DiskSpec, image, format string) 
 	}
 	prefix, ok := busPrefix[bus]
 	if !ok {
-		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.KindOfDisk}, hypervisor.DiskAttach, hypervisor.ReasonPlatform,
+		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.ObjectDisk}, capability.DiskAttach, hypervisor.ReasonPlatform,
 			fmt.Sprintf("no disk bus %q: use virtio, scsi, sata, ide or usb", bus))
 	}
 	dev := libvirtx.FreeTarget(x, prefix)

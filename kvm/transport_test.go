@@ -56,7 +56,7 @@ func TestTransports(t *testing.T) {
 	}
 	both := l.Hosts[0].Address + "," + l.Hosts[1].Address
 	q := func(pairs ...string) string {
-		v := url.Values{"domain": {"qemu"}}
+		v := url.Values{"domaintype": {"qemu"}}
 		for i := 0; i < len(pairs); i += 2 {
 			v.Add(pairs[i], pairs[i+1])
 		}

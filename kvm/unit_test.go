@@ -81,7 +81,7 @@ func TestBARs(t *testing.T) {
 
 func TestObstacles(t *testing.T) {
 	d := &driver{}
-	f := &libvirtx.Facts{Product: "QEMU", IOMMU: hypervisor.Present, VFIO: true}
+	f := &libvirtx.Facts{Product: "QEMU", IOMMU: hypervisor.FactPresent, VFIO: true}
 	gpu := libvirtx.PCIDevice{Address: "0000:01:00.0", Class: 0x030000, Group: 1, Peers: []string{"0000:01:00.1", "0000:00:01.0"}}
 	by := map[string]libvirtx.PCIDevice{
 		gpu.Address:    gpu,
@@ -95,12 +95,12 @@ func TestObstacles(t *testing.T) {
 		}
 		return r
 	}
-	vm := []hypervisor.Ref{{Kind: hypervisor.KindOfVM, ID: "x"}}
+	vm := []hypervisor.Ref{{Kind: hypervisor.ObjectVM, ID: "x"}}
 	if r := reason(gpu, f, nil); r != "" {
 		t.Errorf("a GPU with its sound function behind a bridge: %s, want assignable", r)
 	}
 	for want, got := range map[hypervisor.ReasonCode]hypervisor.ReasonCode{
-		hypervisor.ReasonHostIOMMUOff:   reason(gpu, &libvirtx.Facts{Product: "QEMU", IOMMU: hypervisor.Absent}, nil),
+		hypervisor.ReasonHostIOMMUOff:   reason(gpu, &libvirtx.Facts{Product: "QEMU", IOMMU: hypervisor.FactAbsent}, nil),
 		hypervisor.ReasonNoIOMMUGroup:   reason(libvirtx.PCIDevice{Address: "0000:02:00.0", Group: -1}, f, nil),
 		hypervisor.ReasonDeviceInUse:    reason(gpu, f, map[string][]hypervisor.Ref{gpu.Address: vm}),
 		hypervisor.ReasonGroupShared:    reason(gpu, f, map[string][]hypervisor.Ref{"0000:01:00.1": vm}),
@@ -154,14 +154,14 @@ func TestReset(t *testing.T) {
 		files files
 		warns bool
 	}{
-		"a kernel that doesn't tell":    {files{}, false},
+		"a kernel that doesn't report":  {files{}, false},
 		"a device that can be reset":    {files{a + "reset_method": "flr bus\n"}, false},
 		"a device that can't":           {files{a + "reset_method": "\n"}, true},
 		"one that can't, with its BARs": {files{a + "reset_method": "", a + "resource": "0x1000 0x1fff 0x200\n"}, true},
 	} {
 		h := &fleet.Host{}
 		d := &driver{files: map[*fleet.Host]Sysfs{h: c.files}}
-		i := hypervisor.DeviceInfo{Address: "0000:01:00.0", Kind: hypervisor.PCIFunction, Assignable: true}
+		i := hypervisor.DeviceInfo{Address: "0000:01:00.0", Kind: hypervisor.DeviceKindPCI, Assignable: true}
 		d.sysfsFacts(t.Context(), h, &i)
 		if (i.Detail != "") != c.warns || !i.Assignable || i.Reason != "" {
 			t.Errorf("%s: %+v, want a warning: %v", what, i, c.warns)
@@ -172,14 +172,14 @@ func TestReset(t *testing.T) {
 func TestShareFacts(t *testing.T) {
 	p := libvirtx.PCIDevice{Types: []libvirtxml.NodeDeviceMDevType{{ID: "t1", Name: "half", AvailableInstances: 1}, {ID: "t2", Name: "whole"}},
 		Shares: []libvirtx.MDev{{UUID: "a", Type: "t1"}, {UUID: "b", Type: "t1"}}}
-	vm := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: "vm"}
+	vm := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: "vm"}
 	i := hypervisor.DeviceInfo{ID: "d"}
 	shareFacts(&i, p, map[string][]hypervisor.Ref{"a": {vm}, "b": {vm}})
 	want := []hypervisor.VGPUProfile{{ID: "t1", Name: "half", Max: 3, Available: 1}, {ID: "t2", Name: "whole"}}
-	if i.Kind != hypervisor.VGPUDevice || !slices.Equal(i.Profiles, want) || len(i.UsedBy) != 1 {
+	if i.Kind != hypervisor.DeviceKindVGPU || !slices.Equal(i.Profiles, want) || len(i.UsedBy) != 1 {
 		t.Errorf("a device with two of three shares in one machine is %+v, want profiles %+v", i, want)
 	}
-	for profile, kind := range map[string]hypervisor.Kind{"t1": 0, "half": 0, "t2": hypervisor.KindExhausted, "t3": hypervisor.KindNotFound} {
+	for profile, kind := range map[string]hypervisor.Kind{"t1": 0, "half": 0, "t2": hypervisor.ErrExhausted, "t3": hypervisor.ErrNotFound} {
 		if err := offers(i, profile); hypervisor.KindOf(err) != kind {
 			t.Errorf("offers(%s): %v, want kind %s", profile, err, kind)
 		}

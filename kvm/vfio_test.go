@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/vfiolab"
@@ -71,11 +72,14 @@ func TestPassthrough(t *testing.T) {
 		if err := l.Stop(); err != nil {
 			t.Error(err)
 		}
+		if _, err := os.Stat(l.Dir); !os.IsNotExist(err) {
+			t.Errorf("%s is still there (%v)", l.Dir, err)
+		}
 	}()
 	files := &nestedFiles{l: l}
 	open := func(ctx context.Context) (*hypervisor.Client, error) {
-		return Open(ctx, Config{Hosts: []string{l.URI}, DomainType: "qemu", SerialLogDir: "/share", Sysfs: func(string) Sysfs { return files },
-			Options: &hypervisor.Options{Require: []hypervisor.Capability{hypervisor.DevicePCI, hypervisor.DeviceVF, hypervisor.DeviceVGPU, hypervisor.DeviceHotplug, hypervisor.DevicePrepare}}})
+		return Open(ctx, Config{Hosts: []string{l.URI}, DomainType: "qemu", SerialLogDir: "/share", Sysfs: func(string) Sysfs { return files }},
+			&hypervisor.Options{Require: []capability.Name{capability.DevicePCI, capability.DeviceVF, capability.DeviceVGPU, capability.DeviceHotplug, capability.DevicePrepare}})
 	}
 	c, err := open(ctx)
 	if err != nil {
@@ -98,7 +102,7 @@ func TestPassthrough(t *testing.T) {
 					_, err := guest(ctx, id)
 					return err
 				},
-				Device:  hypervisor.DeviceRequest{Vendor: "1234", Product: "1111", Class: hypervisor.Display},
+				Device:  hypervisor.DeviceRequest{Vendor: "1234", Product: "1111", Class: hypervisor.ClassDisplay},
 				VF:      hypervisor.DeviceRequest{Vendor: "1b36", Product: "0010", VirtualFunction: true},
 				Profile: hypervisor.DeviceRequest{Profile: vfiolab.Profile}, ProfileDevice: "1b36:000f", GuestDevices: guest}
 		}})
@@ -152,7 +156,7 @@ func (p passthroughTest) remove(vm *hypervisor.VM) {
 // inventory looks at what the host has before anything is done.
 func (p passthroughTest) inventory() {
 	gpu := p.find(vfiolab.Display)
-	if gpu.Class != hypervisor.Display || gpu.Vendor != "1234" || gpu.Product != "1111" || gpu.IOMMUGroup < 0 || !gpu.Assignable || gpu.BARBytes < 16*hypervisor.MiB {
+	if gpu.Class != hypervisor.ClassDisplay || gpu.Vendor != "1234" || gpu.Product != "1111" || gpu.IOMMUGroup < 0 || !gpu.Assignable || gpu.BARBytes < 16*hypervisor.MiB {
 		p.Errorf("the display device is %+v", gpu)
 	}
 	// Nobody's driver holds the peers here, so whether the group is free is left
@@ -160,15 +164,15 @@ func (p passthroughTest) inventory() {
 	if d := p.find(vfiolab.Shared); len(d.GroupPeers) != 2 || d.IOMMUGroup < 0 || d.IOMMUGroup == gpu.IOMMUGroup {
 		p.Errorf("a device that shares its group with two others is %+v", d)
 	}
-	if d := p.find(vfiolab.Uncovered); d.Class != hypervisor.Display || d.Assignable || d.IOMMUGroup >= 0 || d.Reason != hypervisor.ReasonNoIOMMUGroup || d.Detail == "" {
+	if d := p.find(vfiolab.Uncovered); d.Class != hypervisor.ClassDisplay || d.Assignable || d.IOMMUGroup >= 0 || d.Reason != hypervisor.ReasonNoIOMMUGroup || d.Detail == "" {
 		p.Errorf("a display device that the IOMMU does not cover is %+v", d)
 	}
-	if nvme := p.find(vfiolab.NVMe); nvme.MaxVFs < 2 || nvme.Class != hypervisor.StorageCard {
+	if nvme := p.find(vfiolab.NVMe); nvme.MaxVFs < 2 || nvme.Class != hypervisor.ClassStorage {
 		p.Errorf("the NVMe device is %+v, want one with virtual functions", nvme)
 	}
 	card := p.find(vfiolab.VGA)
 	i := slices.IndexFunc(card.Profiles, func(v hypervisor.VGPUProfile) bool { return v.ID == vfiolab.Profile })
-	if card.Kind != hypervisor.VGPUDevice || card.Class != hypervisor.Display || i < 0 || card.Profiles[i].Available < 2 || card.Profiles[i].Max != card.Profiles[i].Available {
+	if card.Kind != hypervisor.DeviceKindVGPU || card.Class != hypervisor.ClassDisplay || i < 0 || card.Profiles[i].Available < 2 || card.Profiles[i].Max != card.Profiles[i].Available {
 		p.Errorf("the card with vGPUs is %+v", card)
 	}
 }
@@ -181,7 +185,7 @@ func (p passthroughTest) functions() {
 		if _, err := p.c.PrepareDevice(p.ctx, nvme.ID, hypervisor.DevicePreparation{VFs: &n}).Wait(p.ctx); err != nil {
 			p.Fatal(err)
 		}
-		vfs, err := hypervisor.Collect(p.c.Devices(p.ctx, &hypervisor.DeviceFilter{Kind: hypervisor.VirtualFunction}))
+		vfs, err := hypervisor.Collect(p.c.Devices(p.ctx, &hypervisor.DeviceFilter{Kind: hypervisor.DeviceKindVF}))
 		if err != nil {
 			p.Fatal(err)
 		}

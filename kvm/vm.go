@@ -16,15 +16,15 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// ListVMs implements hypervisor.Driver. Brief is two requests for each host
-// (statistics of all domains, and which have a saved state), in parallel, and
-// one for each template. Full adds two, the storage pools, and one for each
-// domain: libvirt has no request for all definitions.
+// ListVMs implements hypervisor.Driver. Brief takes two requests for each
+// host (statistics of all domains, and which have a saved state), in
+// parallel, and one for each template. Full adds two, for the storage pools,
+// and one for each domain: libvirt has no request for all definitions.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
 	return d.List(ctx, q, d.list)
 }
 
-// list reads one host's machines.
+// list reads the machines of one host.
 func (d *driver) list(ctx context.Context, h *fleet.Host, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
 	f, err := h.Identify(ctx)
 	if err != nil {
@@ -64,7 +64,7 @@ func (d *driver) list(ctx context.Context, h *fleet.Host, q hypervisor.VMQuery) 
 }
 
 func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect, f *libvirtx.Facts, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
-	full := q.Detail == hypervisor.Full
+	full := q.Detail == hypervisor.DetailFull
 	in := inventory{host: h.ID(), at: time.Now()}
 	var wg sync.WaitGroup
 	var savedErr, poolErr, snapErr error
@@ -86,8 +86,8 @@ func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect,
 	var need []int
 	for i, s := range stats {
 		out[i] = in.brief(s)
-		// A domain of 1 KiB may be a template; one without CPUs comes from a
-		// driver (test:///) whose statistics don't tell them.
+		// A domain of 1 KiB may be a template. One without CPUs is from a
+		// libvirt driver (test:///) whose statistics don't report them.
 		if full || s.MaxKiB == fleet.TemplateKiB || s.CPUs == 0 {
 			need = append(need, i)
 		}
@@ -95,7 +95,7 @@ func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect,
 	doms := map[string]*libvirt.Domain{}
 	if len(need) > 0 {
 		hypervisor.CountCalls(ctx, 1+len(need))
-		all, err := c.ListAllDomains(0) // in one request, in place of a look-up for each
+		all, err := c.ListAllDomains(0) // in one request, instead of a look-up for each
 		if err != nil {
 			return nil, err
 		}
@@ -110,7 +110,7 @@ func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect,
 	err = libvirtx.Each(len(need), func(n int) error {
 		i := need[n]
 		dom := doms[stats[i].UUID]
-		if dom == nil { // it went between the two requests
+		if dom == nil { // it vanished between the two requests
 			gone[i] = true
 			return nil
 		}
@@ -159,15 +159,15 @@ func (d *driver) get(ctx context.Context, h *fleet.Host, id hypervisor.VMID) (hy
 	})
 }
 
-// read is one machine in full, with what only single requests tell: the
-// images below its disks, and its running job.
+// read reads one machine in full, including what only single requests report:
+// the images below its disks, and its running job.
 func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, f *libvirtx.Facts, uuid string) (hypervisor.VMInfo, error) {
 	stats, err := libvirtx.Stats(c, uuid, true)
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
 	if len(stats) != 1 {
-		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(uuid).Ref(), "no such machine")
+		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.VMID(uuid).Ref(), "no such machine")
 	}
 	dom, err := c.LookupDomainByUUIDString(uuid)
 	if err != nil {
@@ -179,10 +179,11 @@ func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, f 
 		return hypervisor.VMInfo{}, err
 	}
 	if mark.Role != "" {
-		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(uuid).Ref(), "this domain is a helper of the driver, no machine")
+		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.VMID(uuid).Ref(), "this domain is a helper of the driver, no machine")
 	}
 	in := inventory{host: h.ID(), at: time.Now(), saved: map[string]bool{}, snapshots: map[string]bool{uuid: true}}
-	// test:/// has no saved state to ask for in some versions: then there is none.
+	// Some versions of test:/// can't be asked for a saved state. There is
+	// none then.
 	if saved, err := dom.HasManagedSaveImage(0); err == nil && saved {
 		in.saved[uuid] = true
 	}
@@ -199,7 +200,7 @@ func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, f 
 	}
 	for i := range v.Devices {
 		a := &v.Devices[i]
-		if dev, err := libvirtx.FindPCI(c, a.Address); err == nil && a.Profile == "" { // gone from the host: the address has to do
+		if dev, err := libvirtx.FindPCI(c, a.Address); err == nil && a.Profile == "" { // if it is gone from the host, the address is used
 			a.Vendor, a.Product = dev.Vendor, dev.Product
 		}
 	}
@@ -217,18 +218,18 @@ type inventory struct {
 	saved, snapshots map[string]bool
 }
 
-// brief makes a VMInfo of statistics.
+// brief makes a VMInfo from statistics.
 func (in *inventory) brief(s libvirtx.Stat) hypervisor.VMInfo {
 	v := hypervisor.VMInfo{ID: hypervisor.VMID(s.UUID), Name: s.Name, Host: in.host, CPUs: s.CPUs, ReadAt: in.at,
 		MemoryBytes: int64(s.KiB) << 10, State: libvirtx.PowerState(libvirt.DomainState(s.State))}
-	if v.State == hypervisor.Off && in.saved[s.UUID] {
-		v.State = hypervisor.Suspended
+	if v.State == hypervisor.StateOff && in.saved[s.UUID] {
+		v.State = hypervisor.StateSuspended
 	}
 	return v
 }
 
-// sizes takes over what a definition says about CPUs and memory where the
-// statistics don't, and what a template had as a machine.
+// sizes takes CPUs and memory from a definition where the statistics lack
+// them, and restores the sizes that a template had as a machine.
 func sizes(v *hypervisor.VMInfo, x *libvirtxml.Domain, mark libvirtx.Mark) {
 	if v.CPUs == 0 && x.VCPU != nil {
 		if v.CPUs = int(x.VCPU.Current); v.CPUs == 0 {
@@ -244,16 +245,17 @@ func sizes(v *hypervisor.VMInfo, x *libvirtxml.Domain, mark libvirtx.Mark) {
 	}
 }
 
-// fill adds what the definition tells.
+// fill adds what the definition contains.
 func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.Stat, x *libvirtxml.Domain, mark libvirtx.Mark) error {
 	sizes(v, x, mark)
 	v.Description, v.GuestOS, v.Token, v.Labels, v.CreatedAt = x.Description, mark.GuestOS, mark.Token, mark.LabelMap(), mark.CreatedAt()
 	v.Placement.Host = in.host
 	if x.OS != nil {
-		v.Firmware = hypervisor.BIOS
+		v.Firmware = hypervisor.FirmwareBIOS
 		if isUEFI(x) {
-			v.Firmware = hypervisor.UEFI
+			v.Firmware = hypervisor.FirmwareUEFI
 		}
+		v.SecureBoot, v.Boot = secureBoot(x.OS), libvirtx.DirectBoot(x.OS)
 		if x.OS.Type != nil {
 			v.Machine = x.OS.Type.Machine
 		}
@@ -274,8 +276,8 @@ func (in *inventory) fill(c *libvirt.Connect, v *hypervisor.VMInfo, s libvirtx.S
 	for i := range x.Devices.Disks {
 		v.Disks = append(v.Disks, in.disk(&x.Devices.Disks[i], s))
 	}
-	if len(v.Disks) > 0 {
-		v.Placement.Datastore = v.Disks[0].Datastore
+	if i := slices.IndexFunc(v.Disks, func(d hypervisor.DiskInfo) bool { return !d.CDROM }); i >= 0 {
+		v.Placement.Datastore = v.Disks[i].Datastore
 	}
 	for i := range x.Devices.Interfaces {
 		if n := &x.Devices.Interfaces[i]; !fleet.IsGuard(n) {
@@ -331,14 +333,14 @@ func (in *inventory) disk(k *libvirtxml.DomainDisk, s libvirtx.Stat) hypervisor.
 	if st, ok := s.Disks[string(i.ID)]; ok {
 		i.SizeBytes, i.UsedBytes = st.Capacity, st.Allocation
 	}
-	i.Provisioning = hypervisor.Thin
+	i.Provisioning = hypervisor.ProvisioningThin
 	if i.UsedBytes >= i.SizeBytes && i.SizeBytes > 0 {
-		i.Provisioning = hypervisor.Thick
+		i.Provisioning = hypervisor.ProvisioningThick
 	}
 	return i
 }
 
-// chain adds what the storage pool knows of a disk's image.
+// chain adds what the storage pool knows about a disk's image.
 func (in *inventory) chain(c *libvirt.Connect, x *libvirtxml.Domain, i *hypervisor.DiskInfo) {
 	n := slices.IndexFunc(x.Devices.Disks, func(k libvirtxml.DomainDisk) bool { return k.Target != nil && k.Target.Dev == string(i.ID) })
 	if n < 0 {
@@ -346,7 +348,7 @@ func (in *inventory) chain(c *libvirt.Connect, x *libvirtxml.Domain, i *hypervis
 	}
 	vol, err := libvirtx.FindImage(c, in.pools, libvirtx.DiskPath(&x.Devices.Disks[n]))
 	if err != nil {
-		return // in no pool, or gone: what the definition says has to do
+		return // in no pool, or gone: the definition has to do
 	}
 	if i.SizeBytes == 0 {
 		i.SizeBytes = vol.Capacity

@@ -11,6 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 const (
@@ -20,7 +21,7 @@ const (
 )
 
 // priorities of vSphere (API reference, ClusterDasVmSettingsRestartPriority).
-// "lowest" and "highest" are told as low and high, and not set.
+// "lowest" and "highest" are reported as low and high, and never set.
 var priorities = map[string]hypervisor.RestartPriority{
 	string(types.ClusterDasVmSettingsRestartPriorityDisabled): hypervisor.RestartNever,
 	string(types.ClusterDasVmSettingsRestartPriorityLowest):   hypervisor.RestartLow,
@@ -37,9 +38,9 @@ var priorityNames = map[hypervisor.RestartPriority]string{
 	hypervisor.RestartHigh:   string(types.ClusterDasVmSettingsRestartPriorityHigh),
 }
 
-// defaultPriority: "If not specified at either the cluster level or the
-// virtual machine level, this will default to medium" (API reference,
-// ClusterDasVmSettings.restartPriority).
+// defaultPriority returns the default of a cluster: "If not specified at
+// either the cluster level or the virtual machine level, this will default to
+// medium" (API reference, ClusterDasVmSettings.restartPriority).
 func defaultPriority(c types.ClusterDasConfigInfo) hypervisor.RestartPriority {
 	if s := c.DefaultVmSettings; s != nil && priorities[s.RestartPriority] != "" {
 		return priorities[s.RestartPriority]
@@ -47,14 +48,15 @@ func defaultPriority(c types.ClusterDasConfigInfo) hypervisor.RestartPriority {
 	return hypervisor.RestartMedium
 }
 
-// restarts tells whether HA restarts machines: host monitoring may be paused.
+// restarts reports whether HA restarts machines: host monitoring may be
+// paused.
 func restarts(c types.ClusterDasConfigInfo) bool {
 	return c.Enabled != nil && *c.Enabled && c.HostMonitoring != string(types.ClusterDasConfigInfoServiceStateDisabled)
 }
 
-// failures is the number of host failures that admission control keeps room
-// for (API reference, ClusterDasAdmissionControlPolicy and its kinds; the
-// number left out is 1).
+// failures is the number of host failures that admission control reserves
+// room for (API reference, ClusterDasAdmissionControlPolicy and its kinds; if
+// the number is left out it is 1).
 func failures(c types.ClusterDasConfigInfo) int {
 	if c.AdmissionControlEnabled == nil || !*c.AdmissionControlEnabled {
 		return 0
@@ -80,7 +82,7 @@ func (d *driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
 		return nil, err
 	}
 	if len(list) == 0 {
-		return nil, hypervisor.Unsupported(hypervisor.Ref{}, hypervisor.HighAvailability, hypervisor.ReasonConfig, noClusters)
+		return nil, hypervisor.Unsupported(hypervisor.Ref{}, capability.HighAvailability, hypervisor.ReasonConfig, noClusters)
 	}
 	var out []hypervisor.HAInfo
 	for _, o := range list {
@@ -93,7 +95,7 @@ func (d *driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
 	return out, nil
 }
 
-// protection reads a machine and the cluster that it is in.
+// protection reads a machine and its cluster.
 func (d *driver) protection(ctx context.Context, id hypervisor.VMID) (cluster ref, cfg types.ClusterConfigInfoEx, vm propMap, err error) {
 	if err = d.haAllowed(ctx, id.Ref()); err != nil {
 		return
@@ -103,7 +105,7 @@ func (d *driver) protection(ctx context.Context, id hypervisor.VMID) (cluster re
 	}
 	host := get[types.VirtualMachineRuntimeInfo](vm, "runtime").Host
 	if host == nil {
-		err = hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the server does not say which host has the machine")
+		err = hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the server does not say which host has the machine")
 		return
 	}
 	p, err := d.one(ctx, *host, "parent")
@@ -111,7 +113,7 @@ func (d *driver) protection(ctx context.Context, id hypervisor.VMID) (cluster re
 		return
 	}
 	if cluster = p.ref("parent"); cluster.Type != "ClusterComputeResource" {
-		err = hypervisor.Unsupported(id.Ref(), hypervisor.HighAvailability, hypervisor.ReasonConfig, noClusterHA)
+		err = hypervisor.Unsupported(id.Ref(), capability.HighAvailability, hypervisor.ReasonConfig, noClusterHA)
 		return
 	}
 	if p, err = d.one(ctx, cluster, "configurationEx"); err != nil {
@@ -129,8 +131,8 @@ func override(cfg types.ClusterConfigInfoEx, vm ref) *types.ClusterDasVmConfigIn
 	return nil
 }
 
-// ownPriority is what an override says; empty where the cluster's default
-// counts.
+// ownPriority returns the priority in an override. It is empty where the
+// cluster's default applies.
 func ownPriority(o *types.ClusterDasVmConfigInfo) hypervisor.RestartPriority {
 	switch {
 	case o == nil:
@@ -158,12 +160,12 @@ func (d *driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervis
 	return a, nil
 }
 
-// SetRestartPriority is an override in the cluster's configuration. What else
-// an override says stays.
+// SetRestartPriority writes an override in the cluster's configuration. The
+// other settings of the override stay.
 func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p hypervisor.RestartPriority) (hypervisor.DriverTask, error) {
 	name, ok := priorityNames[p]
 	if !ok {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.HighAvailability, hypervisor.ReasonPlatform, noBestEffort)
+		return nil, hypervisor.Unsupported(id.Ref(), capability.HighAvailability, hypervisor.ReasonPlatform, noBestEffort)
 	}
 	cluster, cfg, _, err := d.protection(ctx, id)
 	if err != nil {
@@ -183,33 +185,27 @@ func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p h
 	}
 	settings.RestartPriority = name
 	change.Info.DasSettings, change.Info.RestartPriority = &settings, ""
-	self, err := d.launch(ctx, cluster, "reconfigureEx", nil, func() (ref, error) {
-		res, err := methods.ReconfigureComputeResource_Task(ctx, d.rt, &types.ReconfigureComputeResource_Task{This: cluster, Modify: true,
-			Spec: &types.ClusterConfigSpecEx{DasVmConfigSpec: []types.ClusterDasVmConfigSpec{change}}})
-		if err != nil {
-			return ref{}, err
-		}
-		return res.Returnval, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return d.resultJob(self, id.Ref()), nil
+	return d.start(ctx, id.Ref(), func(ctx context.Context) (ref, error) {
+		return d.launch(ctx, cluster, "reconfigureEx", nil, func() (ref, error) {
+			return taskOf(methods.ReconfigureComputeResource_Task(ctx, d.rt, &types.ReconfigureComputeResource_Task{This: cluster, Modify: true,
+				Spec: &types.ClusterConfigSpecEx{DasVmConfigSpec: []types.ClusterDasVmConfigSpec{change}}}))
+		})
+	}, resulting(id.Ref()))
 }
 
-// haAllowed: HA needs a vCenter and a licence.
+// haAllowed checks that HA is available: it needs a vCenter and a licence.
 func (d *driver) haAllowed(ctx context.Context, on hypervisor.Ref) error {
 	if !d.isVC() {
-		return hypervisor.Unsupported(on, hypervisor.HighAvailability, hypervisor.ReasonPlatform, needsVC)
+		return hypervisor.Unsupported(on, capability.HighAvailability, hypervisor.ReasonPlatform, needsVC)
 	}
 	r, err := d.licence(ctx)
 	if err == nil && !r.has("das") {
-		err = hypervisor.Unsupported(on, hypervisor.HighAvailability, hypervisor.ReasonEdition, "vSphere HA is not in the edition "+strconv.Quote(r.edition))
+		err = hypervisor.Unsupported(on, capability.HighAvailability, hypervisor.ReasonEdition, "vSphere HA is not in the edition "+strconv.Quote(r.edition))
 	}
 	return err
 }
 
-// haSupport: HA need not be on.
+// haSupport reports the support for HA, which need not be on.
 func (d *driver) haSupport(ctx context.Context) (hypervisor.Support, error) {
 	err := d.haAllowed(ctx, hypervisor.Ref{})
 	var u *hypervisor.UnsupportedError

@@ -11,6 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
 )
@@ -113,7 +114,7 @@ func TestHA(t *testing.T) {
 	}
 	is(hypervisor.Availability{Priority: hypervisor.RestartHigh})
 	if first().Enabled {
-		t.Error("HA without monitoring of hosts is told as enabled")
+		t.Error("HA without monitoring of hosts is reported as enabled")
 	}
 }
 
@@ -124,7 +125,7 @@ func TestHARefused(t *testing.T) {
 		_, c := once(t, vspheresim.Config{VMs: 1, StandaloneHosts: 1})
 		vm := firstVM(t, c, "DC0_H0")
 		refusedFor(t, vm, hypervisor.ReasonConfig)
-		if s, err := c.Supports(t.Context(), hypervisor.HighAvailability, vm.ID().Ref()); err != nil || s.Level != hypervisor.No || s.Reason != hypervisor.ReasonConfig {
+		if s, err := c.Supports(t.Context(), capability.HighAvailability, vm.ID().Ref()); err != nil || s.Level != hypervisor.LevelNo || s.Reason != hypervisor.ReasonConfig {
 			t.Errorf("Supports: %+v (%v)", s, err)
 		}
 	})

@@ -77,7 +77,7 @@ func nativeList(ctx context.Context, c *vim25.Client, v ref) ([]nativeVM, error)
 
 func listAll(ctx context.Context, c *hypervisor.Client) (int, error) {
 	n := 0
-	for _, err := range c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}) {
+	for _, err := range c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.DetailBrief}) {
 		if err != nil {
 			return n, err
 		}

@@ -6,7 +6,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// builder collects device changes and gives out controllers, units and the
+// builder collects device changes, and assigns controllers, units and the
 // negative keys by which changes of one call refer to each other.
 type builder struct {
 	devices []types.BaseVirtualDevice // existing and added
@@ -31,7 +31,7 @@ func (b *builder) add(dev types.BaseVirtualDevice, file types.VirtualDeviceConfi
 type bus struct {
 	units    int32 // per controller
 	reserved int32 // unit of the controller itself, -1 if none
-	limit    int   // controllers
+	limit    int   // number of controllers
 	is       func(types.BaseVirtualDevice) bool
 	make     func() types.BaseVirtualDevice
 }
@@ -69,7 +69,7 @@ func busOf(controller int32, list []types.BaseVirtualDevice) string {
 func (b *builder) slot(kind string) (key, unit int32, err error) {
 	k, ok := buses[kind]
 	if !ok {
-		return 0, 0, invalidArgument(hypervisor.Ref{Kind: hypervisor.KindOfDisk}, "bus %q: vSphere has scsi, nvme, sata and ide", kind)
+		return 0, 0, invalidArgument(hypervisor.Ref{Kind: hypervisor.ObjectDisk}, "bus %q: vSphere has scsi, nvme, sata and ide", kind)
 	}
 	used := map[[2]int32]bool{}
 	for _, d := range b.devices {
@@ -95,7 +95,10 @@ func (b *builder) slot(kind string) (key, unit int32, err error) {
 		}
 	}
 	if count == k.limit {
-		return 0, 0, hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.Ref{Kind: hypervisor.KindOfDisk}, "all %d %s controllers are full", count, kind)
+		if key, unit, ok := b.wide(used); ok && kind == "scsi" {
+			return key, unit, nil
+		}
+		return 0, 0, hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.Ref{Kind: hypervisor.ObjectDisk}, "all %d %s controllers are full", count, kind)
 	}
 	c := k.make()
 	for n := int32(0); ; n++ {
@@ -106,6 +109,23 @@ func (b *builder) slot(kind string) (key, unit int32, err error) {
 	}
 	b.add(c, "")
 	return c.GetVirtualDevice().Key, 0, nil
+}
+
+// wide finds a unit beyond those of all SCSI controllers: a paravirtual one has
+// 64 from hardware version 14 on (vSphere configuration maximums).
+func (b *builder) wide(used map[[2]int32]bool) (key, unit int32, ok bool) {
+	for _, d := range b.devices {
+		if _, ok := d.(*types.ParaVirtualSCSIController); !ok {
+			continue
+		}
+		key := d.GetVirtualDevice().Key
+		for u := int32(16); u < 64; u++ {
+			if !used[[2]int32{key, u}] {
+				return key, u, true
+			}
+		}
+	}
+	return 0, 0, false
 }
 
 func (b *builder) disk(s hypervisor.DiskSpec, back *types.VirtualDiskFlatVer2BackingInfo, op types.VirtualDeviceConfigSpecFileOperation) error {

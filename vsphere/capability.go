@@ -9,6 +9,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 const (
@@ -17,7 +18,7 @@ const (
 	noDirectBoot     = "vSphere boots through firmware only: use a disk or an ISO image"
 	noPostCopy       = "vMotion has no post-copy phase"
 	noTuning         = "vMotion sets bandwidth, downtime and streams by itself"
-	noGuestClock     = "vSphere tells a guest's clock only to who logs in to the guest, and this call carries no login: use Exec"
+	noGuestClock     = "vSphere reports a guest's clock only after a login to the guest, and this call carries no login: use Exec"
 	noGuestFreeze    = "vSphere freezes a guest only while it takes a quiesced snapshot"
 	noWatchResume    = "versions of the property collector belong to one session: Watch begins with a Resync instead"
 	noOutput         = "a program of a Windows guest returns its exit code, not its output"
@@ -27,18 +28,18 @@ const (
 	instantVersion   = "instant clones need vSphere 6.7"
 )
 
-// rights is what the licences allow.
+// rights are what the licences allow.
 type rights struct {
 	at       time.Time
 	edition  string
-	all      bool // evaluation, Enterprise Plus and above, or not told
+	all      bool // evaluation, Enterprise Plus and above, or not reported
 	features map[string]bool
 }
 
 const rightsAge = 5 * time.Minute
 
-// licence reads what the licences allow. vCenter tells the licences of the
-// hosts together; the best counts for the connection.
+// licence reads what the licences allow. vCenter reports the licences of the
+// hosts together; the best applies to the connection.
 func (d *driver) licence(ctx context.Context) (*rights, error) {
 	d.mu.Lock()
 	r := d.rights
@@ -49,7 +50,7 @@ func (d *driver) licence(ctx context.Context) (*rights, error) {
 	r = &rights{at: time.Now(), features: map[string]bool{}}
 	if m := d.vc.ServiceContent.LicenseManager; m != nil {
 		p, err := d.one(ctx, *m, "licenses")
-		if err != nil && kindOf(err) != hypervisor.KindPermission {
+		if err != nil && kindOf(err) != hypervisor.ErrPermission {
 			return nil, err
 		}
 		for _, l := range get[types.ArrayOfLicenseManagerLicenseInfo](p, "licenses").LicenseManagerLicenseInfo {
@@ -83,63 +84,64 @@ func (d *driver) licence(ctx context.Context) (*rights, error) {
 func (r *rights) has(feature string) bool { return r.all || r.features[feature] }
 
 var (
-	yes     = hypervisor.Support{Level: hypervisor.Yes}
-	unknown = hypervisor.Support{Level: hypervisor.No, Reason: hypervisor.ReasonNotImplemented, Detail: "this driver does not know the capability"}
+	yes     = hypervisor.Support{Level: hypervisor.LevelYes}
+	unknown = hypervisor.Support{Level: hypervisor.LevelNo, Reason: hypervisor.ReasonNotImplemented, Detail: "this driver does not know the capability"}
 )
 
 func no(r hypervisor.ReasonCode, detail string) hypervisor.Support {
-	return hypervisor.Support{Level: hypervisor.No, Reason: r, Detail: detail}
+	return hypervisor.Support{Level: hypervisor.LevelNo, Reason: r, Detail: detail}
 }
 
 func partly(r hypervisor.ReasonCode, detail string) hypervisor.Support {
-	return hypervisor.Support{Level: hypervisor.Partial, Reason: r, Detail: detail}
+	return hypervisor.Support{Level: hypervisor.LevelPartial, Reason: r, Detail: detail}
 }
 
-// fixed is what holds for every vSphere.
-var fixed = map[hypervisor.Capability]hypervisor.Support{
-	hypervisor.VMCreate: yes, hypervisor.VMDelete: yes, hypervisor.Labels: yes, hypervisor.Reconfigure: yes,
-	hypervisor.BootDirect: no(hypervisor.ReasonPlatform, noDirectBoot), hypervisor.CPUHotAdd: yes, hypervisor.MemoryHotAdd: yes,
-	hypervisor.MemoryDynamic: partly(hypervisor.ReasonPlatform, dynamicIsReservation),
-	hypervisor.DiskAttach:    yes, hypervisor.DiskHotplug: yes, hypervisor.DiskGrow: yes, hypervisor.DiskGrowLive: yes,
-	hypervisor.NICAttach: yes, hypervisor.NICHotplug: yes, hypervisor.PowerShutdown: yes, hypervisor.PowerReset: yes,
-	hypervisor.PowerPause: no(hypervisor.ReasonPlatform, noPause), hypervisor.PowerSuspend: yes,
-	hypervisor.SnapshotDisk: yes, hypervisor.SnapshotMemory: yes, hypervisor.SnapshotQuiesce: yes,
-	hypervisor.MigratePostCopy: no(hypervisor.ReasonPlatform, noPostCopy), hypervisor.MigrateTuning: no(hypervisor.ReasonPlatform, noTuning),
-	hypervisor.DeviceHotplug: no(hypervisor.ReasonPlatform, noHotDevice),
-	hypervisor.WatchEvents:   yes, hypervisor.WatchResume: no(hypervisor.ReasonPlatform, noWatchResume),
-	hypervisor.GuestFacts: yes, hypervisor.GuestExec: yes,
-	hypervisor.GuestClock: no(hypervisor.ReasonPlatform, noGuestClock), hypervisor.GuestFreeze: no(hypervisor.ReasonPlatform, noGuestFreeze),
-	hypervisor.ReplicationRead: no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: ask that"),
-	hypervisor.HostMaintenance: yes, hypervisor.TaskResume: yes, hypervisor.TaskCancel: yes, hypervisor.VolumeManage: yes,
+// fixed are the answers that apply to every vSphere.
+var fixed = map[capability.Name]hypervisor.Support{
+	capability.VMCreate: yes, capability.VMDelete: yes, capability.VMStart: yes,
+	capability.HostList: yes, capability.DatastoreList: yes, capability.NetworkList: yes, capability.Labels: yes, capability.Reconfigure: yes,
+	capability.BootDirect: no(hypervisor.ReasonPlatform, noDirectBoot), capability.CPUHotAdd: yes, capability.MemoryHotAdd: yes,
+	capability.MemoryDynamic: partly(hypervisor.ReasonPlatform, dynamicIsReservation),
+	capability.DiskAttach:    yes, capability.DiskHotplug: yes, capability.DiskGrow: yes, capability.DiskGrowLive: yes,
+	capability.NICAttach: yes, capability.NICHotplug: yes, capability.PowerShutdown: yes, capability.PowerReset: yes,
+	capability.PowerPause: no(hypervisor.ReasonPlatform, noPause), capability.PowerSuspend: yes,
+	capability.SnapshotDisk: yes, capability.SnapshotMemory: yes, capability.SnapshotQuiesce: yes,
+	capability.MigratePostCopy: no(hypervisor.ReasonPlatform, noPostCopy), capability.MigrateTuning: no(hypervisor.ReasonPlatform, noTuning),
+	capability.DeviceHotplug: no(hypervisor.ReasonPlatform, noHotDevice),
+	capability.WatchEvents:   yes, capability.WatchResume: no(hypervisor.ReasonPlatform, noWatchResume),
+	capability.GuestFacts: yes, capability.GuestExec: yes,
+	capability.GuestClock: no(hypervisor.ReasonPlatform, noGuestClock), capability.GuestFreeze: no(hypervisor.ReasonPlatform, noGuestFreeze),
+	capability.ReplicationRead: no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: ask that"),
+	capability.HostMaintenance: yes, capability.TaskResume: yes, capability.TaskCancel: yes, capability.VolumeManage: yes,
 }
 
-// Supports answers from the product, its licences, the hosts and, for a
-// machine, its state and configuration.
-func (d *driver) Supports(ctx context.Context, c hypervisor.Capability, scope hypervisor.Ref) (hypervisor.Support, error) {
+// Supports determines its answer from the product, its licences, the hosts
+// and, for a machine, its state and configuration.
+func (d *driver) Supports(ctx context.Context, c capability.Name, scope hypervisor.Ref) (hypervisor.Support, error) {
 	s, err := d.supports(ctx, c)
-	if err != nil || s.Level == hypervisor.No || scope.ID == "" {
+	if err != nil || s.Level == hypervisor.LevelNo || scope.ID == "" {
 		return s, err
 	}
 	switch scope.Kind {
-	case hypervisor.KindOfVM, hypervisor.KindOfTemplate:
+	case hypervisor.ObjectVM, hypervisor.ObjectTemplate:
 		return d.vmSupports(ctx, c, hypervisor.VMID(scope.ID), s)
-	case hypervisor.KindOfHost:
+	case hypervisor.ObjectHost:
 		return d.hostSupports(ctx, c, hypervisor.HostID(scope.ID), s)
-	case hypervisor.KindOfDevice:
+	case hypervisor.ObjectDevice:
 		list, err := d.Devices(ctx, hypervisor.DeviceFilter{ID: hypervisor.DeviceID(scope.ID)})
 		switch {
 		case err != nil:
 			return s, err
 		case len(list) == 0:
 			return s, notFound(scope)
-		case !list[0].Assignable && (c == hypervisor.DevicePCI || c == hypervisor.DeviceVF || c == hypervisor.DeviceVGPU):
+		case !list[0].Assignable && (c == capability.DevicePCI || c == capability.DeviceVF || c == capability.DeviceVGPU):
 			return no(list[0].Reason, list[0].Detail), nil
 		}
 	}
 	return s, nil
 }
 
-func (d *driver) supports(ctx context.Context, c hypervisor.Capability) (hypervisor.Support, error) {
+func (d *driver) supports(ctx context.Context, c capability.Name) (hypervisor.Support, error) {
 	if s, ok := fixed[c]; ok {
 		return s, nil
 	}
@@ -155,24 +157,24 @@ func (d *driver) supports(ctx context.Context, c hypervisor.Capability) (hypervi
 	}
 	vc := d.isVC()
 	switch c {
-	case hypervisor.CloneFull, hypervisor.CloneLinked, hypervisor.CloneRunning, hypervisor.CloneFromSnapshot, hypervisor.CloneCustomize, hypervisor.Templates:
+	case capability.CloneFull, capability.CloneLinked, capability.CloneRunning, capability.CloneFromSnapshot, capability.CloneCustomize, capability.Templates:
 		if !vc {
 			return no(hypervisor.ReasonPlatform, needsVC), nil
 		}
 		return yes, nil
-	case hypervisor.CloneInstant:
+	case capability.CloneInstant:
 		switch {
 		case !vc:
 			return no(hypervisor.ReasonPlatform, needsVC), nil
-		case !d.atLeast(6, 7):
+		case !d.has("InstantClone_Task"):
 			return no(hypervisor.ReasonAPIVersion, instantVersion), nil
 		}
 		return yes, nil
-	case hypervisor.MigrateLive, hypervisor.MigrateCold, hypervisor.MigrateStorage, hypervisor.MigrateLiveStorage, hypervisor.MigrateBoth, hypervisor.MigrateCross:
+	case capability.MigrateLive, capability.MigrateCold, capability.MigrateStorage, capability.MigrateLiveStorage, capability.MigrateBoth, capability.MigrateCross:
 		if !vc {
 			return no(hypervisor.ReasonPlatform, needsVC), nil
 		}
-		if c == hypervisor.MigrateLive || c == hypervisor.MigrateCold || c == hypervisor.MigrateBoth {
+		if c == capability.MigrateLive || c == capability.MigrateCold || c == capability.MigrateBoth {
 			hosts, err := d.viewAll(ctx, "HostSystem", []string{"name"})
 			if err != nil {
 				return hypervisor.Support{}, err
@@ -183,23 +185,23 @@ func (d *driver) supports(ctx context.Context, c hypervisor.Capability) (hypervi
 		}
 		s := yes
 		var err error
-		if c != hypervisor.MigrateCold && c != hypervisor.MigrateStorage && c != hypervisor.MigrateLiveStorage {
+		if c != capability.MigrateCold && c != capability.MigrateStorage && c != capability.MigrateLiveStorage {
 			s, err = edition("vmotion", "vMotion")
 		}
-		if err == nil && s.Level == hypervisor.Yes && (c == hypervisor.MigrateLiveStorage || c == hypervisor.MigrateBoth) {
+		if err == nil && s.Level == hypervisor.LevelYes && (c == capability.MigrateLiveStorage || c == capability.MigrateBoth) {
 			s, err = edition("svmotion", "Storage vMotion")
 		}
 		return s, err
-	case hypervisor.DevicePCI, hypervisor.DeviceVF, hypervisor.DeviceVGPU, hypervisor.DevicePrepare:
+	case capability.DevicePCI, capability.DeviceVF, capability.DeviceVGPU, capability.DevicePrepare:
 		return d.deviceSupport(ctx, c, edition)
-	case hypervisor.HighAvailability:
+	case capability.HighAvailability:
 		return d.haSupport(ctx)
-	case hypervisor.PlacementNative:
+	case capability.PlacementNative:
 		if !vc {
 			return no(hypervisor.ReasonPlatform, needsVC), nil
 		}
 		s, err := edition("drs", "DRS")
-		if err != nil || s.Level != hypervisor.Yes {
+		if err != nil || s.Level != hypervisor.LevelYes {
 			return s, err
 		}
 		list, err := d.computes(ctx)
@@ -213,28 +215,15 @@ func (d *driver) supports(ctx context.Context, c hypervisor.Capability) (hypervi
 	return unknown, nil
 }
 
-// atLeast compares the API version.
-func (d *driver) atLeast(major, minor int) bool {
-	parts := strings.Split(d.vc.ServiceContent.About.ApiVersion, ".")
-	n := func(i int) int {
-		if i >= len(parts) {
-			return 0
-		}
-		v, _ := strconv.Atoi(parts[i])
-		return v
-	}
-	return n(0) > major || n(0) == major && n(1) >= minor
-}
-
 // deviceSupport looks for a device that could ever serve.
-func (d *driver) deviceSupport(ctx context.Context, c hypervisor.Capability, edition func(string, string) (hypervisor.Support, error)) (hypervisor.Support, error) {
+func (d *driver) deviceSupport(ctx context.Context, c capability.Name, edition func(string, string) (hypervisor.Support, error)) (hypervisor.Support, error) {
 	switch c {
-	case hypervisor.DeviceVF:
-		if s, err := edition("sriov", "SR-IOV"); err != nil || s.Level != hypervisor.Yes {
+	case capability.DeviceVF:
+		if s, err := edition("sriov", "SR-IOV"); err != nil || s.Level != hypervisor.LevelYes {
 			return s, err
 		}
-	case hypervisor.DeviceVGPU:
-		if s, err := edition("vgpu", "vGPU"); err != nil || s.Level != hypervisor.Yes {
+	case capability.DeviceVGPU:
+		if s, err := edition("vgpu", "vGPU"); err != nil || s.Level != hypervisor.LevelYes {
 			return s, err
 		}
 	}
@@ -244,15 +233,15 @@ func (d *driver) deviceSupport(ctx context.Context, c hypervisor.Capability, edi
 	}
 	for _, x := range list {
 		switch {
-		case c == hypervisor.DeviceVF && x.sriov, c == hypervisor.DeviceVGPU && len(x.Profiles) > 0,
-			(c == hypervisor.DevicePCI || c == hypervisor.DevicePrepare) && x.capable:
+		case c == capability.DeviceVF && x.sriov, c == capability.DeviceVGPU && len(x.Profiles) > 0,
+			(c == capability.DevicePCI || c == capability.DevicePrepare) && x.capable:
 			return yes, nil
 		}
 	}
 	return no(hypervisor.ReasonNoDevice, "no host has a device that could be given to a machine this way"), nil
 }
 
-func (d *driver) vmSupports(ctx context.Context, c hypervisor.Capability, id hypervisor.VMID, s hypervisor.Support) (hypervisor.Support, error) {
+func (d *driver) vmSupports(ctx context.Context, c capability.Name, id hypervisor.VMID, s hypervisor.Support) (hypervisor.Support, error) {
 	p, err := d.one(ctx, vmRef(id), "runtime.powerState", "summary.config.template", "guest.toolsRunningStatus", "config.hardware.device",
 		"config.cpuHotAddEnabled", "config.memoryHotAddEnabled", "snapshot", "guest.guestFamily", "config.guestId")
 	if err != nil {
@@ -263,63 +252,69 @@ func (d *driver) vmSupports(ctx context.Context, c hypervisor.Capability, id hyp
 	device := passthroughLabel(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice)
 	template := get[bool](p, "summary.config.template")
 	switch c {
-	case hypervisor.HighAvailability:
-		if _, _, _, err := d.protection(ctx, id); kindOf(err) == hypervisor.KindUnsupported {
+	case capability.HighAvailability:
+		if _, _, _, err := d.protection(ctx, id); kindOf(err) == hypervisor.ErrUnsupported {
 			return no(hypervisor.ReasonConfig, noClusterHA), nil
 		} else if err != nil {
 			return s, err
 		}
-	case hypervisor.PowerShutdown, hypervisor.SnapshotQuiesce, hypervisor.GuestFacts, hypervisor.GuestExec:
+	case capability.PowerShutdown, capability.SnapshotQuiesce, capability.GuestFacts, capability.GuestExec:
 		if template {
 			return no(hypervisor.ReasonIsTemplate, "a template does not run"), nil
 		}
-		if !tools && state == hypervisor.Running {
+		if !tools && state == hypervisor.StateRunning {
 			return no(hypervisor.ReasonToolsMissing, toolsMissing), nil
 		}
-		if c == hypervisor.GuestExec && isWindows(p) {
+		if c == capability.GuestExec && isWindows(p) {
 			return partly(hypervisor.ReasonPlatform, noOutput), nil
 		}
-	case hypervisor.PowerReset, hypervisor.PowerSuspend:
+	case capability.PowerReset, capability.PowerSuspend:
 		if template {
 			return no(hypervisor.ReasonIsTemplate, "a template does not run"), nil
 		}
-		if c == hypervisor.PowerSuspend && device != "" {
+		if c == capability.PowerSuspend && device != "" {
 			return no(hypervisor.ReasonVMPassthrough, passthroughHolds), nil
 		}
-	case hypervisor.SnapshotDisk:
+	case capability.Labels:
+		if template {
+			return no(hypervisor.ReasonIsTemplate, templateLabels), nil
+		}
+	case capability.SnapshotDisk:
 		if template {
 			return no(hypervisor.ReasonIsTemplate, "vSphere makes no snapshots of templates"), nil
 		}
-	case hypervisor.SnapshotMemory, hypervisor.MigrateLive, hypervisor.MigrateBoth, hypervisor.CloneInstant:
+	case capability.SnapshotMemory, capability.MigrateLive, capability.MigrateBoth, capability.CloneInstant:
 		switch {
 		case template:
 			return no(hypervisor.ReasonIsTemplate, "a template does not run"), nil
 		case device != "":
 			return no(hypervisor.ReasonVMPassthrough, passthroughHolds), nil
+		case c == capability.SnapshotMemory && independentDisk(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice) != "":
+			return no(hypervisor.ReasonConfig, independentDisk(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice)), nil
 		}
-	case hypervisor.CPUHotAdd:
-		if state == hypervisor.Running && !get[bool](p, "config.cpuHotAddEnabled") {
+	case capability.CPUHotAdd:
+		if state == hypervisor.StateRunning && !get[bool](p, "config.cpuHotAddEnabled") {
 			return no(hypervisor.ReasonHotAddOff, hotAddOff), nil
 		}
-	case hypervisor.MemoryHotAdd:
-		if state == hypervisor.Running && !get[bool](p, "config.memoryHotAddEnabled") {
+	case capability.MemoryHotAdd:
+		if state == hypervisor.StateRunning && !get[bool](p, "config.memoryHotAddEnabled") {
 			return no(hypervisor.ReasonHotAddOff, hotAddOff), nil
 		}
-	case hypervisor.DiskGrow, hypervisor.DiskGrowLive:
+	case capability.DiskGrow, capability.DiskGrowLive:
 		if n := countSnapshots(get[types.VirtualMachineSnapshotInfo](p, "snapshot").RootSnapshotList); n > 0 {
 			return no(hypervisor.ReasonVMSnapshots, "vSphere grows no disk of a machine with snapshots"), nil
 		}
-	case hypervisor.DevicePCI, hypervisor.DeviceVF, hypervisor.DeviceVGPU:
-		if state != hypervisor.Off {
+	case capability.DevicePCI, capability.DeviceVF, capability.DeviceVGPU:
+		if state != hypervisor.StateOff {
 			return no(hypervisor.ReasonVMState, noHotDevice), nil
 		}
 	}
 	return s, nil
 }
 
-func (d *driver) hostSupports(ctx context.Context, c hypervisor.Capability, id hypervisor.HostID, s hypervisor.Support) (hypervisor.Support, error) {
+func (d *driver) hostSupports(ctx context.Context, c capability.Name, id hypervisor.HostID, s hypervisor.Support) (hypervisor.Support, error) {
 	switch c {
-	case hypervisor.DevicePCI, hypervisor.DeviceVF, hypervisor.DeviceVGPU, hypervisor.DevicePrepare:
+	case capability.DevicePCI, capability.DeviceVF, capability.DeviceVGPU, capability.DevicePrepare:
 		h := hostRef(id)
 		list, err := d.hostDevices(ctx, &h)
 		if err != nil {
@@ -327,8 +322,8 @@ func (d *driver) hostSupports(ctx context.Context, c hypervisor.Capability, id h
 		}
 		for _, x := range list {
 			switch {
-			case c == hypervisor.DeviceVF && x.sriov, c == hypervisor.DeviceVGPU && len(x.Profiles) > 0,
-				(c == hypervisor.DevicePCI || c == hypervisor.DevicePrepare) && x.capable:
+			case c == capability.DeviceVF && x.sriov, c == capability.DeviceVGPU && len(x.Profiles) > 0,
+				(c == capability.DevicePCI || c == capability.DevicePrepare) && x.capable:
 				return s, nil
 			}
 		}

@@ -13,28 +13,35 @@ import (
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
 )
 
-// TestTemplateIsNotRestored: a template that could not be made one again, after it was a machine for its base snapshot, is told of, and
-// the snapshot is named.
+// TestTemplateIsNotRestored: a template that could not be made one again, after it was a machine for its base, is reported, can't be started,
+// and is finished by the next deployment. One that could is not reported.
 func TestTemplateIsNotRestored(t *testing.T) {
 	sim, c := once(t, vspheresim.Config{})
 	ctx := t.Context()
-	vm, err := c.CreateVM(ctx, spec("source")).Wait(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tpl, err := vm.MarkTemplate(ctx).Wait(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sim.Fault("MarkAsTemplate", &types.NoPermission{})
-	_, err = tpl.Deploy(ctx, "copy", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(ctx)
-	var e *hypervisor.Error
-	if !errors.Is(err, hypervisor.ErrPermission) || !errors.As(err, &e) || !strings.Contains(err.Error(), "left as a machine") {
-		t.Fatalf("%v, want ErrPermission that tells of the template", err)
-	}
-	l, err := vm.Snapshots(ctx)
-	if err != nil || len(l) != 1 || len(e.Leftover) != 1 || e.Leftover[0].ID != string(l[0].ID) {
-		t.Errorf("snapshots %+v (%v), Leftover %v", l, err, e.Leftover)
+	for n, name := range []string{"restored", "not restored"} {
+		tpl := nativeTemplate(t, sim, c, name)
+		vm := c.VM(hypervisor.VMID(tpl.ID()))
+		for range n + 1 {
+			sim.Fault("MarkAsTemplate", &types.NoPermission{})
+		}
+		_, err := tpl.Deploy(ctx, "copy", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}).Wait(ctx)
+		var e *hypervisor.Error
+		if !errors.Is(err, hypervisor.ErrPermission) || !errors.As(err, &e) || strings.Contains(err.Error(), "is left as a machine") != (n == 1) || len(e.Leftover) != 0 {
+			t.Fatalf("%s: %v, want ErrPermission", name, err)
+		}
+		if m, err := driverOf(t, c).one(ctx, vmRef(vm.ID()), "summary.config.template"); err != nil || get[bool](m, "summary.config.template") != (n == 0) {
+			t.Errorf("%s: after %v it is a template: %v", name, e, m)
+		}
+		if _, err := vm.Start(ctx).Wait(ctx); !errors.Is(err, hypervisor.ErrInvalidState) {
+			t.Errorf("%s: it starts: %v", name, err)
+		}
+		if _, err := vm.CreateSnapshot(ctx, "s", nil).Wait(ctx); !errors.Is(err, hypervisor.ErrInvalidState) {
+			t.Errorf("%s: a snapshot is made of it: %v", name, err)
+		}
+		if _, err := tpl.Deploy(ctx, "copy of "+name, &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}).Wait(ctx); err != nil {
+			t.Errorf("%s: the next deployment: %v", name, err)
+		}
+		hasOneBase(t, c, tpl, name)
 	}
 }
 
@@ -49,15 +56,13 @@ func TestCancelDuringBaseSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 		clone := func(name string) *hypervisor.Task[*hypervisor.VM] {
-			return vm.Clone(ctx, name, &hypervisor.CloneOptions{Mode: hypervisor.Linked})
+			return vm.Clone(ctx, name, &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked})
 		}
 		if template {
-			tpl, err := vm.MarkTemplate(ctx).Wait(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
+			nativeMark(t, c, vm)
+			tpl := c.Template(hypervisor.TemplateID(vm.ID()))
 			clone = func(name string) *hypervisor.Task[*hypervisor.VM] {
-				return tpl.Deploy(ctx, name, &hypervisor.CloneOptions{Mode: hypervisor.Linked})
+				return tpl.Deploy(ctx, name, &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked})
 			}
 		}
 		sim.SetTaskDelay("CreateSnapshot_Task", 300*time.Millisecond)
@@ -88,9 +93,9 @@ func TestCancelDuringBaseSnapshot(t *testing.T) {
 	}
 }
 
-// TestCloneStartRefused: a clone that can't be started is named, off, and not removed; what it stands on stays until it goes.
+// TestCloneStartRefused: a clone that can't be started is named, off, and not removed; what it depends on stays until it goes.
 func TestCloneStartRefused(t *testing.T) {
-	for _, mode := range []hypervisor.CloneMode{hypervisor.FullClone, hypervisor.Linked} {
+	for _, mode := range []hypervisor.CloneMode{hypervisor.CloneModeFull, hypervisor.CloneModeLinked} {
 		t.Run(mode.String(), func(t *testing.T) {
 			sim, c := once(t, vspheresim.Config{})
 			vm, err := c.CreateVM(t.Context(), spec("source")).Wait(t.Context())
@@ -118,9 +123,9 @@ func TestFailedLinkedClone(t *testing.T) {
 		t.Fatal(err)
 	}
 	sim.FaultTask("CloneVM_Task", new(types.NoDiskSpace))
-	_, err = vm.Clone(t.Context(), "never", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(t.Context())
+	_, err = vm.Clone(t.Context(), "never", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}).Wait(t.Context())
 	var e *hypervisor.Error
-	if !errors.As(err, &e) || e.Kind != hypervisor.KindExhausted || len(e.Leftover) != 0 {
+	if !errors.As(err, &e) || e.Kind != hypervisor.ErrExhausted || len(e.Leftover) != 0 {
 		t.Errorf("ended with %v", err)
 	}
 	if l, err := vm.Snapshots(t.Context()); err != nil || len(l) != 0 {
@@ -129,7 +134,7 @@ func TestFailedLinkedClone(t *testing.T) {
 	// One that can't be removed is named.
 	sim.FaultTask("CloneVM_Task", new(types.NoDiskSpace))
 	sim.FaultTask("RemoveSnapshot_Task", new(types.FileLocked))
-	_, err = vm.Clone(t.Context(), "never", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(t.Context())
+	_, err = vm.Clone(t.Context(), "never", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}).Wait(t.Context())
 	l, lerr := vm.Snapshots(t.Context())
 	if lerr != nil || len(l) != 1 || !errors.As(err, &e) || len(e.Leftover) != 1 || e.Leftover[0].ID != string(l[0].ID) {
 		t.Errorf("%v names %v, left is %v (%v)", err, e.Leftover, l, lerr)

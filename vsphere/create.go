@@ -3,65 +3,44 @@ package vsphere
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"path"
-	"strings"
-	"sync"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
-// tokenBook knows the work that was started with a token and may not show in
-// the inventory yet. Its lock spans the look-up and the start.
-type tokenBook struct {
-	mu    sync.Mutex
-	tasks map[string]hypervisor.TaskID
-}
-
-// withToken starts work once per token: a machine that carries it, or work
-// under way that will, is the result of the next call.
+// withToken starts work once per token. The next call returns the machine
+// that carries the token, or the work under way that will make it.
 func (d *driver) withToken(ctx context.Context, token string, start func() (hypervisor.DriverTask, error)) (hypervisor.DriverTask, error) {
-	if token == "" {
+	return d.tokens.Once(ctx, token, d, func() (hypervisor.DriverTask, error) {
+		if token == "" {
+			return start()
+		}
+		id, err := d.findToken(ctx, token)
+		if err != nil {
+			return nil, err
+		}
+		if id != "" {
+			return hypervisor.DoneTask(newID("token"), hypervisor.TaskState{Result: id.Ref()}), nil
+		}
 		return start()
-	}
-	d.tokens.mu.Lock()
-	defer d.tokens.mu.Unlock()
-	if id, ok := d.tokens.tasks[token]; ok {
-		if t, err := d.Task(ctx, id); err == nil {
-			if s, err := t.Next(ctx); err == nil && !s.Done {
-				return d.Task(ctx, id)
-			}
-		}
-		delete(d.tokens.tasks, token)
-	}
-	id, err := d.findToken(ctx, token)
-	if err != nil {
-		return nil, err
-	}
-	if id != "" {
-		return hypervisor.DoneTask(newID("token"), hypervisor.TaskState{Result: id.Ref()}), nil
-	}
-	t, err := start()
-	if err == nil {
-		if d.tokens.tasks == nil {
-			d.tokens.tasks = map[string]hypervisor.TaskID{}
-		}
-		d.tokens.tasks[token] = t.ID()
-	}
-	return t, err
+	})
 }
 
-// CreateVM is one CreateVM_Task. Images that are copied and a start are
-// further steps.
+// CreateVM takes one CreateVM_Task. Copied images and a start are further
+// steps.
 func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}
 	if s.Boot != nil {
-		return nil, hypervisor.Unsupported(on, hypervisor.BootDirect, hypervisor.ReasonPlatform, noDirectBoot)
+		return nil, hypervisor.Unsupported(on, capability.BootDirect, hypervisor.ReasonPlatform, noDirectBoot)
 	}
 	if r := s.DynamicMemory; r != nil && r.MaxBytes != s.MemoryBytes {
-		return nil, hypervisor.Unsupported(on, hypervisor.MemoryDynamic, hypervisor.ReasonPlatform, dynamicIsReservation)
+		return nil, hypervisor.Unsupported(on, capability.MemoryDynamic, hypervisor.ReasonPlatform, dynamicIsReservation)
 	}
 	return d.withToken(ctx, s.Token, func() (hypervisor.DriverTask, error) { return d.create(ctx, on, s) })
 }
@@ -77,63 +56,46 @@ func (d *driver) create(ctx context.Context, on hypervisor.Ref, s hypervisor.VMS
 	}
 	req := types.CreateVM_Task{This: at.folder, Config: spec, Pool: at.pool, Host: at.host}
 	call := rand.Text()
-	req.Config.ExtraConfig = extraConfig(s.Labels, s.Token, call)
+	req.Config.ExtraConfig, req.Config.InstanceUuid = extraConfig(s.Labels, s.Token, call), bound(s.Token)
 	begin := func(ctx context.Context) (ref, error) {
-		return d.launch(ctx, at.folder, "createVm", d.made(call), func() (ref, error) {
-			res, err := methods.CreateVM_Task(ctx, d.rt, &req)
-			if err != nil {
-				return ref{}, err
-			}
-			return res.Returnval, nil
+		return d.launchMachine(ctx, at.folder, "createVm", call, s.Name, func() (ref, error) {
+			return taskOf(methods.CreateVM_Task(ctx, d.rt, &req))
 		})
 	}
 	if !s.Start && len(copies) == 0 {
-		self, err := begin(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return d.job(self), nil
+		return d.start(ctx, on, begin, nil)
 	}
-	return d.group.Go(ctx, newID("create"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		info, err := d.step(ctx, report, begin)
+	return d.compose(ctx, "create", on, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		info, err := d.step(ctx, j.Report, begin)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return on, err
 		}
 		vm, _ := info.Result.(ref)
+		made := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: vm.Value, Name: s.Name}
 		id := hypervisor.VMID(vm.Value)
-		made := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: vm.Value, Name: s.Name}
+		j.Remove(made, func(ctx context.Context) error {
+			_, err := d.step(ctx, nil, func(ctx context.Context) (ref, error) { return d.destroy(ctx, id) })
+			return err
+		})
 		for _, c := range copies {
-			report(hypervisor.TaskState{Fraction: -1, Phase: "copying"})
-			if err := d.addCopy(ctx, id, c, report); err != nil {
-				return hypervisor.TaskState{Err: err, Leftover: d.undo(ctx, made)}
+			j.Phase("copying", -1)
+			if err := d.addCopy(ctx, j, id, c); err != nil {
+				return made, err
 			}
 		}
-		if s.Start {
-			report(hypervisor.TaskState{Fraction: -1, Phase: "starting"})
-			start := func(ctx context.Context) (ref, error) { return d.startPowerOn(ctx, id) }
-			if _, err := d.step(ctx, report, start); err != nil { // it is complete, and off
-				return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{made}}
-			}
+		if j.Whole(); !s.Start {
+			return id.Ref(), nil
 		}
-		return hypervisor.TaskState{Result: id.Ref()}
+		j.Phase("starting", -1)
+		if _, err := d.step(ctx, j.Report, func(ctx context.Context) (ref, error) { return d.startPowerOn(ctx, id) }); err != nil {
+			j.Left(made) // it is complete, and off
+			return made, err
+		}
+		return id.Ref(), nil
 	})
 }
 
-// undo removes a machine that was made and not finished, and names it where
-// that fails.
-func (d *driver) undo(ctx context.Context, made hypervisor.Ref) []hypervisor.Ref {
-	ctx = context.WithoutCancel(ctx)
-	res, err := methods.Destroy_Task(ctx, d.rt, &types.Destroy_Task{This: vmRef(hypervisor.VMID(made.ID))})
-	if err == nil {
-		_, err = d.await(ctx, res.Returnval)
-	}
-	if err != nil && !isNotFound(err) {
-		return []hypervisor.Ref{made}
-	}
-	return nil
-}
-
-// guestID maps the portable names; anything else is vSphere's own (API
+// guestID maps the portable names. Any other name is vSphere's own (API
 // reference, VirtualMachineGuestOsIdentifier).
 func guestID(s string) string {
 	switch s {
@@ -147,7 +109,7 @@ func guestID(s string) string {
 	return s
 }
 
-// newSpec makes the specification, and the disks that are copied afterwards.
+// newSpec makes the specification, and returns the disks to copy afterwards.
 func (d *driver) newSpec(ctx context.Context, s hypervisor.VMSpec, at spot) (types.VirtualMachineConfigSpec, []hypervisor.DiskSpec, error) {
 	c := types.VirtualMachineConfigSpec{
 		Name: escape(s.Name), Annotation: s.Description, NumCPUs: int32(max(s.CPUs, 1)), MemoryMB: s.MemoryBytes / hypervisor.MiB,
@@ -163,9 +125,9 @@ func (d *driver) newSpec(ctx context.Context, s hypervisor.VMSpec, at spot) (typ
 		c.MemoryAllocation = allocation(*r)
 	}
 	switch s.Firmware {
-	case hypervisor.UEFI:
+	case hypervisor.FirmwareUEFI:
 		c.Firmware = string(types.GuestOsDescriptorFirmwareTypeEfi)
-	case hypervisor.BIOS:
+	case hypervisor.FirmwareBIOS:
 		c.Firmware = string(types.GuestOsDescriptorFirmwareTypeBios)
 	}
 	if s.SecureBoot {
@@ -176,6 +138,9 @@ func (d *driver) newSpec(ctx context.Context, s hypervisor.VMSpec, at spot) (typ
 	var copies []hypervisor.DiskSpec
 	for _, disk := range s.Disks {
 		if disk.Image != "" {
+			if err := asTheImage(disk); err != nil {
+				return c, nil, err
+			}
 			if _, _, err := d.volumePath(ctx, disk.Image); err != nil {
 				return c, nil, err
 			}
@@ -197,60 +162,113 @@ func (d *driver) newSpec(ctx context.Context, s hypervisor.VMSpec, at spot) (typ
 	return c, copies, nil
 }
 
+// asTheImage refuses what a copy of an image can't have.
+func asTheImage(s hypervisor.DiskSpec) error {
+	if s.Image != "" && s.Provisioning != "" {
+		return hypervisor.Unsupported(s.Image.Ref(), capability.DiskAttach, hypervisor.ReasonPlatform, copiesAreAlike)
+	}
+	return nil
+}
+
 // addCopy copies an image into the machine's folder and attaches it.
-func (d *driver) addCopy(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskSpec, report func(hypervisor.TaskState)) error {
+func (d *driver) addCopy(ctx context.Context, j *job.Job, id hypervisor.VMID, disk hypervisor.DiskSpec) error {
 	p, err := d.one(ctx, vmRef(id), "config.files.vmPathName", "datastore", "config.hardware.device", "name")
 	if err != nil {
 		return err
 	}
-	home := p.str("config.files.vmPathName")
-	dir := path.Dir(home)
-	if disk.Datastore != "" {
-		name, err := d.storeName(ctx, storeRef(disk.Datastore))
-		if err != nil {
+	store := storeRef(disk.Datastore)
+	if disk.Datastore == "" {
+		if store, err = d.homeStore(ctx, p); err != nil {
 			return err
 		}
-		dir = "[" + name + "] "
-		if _, rel, ok := strings.Cut(path.Dir(home), "] "); ok {
-			dir += rel
+	}
+	dir := path.Dir(string(volumeID(store, p.str("config.files.vmPathName"))))
+	to := hypervisor.VolumeID(dir + "/" + newFileName(path.Base(dir), disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice)))
+	attached := false
+	j.Remove(to.Ref(), func(ctx context.Context) error {
+		if attached {
+			return d.dropCopy(ctx, id, to)
 		}
-	}
-	_, from, err := d.volumePath(ctx, disk.Image)
-	if err != nil {
+		_, err := d.step(ctx, nil, func(ctx context.Context) (ref, error) { return d.deleteDisk(ctx, to) })
 		return err
-	}
-	dc, err := d.datacenterOf(ctx, vmRef(id))
-	if err != nil {
-		return err
-	}
-	to := strings.TrimSuffix(dir, "/") + "/" + newFileName(path.Base(dir), disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice))
-	if _, err = d.step(ctx, report, func(ctx context.Context) (ref, error) { return d.startCopy(ctx, from, to, dc) }); err != nil {
+	})
+	image := disk.Image
+	if _, err = d.step(ctx, j.Report, func(ctx context.Context) (ref, error) { return d.startCopy(ctx, image, to) }); err != nil {
 		return err
 	}
 	b := newBuilder(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice)
 	disk.Image = ""
-	if err = d.attachFile(b, disk, to); err == nil {
-		if err = d.change(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: b.changes}); err == nil && disk.SizeBytes > 0 {
-			err = d.growNew(ctx, id, to, disk.SizeBytes)
-		}
+	file, _, err := d.volumePath(ctx, to)
+	if err != nil {
+		return err
 	}
-	if err != nil { // the copy is nobody's yet
-		late := context.WithoutCancel(ctx)
-		if r, derr := methods.DeleteVirtualDisk_Task(late, d.rt, &types.DeleteVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager, Name: to, Datacenter: dc}); derr == nil {
-			_, _ = d.await(late, r.Returnval)
-		}
+	if err = d.attachFile(b, disk, file); err != nil {
+		return err
 	}
-	return err
+	if err = d.change(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: b.changes}); err != nil {
+		return err
+	}
+	attached = true
+	if disk.SizeBytes > 0 {
+		return d.growNew(ctx, id, to, disk.SizeBytes)
+	}
+	return nil
 }
 
-// startCopy starts the copy of an image.
-func (d *driver) startCopy(ctx context.Context, from, to string, dc *ref) (ref, error) {
-	res, err := methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager,
-		SourceName: from, SourceDatacenter: dc, DestName: to, DestDatacenter: dc})
+// homeStore returns the datastore of a machine's own files. p has the
+// machine's datastores and the path of its configuration.
+func (d *driver) homeStore(ctx context.Context, p propMap) (ref, error) {
+	stores := p.refs("datastore")
+	if len(stores) == 1 {
+		return stores[0], nil
+	}
+	names, err := d.storeNames(ctx, stores)
 	if err != nil {
 		return ref{}, err
 	}
-	return res.Returnval, nil
+	home := p.str("config.files.vmPathName")
+	if s, ok := homeOf(home, stores, names); ok {
+		return s, nil
+	}
+	return ref{}, fmt.Errorf("no datastore of the machine has its configuration %q", home)
+}
+
+// dropCopy removes the disk with this image from a machine, and deletes it.
+func (d *driver) dropCopy(ctx context.Context, id hypervisor.VMID, image hypervisor.VolumeID) error {
+	p, err := d.one(ctx, vmRef(id), "config.hardware.device")
+	if err != nil {
+		return err
+	}
+	for _, x := range disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice) {
+		if imageOf(x) == image {
+			return d.change(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{
+				Operation: types.VirtualDeviceConfigSpecOperationRemove, FileOperation: types.VirtualDeviceConfigSpecFileOperationDestroy, Device: x}}})
+		}
+	}
+	return nil
+}
+
+// startCopy starts the copy of an image, which may be in another datacenter.
+func (d *driver) startCopy(ctx context.Context, from, to hypervisor.VolumeID) (ref, error) {
+	src, srcDC, err := d.volumePath(ctx, from)
+	if err != nil {
+		return ref{}, err
+	}
+	dst, dstDC, err := d.volumePath(ctx, to)
+	if err != nil {
+		return ref{}, err
+	}
+	return taskOf(methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager,
+		SourceName: src, SourceDatacenter: srcDC, DestName: dst, DestDatacenter: dstDC}))
+}
+
+// deleteDisk starts the deletion of a disk that no machine has.
+func (d *driver) deleteDisk(ctx context.Context, id hypervisor.VolumeID) (ref, error) {
+	file, dc, err := d.volumePath(ctx, id)
+	if err != nil {
+		return ref{}, err
+	}
+	return taskOf(methods.DeleteVirtualDisk_Task(ctx, d.rt, &types.DeleteVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager, Name: file, Datacenter: dc}))
 }
 
 // change is a reconfiguration within work that this package composes.
@@ -266,27 +284,4 @@ func (d *driver) reconfigure(ctx context.Context, id hypervisor.VMID, spec types
 		_, err = d.await(ctx, self)
 	}
 	return err
-}
-
-// datacenterOf returns the datacenter of a machine or datastore; nil on ESXi,
-// which has one.
-func (d *driver) datacenterOf(ctx context.Context, r ref) (*ref, error) {
-	if !d.isVC() {
-		return nil, nil
-	}
-	p, err := d.one(ctx, r, "parent")
-	if err != nil {
-		return nil, err
-	}
-	if err := d.folders.fresh(ctx, d); err != nil {
-		return nil, err
-	}
-	dc := d.folders.datacenterOf(p.ref("parent"))
-	if dc.Value == "" { // a folder that is new
-		if err := d.folders.load(ctx, d); err != nil {
-			return nil, err
-		}
-		dc = d.folders.datacenterOf(p.ref("parent"))
-	}
-	return &dc, nil
 }

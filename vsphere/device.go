@@ -19,7 +19,7 @@ func deviceID(host ref, address string) hypervisor.DeviceID {
 
 func hex4(n int16) string { return fmt.Sprintf("%04x", uint16(n)) }
 
-// hostDevice is a device with what only this driver asks about.
+// hostDevice is a device with facts that only this driver uses.
 type hostDevice struct {
 	hypervisor.DeviceInfo
 	pci     types.HostPciDevice
@@ -32,7 +32,7 @@ type hostDevice struct {
 var devicePaths = []string{"hardware.pciDevice", "hardware.systemInfo", "hardware.numaInfo", "config.pciPassthruInfo", "config.graphicsInfo",
 	"config.sharedPassthruGpuTypes", "runtime.connectionState"}
 
-// Devices reads the PCI devices of all hosts and who has them: two calls.
+// Devices reads the PCI devices of all hosts and their users, in two calls.
 func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hypervisor.DeviceInfo, error) {
 	list, err := d.hostDevices(ctx, nil)
 	var out []hypervisor.DeviceInfo
@@ -99,7 +99,7 @@ func devicesOf(host ref, p propMap) []hostDevice {
 	for _, x := range get[types.ArrayOfHostPciDevice](p, "hardware.pciDevice").HostPciDevice {
 		code := uint32(uint16(x.ClassId)) << 8
 		h := hostDevice{pci: x, system: system, DeviceInfo: hypervisor.DeviceInfo{
-			ID: deviceID(host, x.Id), Host: hypervisor.HostID(host.Value), Kind: hypervisor.PCIFunction, Class: hypervisor.ClassOfPCI(code), ClassCode: code,
+			ID: deviceID(host, x.Id), Host: hypervisor.HostID(host.Value), Kind: hypervisor.DeviceKindPCI, Class: hypervisor.ClassOfPCI(code), ClassCode: code,
 			Vendor: hex4(x.VendorId), Product: hex4(x.DeviceId), VendorName: x.VendorName, ProductName: x.DeviceName, Address: x.Id,
 			NUMANode: -1, IOMMUGroup: -1,
 		}}
@@ -132,7 +132,7 @@ func devicesOf(host ref, p propMap) []hostDevice {
 		if g, ok := graphics[x.Id]; ok {
 			h.memory = g.MemorySizeInKB * hypervisor.KiB
 			if !h.Assignable && g.GraphicsType == string(types.HostGraphicsInfoGraphicsTypeSharedDirect) && len(profiles) > 0 {
-				h.Kind = hypervisor.VGPUDevice
+				h.Kind = hypervisor.DeviceKindVGPU
 				for _, name := range profiles {
 					v := hypervisor.VGPUProfile{ID: name, Name: name, Bytes: profileBytes(name)}
 					if v.Bytes > 0 && h.memory > 0 {
@@ -148,9 +148,9 @@ func devicesOf(host ref, p propMap) []hostDevice {
 	return out
 }
 
-// profileBytes reads the frame buffer's size out of a profile's name: the
-// number behind the last dash counts GiB ("grid_h100-40c"; NVIDIA's virtual
-// GPU software documentation).
+// profileBytes reads the frame buffer's size from a profile's name: the
+// number after the last dash is in GiB ("grid_h100-40c"; NVIDIA's virtual GPU
+// software documentation).
 func profileBytes(name string) int64 {
 	i := strings.LastIndexByte(name, '-')
 	n, err := strconv.ParseInt(strings.TrimRightFunc(name[i+1:], func(r rune) bool { return r < '0' || r > '9' }), 10, 64)
@@ -160,7 +160,7 @@ func profileBytes(name string) int64 {
 	return n * hypervisor.GiB
 }
 
-// holders notes who has which device. A machine that is off holds none.
+// holders records who has which device. A machine that is off holds none.
 func holders(list []hostDevice, vms []types.ObjectContent) {
 	for _, o := range vms {
 		p := props(o)
@@ -168,7 +168,7 @@ func holders(list []hostDevice, vms []types.ObjectContent) {
 			continue
 		}
 		host := p.ref("runtime.host")
-		who := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: o.Obj.Value, Name: unescape(p.str("name"))}
+		who := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: o.Obj.Value, Name: unescape(p.str("name"))}
 		for _, dev := range get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice {
 			switch x := dev.(type) {
 			case *types.VirtualPCIPassthrough:
@@ -177,7 +177,7 @@ func holders(list []hostDevice, vms []types.ObjectContent) {
 					d := &list[i]
 					if d.ID == a.Device && a.Device != "" {
 						d.UsedBy = append(d.UsedBy, who)
-					} else if a.Profile != "" && d.Kind == hypervisor.VGPUDevice && d.Host == hypervisor.HostID(host.Value) &&
+					} else if a.Profile != "" && d.Kind == hypervisor.DeviceKindVGPU && d.Host == hypervisor.HostID(host.Value) &&
 						slices.ContainsFunc(d.Profiles, func(v hypervisor.VGPUProfile) bool { return v.ID == a.Profile && v.Available > 0 }) {
 						d.UsedBy = append(d.UsedBy, who)
 						take(d, a.Profile)
@@ -206,22 +206,22 @@ func take(d *hostDevice, profile string) {
 	}
 }
 
-// judge says whether a device can be assigned now, and why not.
+// judge determines whether a device can be assigned now, or why not.
 func judge(d *hostDevice) {
 	free := slices.ContainsFunc(d.Profiles, func(v hypervisor.VGPUProfile) bool { return v.Available > 0 })
 	switch {
-	case d.Kind == hypervisor.VGPUDevice && free, d.sriov && d.VFs > 0 && len(d.UsedBy) == 0:
+	case d.Kind == hypervisor.DeviceKindVGPU && free, d.sriov && d.VFs > 0 && len(d.UsedBy) == 0:
 		d.Assignable, d.Reason, d.Detail = true, "", ""
-	case d.sriov && d.VFs > len(d.UsedBy): // as a whole it can't be, its functions can
+	case d.sriov && d.VFs > len(d.UsedBy): // it can't be assigned as a whole, but its functions can
 		d.Assignable, d.Reason, d.Detail = false, hypervisor.ReasonDeviceInUse, fmt.Sprintf("%d of its %d virtual functions are in use", len(d.UsedBy), d.VFs)
 	case len(d.UsedBy) > 0:
 		d.Assignable, d.Reason, d.Detail = false, hypervisor.ReasonDeviceInUse, "in use by "+d.UsedBy[0].String()
-	case d.Kind == hypervisor.VGPUDevice:
+	case d.Kind == hypervisor.DeviceKindVGPU:
 		d.Assignable, d.Reason, d.Detail = false, hypervisor.ReasonDeviceInUse, "no vGPU is left"
 	}
 }
 
-// attached tells which device a machine's passthrough device is.
+// attached returns the device behind a machine's passthrough device.
 func attached(x *types.VirtualPCIPassthrough, host ref) hypervisor.AttachedDevice {
 	a := hypervisor.AttachedDevice{ID: hypervisor.AttachmentID(keyID(x.Key))}
 	address := ""
@@ -255,8 +255,9 @@ func attachedVF(x *types.VirtualSriovEthernetCard, host ref) hypervisor.Attached
 	return a
 }
 
-// passthroughLabel names a device that keeps a machine from being saved or
-// moved while it runs, or is empty. A vGPU's state can be moved.
+// passthroughLabel names a device that prevents a machine from being saved or
+// moved while it runs. It is empty if there is none. A vGPU's state can be
+// moved.
 func passthroughLabel(list []types.BaseVirtualDevice) string {
 	for _, dev := range list {
 		switch x := dev.(type) {

@@ -10,15 +10,17 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
-// link is one image of a disk's chain, the one that is written to first.
+// link is one image of a disk's backing chain. The first one is written to.
 type link struct {
 	id   hypervisor.VolumeID
 	file string
 }
 
-// chain walks the backing of a disk to its base (API reference,
+// chain follows the backing of a disk to its base (API reference,
 // VirtualDiskFlatVer2BackingInfo.parent and its kin).
 func chain(b types.BaseVirtualDeviceBackingInfo) []link {
 	var out []link
@@ -84,13 +86,44 @@ func diskInfo(x *types.VirtualDisk, list []types.BaseVirtualDevice) hypervisor.D
 		i.Parent = c[1].id
 	}
 	if b, ok := x.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
-		i.Provisioning = hypervisor.Thick
+		i.Provisioning = hypervisor.ProvisioningThick
 		if b.ThinProvisioned != nil && *b.ThinProvisioned {
-			i.Provisioning = hypervisor.Thin
+			i.Provisioning = hypervisor.ProvisioningThin
 		}
 		i.ReadOnly = strings.Contains(b.DiskMode, "nonpersistent")
 	}
 	return i
+}
+
+// modeOf returns how a disk handles writes and snapshots (API reference,
+// VirtualDiskMode).
+func modeOf(x *types.VirtualDisk) string {
+	switch b := x.Backing.(type) {
+	case *types.VirtualDiskFlatVer2BackingInfo:
+		return b.DiskMode
+	case *types.VirtualDiskSeSparseBackingInfo:
+		return b.DiskMode
+	case *types.VirtualDiskSparseVer2BackingInfo:
+		return b.DiskMode
+	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
+		return b.DiskMode
+	}
+	return ""
+}
+
+// raw reports whether a disk is a LUN in physical mode, which vSphere neither
+// freezes nor copies.
+func raw(x *types.VirtualDisk) bool {
+	b, ok := x.Backing.(*types.VirtualDiskRawDiskMappingVer1BackingInfo)
+	return ok && b.CompatibilityMode == string(types.VirtualDiskCompatibilityModePhysicalMode)
+}
+
+// imageOf returns the file that a disk writes to.
+func imageOf(x *types.VirtualDisk) hypervisor.VolumeID {
+	if c := chain(x.Backing); len(c) > 0 {
+		return c[0].id
+	}
+	return ""
 }
 
 func disksOf(list []types.BaseVirtualDevice) []*types.VirtualDisk {
@@ -112,8 +145,8 @@ func findDevice(list []types.BaseVirtualDevice, id string) types.BaseVirtualDevi
 	return nil
 }
 
-// AttachDisk adds a disk with one reconfiguration, after a copy where an image
-// is copied.
+// AttachDisk adds a disk with one reconfiguration, and copies its image
+// before that if there is one.
 func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor.DiskSpec) (hypervisor.DriverTask, error) {
 	v, devs, err := d.read(ctx, id)
 	if err != nil {
@@ -136,19 +169,21 @@ func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 		return hypervisor.Ref{}, fmt.Errorf("the server reports success and no new disk")
 	}
 	if s.Image != "" {
+		if err := asTheImage(s); err != nil {
+			return nil, err
+		}
 		if _, _, err := d.volumePath(ctx, s.Image); err != nil {
 			return nil, err
 		}
-		return d.group.Go(ctx, newID("disk"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-			if err := d.addCopy(ctx, id, s, report); err != nil {
-				return hypervisor.TaskState{Err: err}
+		return d.compose(ctx, "disk", id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+			if err := d.addCopy(ctx, j, id, s); err != nil {
+				return id.Ref(), err
 			}
-			r, err := added(ctx)
-			return hypervisor.TaskState{Result: r, Err: err}
+			return added(ctx)
 		})
 	}
-	if s.CDROM && v.State != hypervisor.Off {
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DiskHotplug, hypervisor.ReasonVMState, "a CD-ROM drive is added while the machine is off")
+	if s.CDROM && v.State != hypervisor.StateOff {
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DiskHotplug, hypervisor.ReasonVMState, "a CD-ROM drive is added while the machine is off")
 	}
 	b := newBuilder(devs.VirtualDevice)
 	if err := d.addDisk(ctx, b, s); err != nil {
@@ -157,25 +192,22 @@ func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 	return d.reconfigJob(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: b.changes}, added)
 }
 
-// reconfigJob starts a reconfiguration; result tells what it made.
+// reconfigJob starts a reconfiguration. result returns what it made.
 func (d *driver) reconfigJob(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineConfigSpec,
 	result func(context.Context) (hypervisor.Ref, error), notes ...string) (hypervisor.DriverTask, error) {
-	self, err := d.startReconfigure(ctx, id, spec)
-	if err != nil {
-		return nil, err
-	}
-	j := d.job(self)
-	j.notes = notes
-	if result != nil {
-		j.finish = func(ctx context.Context, _ types.TaskInfo, s *hypervisor.TaskState) {
-			s.Result, s.Err = result(ctx)
+	begin := func(ctx context.Context) (ref, error) { return d.startReconfigure(ctx, id, spec) }
+	return d.start(ctx, id.Ref(), begin, func(j *serverTask) {
+		j.notes = notes
+		if result != nil {
+			j.finish = func(ctx context.Context, _ types.TaskInfo, s *hypervisor.TaskState) {
+				s.Result, s.Err = result(ctx)
+			}
 		}
-	}
-	return j, nil
+	})
 }
 
-// DetachDisk removes a disk; with DeleteDisks its file goes in the same
-// reconfiguration.
+// DetachDisk removes a disk. With DeleteDisks, the same reconfiguration
+// removes its file.
 func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, p hypervisor.DiskPolicy) (hypervisor.DriverTask, error) {
 	v, devs, err := d.read(ctx, id)
 	if err != nil {
@@ -183,10 +215,15 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 	}
 	dev := findDevice(devs.VirtualDevice, string(disk))
 	change := &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: dev}
+	var notes []string
 	switch x := dev.(type) {
 	case *types.VirtualCdrom:
 	case *types.VirtualDisk:
-		if p == hypervisor.DeleteDisks {
+		switch {
+		case p != hypervisor.DeleteDisks:
+		case isReadOnly(x):
+			notes = []string{keptNote(x)}
+		default:
 			if err := d.freeImages(ctx, id, v, disk.Ref(), x.Backing); err != nil {
 				return nil, err
 			}
@@ -195,10 +232,21 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 	default:
 		return nil, notFound(disk.Ref())
 	}
-	return d.reconfigJob(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{change}}, nil)
+	return d.reconfigJob(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{change}}, nil, notes...)
 }
 
-// GrowDisk sets both capacities. A disk that stands on a snapshot can't grow.
+// isReadOnly reports whether a machine may only read a disk, or loses its
+// changes when it is powered off. Other machines may have its image too.
+func isReadOnly(x *types.VirtualDisk) bool {
+	b, ok := x.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+	return ok && strings.Contains(b.DiskMode, "nonpersistent")
+}
+
+func keptNote(x *types.VirtualDisk) string {
+	return "image " + string(imageOf(x)) + " stays: the machine had it read-only"
+}
+
+// GrowDisk sets both capacities. A disk backed by a snapshot can't grow.
 func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, size int64) (hypervisor.DriverTask, error) {
 	v, devs, err := d.read(ctx, id)
 	if err != nil {
@@ -226,39 +274,43 @@ func grown(x *types.VirtualDisk, size int64) *types.VirtualDeviceConfigSpec {
 	return &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: &y}
 }
 
-// growNew enlarges a disk that was just attached, found by its file.
-func (d *driver) growNew(ctx context.Context, id hypervisor.VMID, file string, size int64) error {
+// growNew enlarges a disk that was just attached. It finds the disk by its
+// image.
+func (d *driver) growNew(ctx context.Context, id hypervisor.VMID, image hypervisor.VolumeID, size int64) error {
 	p, err := d.one(ctx, vmRef(id), "config.hardware.device")
 	if err != nil {
 		return err
 	}
 	for _, x := range disksOf(get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice) {
-		if c := chain(x.Backing); len(c) > 0 && c[0].file == file && capacity(x) < size {
+		if imageOf(x) == image && capacity(x) < size {
 			return d.change(ctx, id, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{grown(x, size)}})
 		}
 	}
 	return nil
 }
 
-// addDisk adds a blank disk, a volume as it is, or a CD-ROM.
+// addDisk adds a blank disk, an existing volume, or a CD-ROM.
 func (d *driver) addDisk(ctx context.Context, b *builder, s hypervisor.DiskSpec) error {
 	if s.Volume != "" {
-		_, file, err := d.volumePath(ctx, s.Volume)
+		file, _, err := d.volumePath(ctx, s.Volume)
 		if err != nil {
 			return err
+		}
+		if iso := strings.EqualFold(path.Ext(file), ".iso"); iso != s.CDROM { // the server looks at neither before the machine starts
+			return hypervisor.Errorf(hypervisor.ErrInvalidArgument, s.Volume.Ref(), "a CD-ROM drive takes an .iso file, a disk a .vmdk file")
 		}
 		return d.attachFile(b, s, file)
 	}
 	back := &types.VirtualDiskFlatVer2BackingInfo{DiskMode: string(types.VirtualDiskModePersistent)}
 	switch s.Provisioning {
-	case hypervisor.Thick:
+	case hypervisor.ProvisioningThick:
 		back.ThinProvisioned = types.NewBool(false)
 	default:
 		back.ThinProvisioned = types.NewBool(true)
 	}
 	if s.Datastore != "" {
 		store := storeRef(s.Datastore)
-		name, err := d.storeName(ctx, store)
+		name, _, err := d.storeAt(ctx, store)
 		if err != nil {
 			return err
 		}
@@ -267,7 +319,7 @@ func (d *driver) addDisk(ctx context.Context, b *builder, s hypervisor.DiskSpec)
 	return b.disk(s, back, types.VirtualDeviceConfigSpecFileOperationCreate)
 }
 
-// attachFile adds a file that is there already.
+// attachFile adds an existing file.
 func (d *driver) attachFile(b *builder, s hypervisor.DiskSpec, file string) error {
 	if s.CDROM {
 		return b.cdrom(s, &types.VirtualCdromIsoBackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: file}})
@@ -278,8 +330,8 @@ func (d *driver) attachFile(b *builder, s hypervisor.DiskSpec, file string) erro
 	return b.disk(s, back, "")
 }
 
-// newFileName names a copied image so that it clashes with none of the
-// machine's.
+// newFileName returns a name for a copied image that the machine does not use
+// yet.
 func newFileName(base string, disks []*types.VirtualDisk) string {
 	if _, rel, ok := strings.Cut(base, "] "); ok {
 		base = rel

@@ -3,17 +3,15 @@ package vsphere
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strings"
 	"sync"
-	"time"
 
-	"github.com/vmware/govmomi"
-	"github.com/vmware/govmomi/object"
-	vimsession "github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
 type ref = types.ManagedObjectReference
@@ -23,7 +21,7 @@ type driver struct {
 	vc       *vim25.Client // its RoundTripper is session
 	rt       *session
 	session  *session
-	owned    bool   // the session is ours, and ended by Close
+	owned    bool   // this driver made the session, and Close ends it
 	config   Config // as given to Open; zero with New
 	endpoint string
 	root     ref // a datacenter, or the root folder
@@ -37,9 +35,10 @@ type driver struct {
 	closing bool
 	views   map[string]view
 	pages   pageBook
-	stores  map[ref]string // datastore names
 	folders folderBook
-	tokens  tokenBook
+	tokens  job.Tokens
+	bases   baseBook
+	chains  ownerBook
 	rights  *rights
 }
 
@@ -69,9 +68,9 @@ var _ interface {
 } = (*driver)(nil)
 
 func newDriver(vc *vim25.Client, login func(context.Context) error) *driver {
-	d := &driver{views: map[string]view{}, stores: map[ref]string{}}
+	d := &driver{views: map[string]view{}}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.session = &session{next: vc.RoundTripper, login: login, closed: d.ctx, turn: make(chan struct{}, 1)}
+	d.session = newSession(vc.RoundTripper, login, d.ctx)
 	d.rt = d.session
 	own := *vc
 	own.RoundTripper = d.session
@@ -103,7 +102,7 @@ func (d *driver) begin(ctx context.Context, datacenter string) error {
 	}
 	switch len(found) {
 	case 0:
-		return hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfPool, Name: datacenter}, "no such datacenter")
+		return hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectPool, Name: datacenter}, "no such datacenter")
 	case 1:
 		d.root = found[0]
 		d.mu.Lock()
@@ -111,7 +110,7 @@ func (d *driver) begin(ctx context.Context, datacenter string) error {
 		d.mu.Unlock()
 		return nil
 	}
-	return hypervisor.Errorf(hypervisor.KindAmbiguous, hypervisor.Ref{Kind: hypervisor.KindOfPool, Name: datacenter},
+	return hypervisor.Errorf(hypervisor.ErrAmbiguous, hypervisor.Ref{Kind: hypervisor.ObjectPool, Name: datacenter},
 		"%d datacenters have this name: give the path", len(found))
 }
 
@@ -124,32 +123,6 @@ func (d *driver) Describe() hypervisor.Description {
 
 func (d *driver) ErrorKind(err error) hypervisor.Kind { return kindOf(err) }
 
-// As gives out *govmomi.Client, *vim25.Client, *object.VirtualMachine and
-// *object.HostSystem.
-func (d *driver) As(on hypervisor.Ref, target any) bool {
-	switch t := target.(type) {
-	case **vim25.Client:
-		*t = d.vc
-		return on == hypervisor.Ref{}
-	case **govmomi.Client:
-		*t = &govmomi.Client{Client: d.vc, SessionManager: vimsession.NewManager(d.vc)}
-		return on == hypervisor.Ref{}
-	case **object.VirtualMachine:
-		if on.ID == "" || on.Kind != hypervisor.KindOfVM && on.Kind != hypervisor.KindOfTemplate {
-			return false
-		}
-		*t = object.NewVirtualMachine(d.vc, vmRef(hypervisor.VMID(on.ID)))
-		return true
-	case **object.HostSystem:
-		if on.ID == "" || on.Kind != hypervisor.KindOfHost {
-			return false
-		}
-		*t = object.NewHostSystem(d.vc, hostRef(hypervisor.HostID(on.ID)))
-		return true
-	}
-	return false
-}
-
 func (d *driver) Close() error {
 	d.mu.Lock()
 	if d.closing {
@@ -158,23 +131,20 @@ func (d *driver) Close() error {
 	}
 	d.closing = true
 	d.mu.Unlock()
-	// Work that this package composes may undo itself, but not for ever.
-	late := time.AfterFunc(5*time.Second, d.cancel)
-	d.group.Close()
-	late.Stop()
-	d.cancel()
+	err := d.group.Close()
+	d.cancel() // ends every call that is still under way
 	d.background.Wait()
-	var err error
-	if d.owned {
-		if d.session.loggedIn.Load() {
-			ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
-			defer stop()
-			// A server that is gone has no session of ours to end.
-			if err = logout(ctx, d.vc); kindOf(transportError(err)) == hypervisor.KindUnavailable || ctx.Err() != nil {
-				err = nil
-			}
+	ctx, stop := context.WithTimeout(context.Background(), logoutLimit)
+	defer stop()
+	_, up := d.session.link.Close(ctx)
+	if d.owned && up {
+		lerr := logout(ctx, d.vc)
+		if kindOf(transportError(lerr)) != hypervisor.ErrUnavailable && ctx.Err() == nil { // otherwise no server has a session of this driver
+			err = errors.Join(err, lerr)
 		}
-		d.vc.CloseIdleConnections()
+	}
+	if d.owned {
+		hangUp(d.vc.Client)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
 )
 
@@ -37,7 +39,8 @@ func TestVolumeID(t *testing.T) {
 	if s, p, ok := splitVolume(id); !ok || s != store || p != "web/web.vmdk" {
 		t.Errorf("split: %v %q %v", s, p, ok)
 	}
-	for _, bad := range []hypervisor.VolumeID{"", "x", "/x", "x/"} {
+	for _, bad := range []hypervisor.VolumeID{"", "x", "/x.vmdk", "x/", "x/.", "s/../x.vmdk", "s/a/../x.vmdk", "s/./x.vmdk", "s//x.vmdk", "s/x.vmdk/", `s/a\x.vmdk`, "s/x.vmdk ", "s/x.vmdk.",
+		"s/x.vmdk::$DATA", "s/x\u202e.vmdk", "s/x\x00.vmdk", "s/x\u2028.vmdk", "s/x\xff.vmdk", "s\n/x.vmdk", "s/web/web.vmx", "s/web/web.nvram", "s/web/web-flat.vmdk", "s/web/vmware.log", "s/web"} {
 		if _, _, ok := splitVolume(bad); ok {
 			t.Errorf("%q is taken for a volume", bad)
 		}
@@ -46,20 +49,20 @@ func TestVolumeID(t *testing.T) {
 
 func TestErrorKinds(t *testing.T) {
 	for want, faults := range map[hypervisor.Kind][]types.BaseMethodFault{
-		hypervisor.KindNotFound:        {&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}},
-		hypervisor.KindExists:          {&types.DuplicateName{}, &types.AlreadyExists{}, &types.FileAlreadyExists{}},
-		hypervisor.KindUnauthenticated: {&types.NotAuthenticated{}, &types.InvalidLogin{}},
-		hypervisor.KindPermission:      {&types.NoPermission{}},
-		hypervisor.KindLicense:         {&types.RestrictedVersion{}, &types.NotEnoughLicenses{}},
-		hypervisor.KindBusy:            {&types.TaskInProgress{}, &types.ResourceInUse{}, &types.FileLocked{}, &types.ConcurrentAccess{}},
-		hypervisor.KindCanceled:        {&types.RequestCanceled{}},
-		hypervisor.KindExhausted:       {&types.InsufficientMemoryResourcesFault{}, &types.NoDiskSpace{}, &types.NotEnoughLogicalCpus{}, &types.TooManyDevices{}},
-		hypervisor.KindInvalidState:    {&types.InvalidPowerState{}, &types.InvalidState{}},
-		hypervisor.KindIncompatible:    {&types.DeviceNotSupported{}, &types.CannotAccessVmDisk{}, &types.CpuIncompatible{}},
-		hypervisor.KindInvalidArgument: {&types.InvalidArgument{}, &types.InvalidName{}, &types.InvalidDatastorePath{}},
-		hypervisor.KindUnsupported:     {&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{}, &types.CpuHotPlugNotSupported{}, &types.ToolsUnavailable{}},
-		hypervisor.KindUnavailable:     {&types.HostNotConnected{}, &types.HostCommunication{}},
-		hypervisor.KindUnknown:         {&types.SystemErrorFault{}},
+		hypervisor.ErrNotFound:        {&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}},
+		hypervisor.ErrExists:          {&types.DuplicateName{}, &types.AlreadyExists{}, &types.FileAlreadyExists{}},
+		hypervisor.ErrUnauthenticated: {&types.NotAuthenticated{}, &types.InvalidLogin{}},
+		hypervisor.ErrPermission:      {&types.NoPermission{}},
+		hypervisor.ErrLicense:         {&types.RestrictedVersion{}, &types.NotEnoughLicenses{}},
+		hypervisor.ErrBusy:            {&types.TaskInProgress{}, &types.ResourceInUse{}, &types.FileLocked{}, &types.ConcurrentAccess{}},
+		hypervisor.ErrCanceled:        {&types.RequestCanceled{}},
+		hypervisor.ErrExhausted:       {&types.InsufficientMemoryResourcesFault{}, &types.NoDiskSpace{}, &types.NotEnoughLogicalCpus{}, &types.TooManyDevices{}},
+		hypervisor.ErrInvalidState:    {&types.InvalidPowerState{}, &types.InvalidState{}},
+		hypervisor.ErrIncompatible:    {&types.DeviceNotSupported{}, &types.CannotAccessVmDisk{}, &types.CpuIncompatible{}},
+		hypervisor.ErrInvalidArgument: {&types.InvalidArgument{}, &types.InvalidName{}, &types.InvalidDatastorePath{}},
+		hypervisor.ErrUnsupported:     {&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{}, &types.CpuHotPlugNotSupported{}, &types.ToolsUnavailable{}},
+		hypervisor.ErrUnavailable:     {&types.HostNotConnected{}, &types.HostCommunication{}},
+		hypervisor.ErrUnknown:         {&types.SystemErrorFault{}},
 	} {
 		for _, f := range faults {
 			for _, err := range []error{
@@ -80,7 +83,7 @@ func TestErrorKinds(t *testing.T) {
 // 2142307 has 2 GPUs of 16 GB as its example, and 64 as the result).
 func TestMMIOWindow(t *testing.T) {
 	gpu := func(id string, gib int64) hostDevice {
-		return hostDevice{DeviceInfo: hypervisor.DeviceInfo{ID: hypervisor.DeviceID(id), Class: hypervisor.Display, Vendor: "10de", Product: "1"}, memory: gib * hypervisor.GiB}
+		return hostDevice{DeviceInfo: hypervisor.DeviceInfo{ID: hypervisor.DeviceID(id), Class: hypervisor.ClassDisplay, Vendor: "10de", Product: "1"}, memory: gib * hypervisor.GiB}
 	}
 	size := func(v hypervisor.VMInfo, pick hostDevice, all ...hostDevice) string {
 		o, _ := mmioWindow(all, v, pick, hypervisor.DeviceRequest{ID: pick.ID})
@@ -114,9 +117,12 @@ func TestCPUIDBit(t *testing.T) {
 
 func TestCustomization(t *testing.T) {
 	v := hypervisor.VMInfo{ID: "vm-1", GuestOS: "otherLinux64Guest", NICs: []hypervisor.NICInfo{{ID: "4000"}, {ID: "4001"}}}
-	s, err := customization("clone", v, hypervisor.Customization{HostName: "web.example.org", Addresses: []string{"192.0.2.7/24"}, Gateway: "192.0.2.1", DNS: []string{"192.0.2.2"}})
+	s, notes, err := customization("clone", v, hypervisor.Customization{HostName: "web.example.org", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24")}, Gateway: netip.MustParseAddr("192.0.2.1"), DNS: []netip.Addr{netip.MustParseAddr("192.0.2.2")}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(notes) != 1 || !strings.Contains(notes[0], "DHCP") {
+		t.Errorf("the notes are %q, want one about the second adapter", notes)
 	}
 	l, ok := s.Identity.(*types.CustomizationLinuxPrep)
 	if !ok || l.HostName.(*types.CustomizationFixedName).Name != "web" || l.Domain != "example.org" {
@@ -133,43 +139,51 @@ func TestCustomization(t *testing.T) {
 		t.Errorf("the second adapter is %+v", s.NicSettingMap[1].Adapter)
 	}
 	v.GuestOS = "windows2019srv_64Guest"
-	if s, err = customization("clone", v, hypervisor.Customization{}); err != nil {
+	if _, _, err = customization("clone", v, hypervisor.Customization{}); kindOf(err) != hypervisor.ErrInvalidArgument || !strings.Contains(err.Error(), "Customize.Windows") {
+		t.Errorf("Windows without its part: %v", err)
+	}
+	w := &hypervisor.WindowsCustomization{TimeZone: 85, Workgroup: "W", Owner: "O"}
+	if s, _, err = customization("clone", v, hypervisor.Customization{Windows: w}); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := s.Identity.(*types.CustomizationSysprep); !ok {
-		t.Errorf("Windows gets %T", s.Identity)
+	p, ok := s.Identity.(*types.CustomizationSysprep)
+	if !ok || p.UserData.OrgName != "" || p.UserData.FullName != "O" || p.Identification.JoinWorkgroup != "W" || p.GuiUnattended.TimeZone != 85 {
+		t.Errorf("Windows gets %+v", s.Identity)
 	}
-	if _, err = customization("clone", v, hypervisor.Customization{Addresses: []string{"", "", "192.0.2.7/24"}}); kindOf(err) != hypervisor.KindInvalidArgument {
+	if _, _, err = customization("clone", v, hypervisor.Customization{Windows: w, Gateway: netip.MustParseAddr("192.0.2.1")}); kindOf(err) != hypervisor.ErrInvalidArgument {
+		t.Errorf("a gateway without an address: %v", err)
+	}
+	if _, _, err = customization("clone", v, hypervisor.Customization{Windows: w, Addresses: []netip.Prefix{{}, {}, netip.MustParsePrefix("192.0.2.7/24")}}); kindOf(err) != hypervisor.ErrInvalidArgument {
 		t.Errorf("three addresses for two adapters: %v", err)
 	}
 }
 
 // TestEditions: what the licence leaves out is refused with that reason.
 func TestEditions(t *testing.T) {
-	for edition, has := range map[string][]hypervisor.Capability{
-		vspheresim.EnterprisePlus: {hypervisor.PlacementNative, hypervisor.DeviceVF, hypervisor.DeviceVGPU, hypervisor.MigrateLiveStorage, hypervisor.MigrateLive},
-		vspheresim.Evaluation:     {hypervisor.PlacementNative, hypervisor.DeviceVF, hypervisor.DeviceVGPU, hypervisor.MigrateLiveStorage, hypervisor.MigrateLive},
-		vspheresim.Standard:       {hypervisor.MigrateLiveStorage, hypervisor.MigrateLive},
-		vspheresim.EssentialsPlus: {hypervisor.MigrateLive},
+	for edition, has := range map[string][]capability.Name{
+		vspheresim.EnterprisePlus: {capability.PlacementNative, capability.DeviceVF, capability.DeviceVGPU, capability.MigrateLiveStorage, capability.MigrateLive},
+		vspheresim.Evaluation:     {capability.PlacementNative, capability.DeviceVF, capability.DeviceVGPU, capability.MigrateLiveStorage, capability.MigrateLive},
+		vspheresim.Standard:       {capability.MigrateLiveStorage, capability.MigrateLive},
+		vspheresim.EssentialsPlus: {capability.MigrateLive},
 	} {
 		t.Run(edition, func(t *testing.T) {
 			cfg := simConfig(vspheresim.VCenter)
 			cfg.Edition = edition
 			_, c := once(t, cfg)
-			want := map[hypervisor.Capability]bool{}
+			want := map[capability.Name]bool{}
 			for _, k := range has {
 				want[k] = true
 			}
-			for _, k := range []hypervisor.Capability{hypervisor.PlacementNative, hypervisor.DeviceVF, hypervisor.DeviceVGPU, hypervisor.MigrateLiveStorage, hypervisor.MigrateLive} {
+			for _, k := range []capability.Name{capability.PlacementNative, capability.DeviceVF, capability.DeviceVGPU, capability.MigrateLiveStorage, capability.MigrateLive} {
 				s, err := c.Supports(t.Context(), k, hypervisor.Ref{})
 				if err != nil {
 					t.Fatal(err)
 				}
-				if want[k] && s.Level != hypervisor.Yes || !want[k] && (s.Level != hypervisor.No || s.Reason != hypervisor.ReasonEdition) {
+				if want[k] && s.Level != hypervisor.LevelYes || !want[k] && (s.Level != hypervisor.LevelNo || s.Reason != hypervisor.ReasonEdition) {
 					t.Errorf("%s: %+v", k, s)
 				}
 			}
-			if want[hypervisor.DeviceVGPU] {
+			if want[capability.DeviceVGPU] {
 				return
 			}
 			vm, err := c.CreateVM(t.Context(), spec("x")).Wait(t.Context())
@@ -185,7 +199,7 @@ func TestEditions(t *testing.T) {
 }
 
 // TestNotes: what is done besides what was asked is said, and a base snapshot
-// goes with the last clone that stands on it.
+// goes with the last clone that depends on it.
 func TestNotes(t *testing.T) {
 	_, c := once(t, simConfig(vspheresim.VCenter))
 	ctx := t.Context()
@@ -207,7 +221,7 @@ func TestNotes(t *testing.T) {
 	}
 	var clones []*hypervisor.VM
 	for _, name := range []string{"one", "two"} {
-		k := vm.Clone(ctx, name, &hypervisor.CloneOptions{Mode: hypervisor.Linked})
+		k := vm.Clone(ctx, name, &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked})
 		x, err := k.Wait(ctx)
 		if err != nil {
 			t.Fatal(err)

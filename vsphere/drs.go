@@ -12,8 +12,8 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Recommend asks DRS for a machine that exists; one that does not exist yet
-// goes where most memory is free.
+// Recommend asks DRS for an existing machine. A machine that does not exist
+// yet goes to the host with the most free memory.
 func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hypervisor.Recommendation, error) {
 	w, err := d.world(ctx)
 	if err != nil {
@@ -27,7 +27,7 @@ func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 		}
 		if c := w.computeOf(hostRef(v.Host)); c != nil && c.drs {
 			res, err := methods.RecommendHostsForVm(ctx, d.rt, &types.RecommendHostsForVm{This: c.self, Vm: vmRef(r.VM), Pool: &c.pool})
-			if err != nil && kindOf(err) != hypervisor.KindUnsupported {
+			if err != nil && kindOf(err) != hypervisor.ErrUnsupported {
 				return nil, err
 			}
 			if err == nil {
@@ -56,6 +56,9 @@ func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 	if r.Device != nil {
 		q := *r.Device
 		devs, err := d.Devices(ctx, hypervisor.DeviceFilter{ID: q.ID, Vendor: q.Vendor, Product: q.Product, Class: q.Class, Profile: q.Profile, Assignable: true})
+		if q.VirtualFunction {
+			devs = slices.DeleteFunc(devs, func(v hypervisor.DeviceInfo) bool { return v.VFs == 0 })
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +67,7 @@ func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 		})
 	}
 	if len(out) == 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.Ref{Kind: hypervisor.KindOfClient}, "no host has room for %d CPUs and %d MiB and what else was asked for",
+		return nil, hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.Ref{Kind: hypervisor.ObjectClient}, "no host has room for %d CPUs and %d MiB and what else was asked for",
 			r.CPUs, r.MemoryBytes/hypervisor.MiB)
 	}
 	slices.SortStableFunc(out, func(a, b hypervisor.Recommendation) int { return cmp.Compare(b.Score, a.Score) })
@@ -88,7 +91,7 @@ func (d *driver) byMemory(ctx context.Context, w *world, r hypervisor.PlaceReque
 	return out, nil
 }
 
-// BalancePlan has DRS look again in every cluster and returns the moves that
+// BalancePlan makes DRS check every cluster again and returns the moves that
 // it recommends.
 func (d *driver) BalancePlan(ctx context.Context) ([]hypervisor.Move, error) {
 	list, err := d.computes(ctx)
@@ -101,7 +104,7 @@ func (d *driver) BalancePlan(ctx context.Context) ([]hypervisor.Move, error) {
 			continue
 		}
 		if _, err := methods.RefreshRecommendation(ctx, d.rt, &types.RefreshRecommendation{This: c.self}); err != nil {
-			if kindOf(err) == hypervisor.KindUnsupported {
+			if kindOf(err) == hypervisor.ErrUnsupported {
 				continue
 			}
 			return nil, err

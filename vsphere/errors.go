@@ -24,8 +24,8 @@ func faultOf(err error) types.BaseMethodFault {
 	return nil
 }
 
-// taskFailure is the error of a task, with a text even where the server sends
-// none.
+// taskFailure returns the error of a task, with a text even where the server
+// sends none.
 func taskFailure(f *types.LocalizedMethodFault) error {
 	if f == nil {
 		return errors.New("the task failed and the server does not say why")
@@ -49,17 +49,17 @@ func faultName(f types.BaseMethodFault) string {
 }
 
 func kindOf(err error) hypervisor.Kind {
-	if k := hypervisor.KindOf(err); k != hypervisor.KindUnknown {
+	if k := hypervisor.KindOf(err); k != hypervisor.ErrUnknown {
 		return k
 	}
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return hypervisor.KindUnknown
+		return hypervisor.ErrUnknown
 	}
 	if f := faultOf(err); f != nil {
 		return kindOfFault(f)
 	}
 	if soap.IsSoapFault(err) {
-		return hypervisor.KindUnknown
+		return hypervisor.ErrUnknown
 	}
 	return kindOf(transportError(err))
 }
@@ -69,64 +69,64 @@ func kindOf(err error) hypervisor.Kind {
 func kindOfFault(f types.BaseMethodFault) hypervisor.Kind {
 	switch f.(type) {
 	case *types.ManagedObjectNotFound, *types.NotFound, *types.FileNotFound, *types.UserNotFound:
-		return hypervisor.KindNotFound
+		return hypervisor.ErrNotFound
 	case *types.DuplicateName, *types.AlreadyExists, *types.FileAlreadyExists, *types.VmAlreadyExistsInDatacenter:
-		return hypervisor.KindExists
+		return hypervisor.ErrExists
 	case *types.NotAuthenticated, *types.InvalidLogin, *types.NoClientCertificate, *types.PasswordExpired:
-		return hypervisor.KindUnauthenticated
+		return hypervisor.ErrUnauthenticated
 	case *types.RestrictedVersion, *types.RestrictedByAdministrator:
-		return hypervisor.KindLicense
+		return hypervisor.ErrLicense
 	case types.BaseNotEnoughLicenses, *types.InvalidLicense, *types.LicenseRestricted, *types.LicenseExpired:
-		return hypervisor.KindLicense
+		return hypervisor.ErrLicense
 	case types.BaseNoPermission:
-		return hypervisor.KindPermission
+		return hypervisor.ErrPermission
 	case *types.TaskInProgress, *types.VAppTaskInProgress, *types.ResourceInUse, *types.FileLocked, *types.ConcurrentAccess,
 		*types.ToolsInstallationInProgress, *types.SnapshotLocked, *types.AdminDisabled, *types.MethodDisabled:
-		return hypervisor.KindBusy
+		return hypervisor.ErrBusy
 	case *types.RequestCanceled:
-		return hypervisor.KindCanceled
+		return hypervisor.ErrCanceled
 	case *types.Timedout:
-		return hypervisor.KindTimeout
+		return hypervisor.ErrTimeout
 	case types.BaseInsufficientResourcesFault, *types.NoDiskSpace, *types.InsufficientStorageSpace, types.BaseNotEnoughCpus,
 		*types.TooManyDevices, *types.TooManySnapshotLevels, *types.DiskHasPartitions, *types.MemorySizeNotSupported, *types.MemorySizeNotSupportedByDatastore,
 		*types.TooManyDisksOnLegacyHost, *types.StorageVmotionIncompatible:
-		return hypervisor.KindExhausted
+		return hypervisor.ErrExhausted
 	case *types.ToolsUnavailable, *types.CpuHotPlugNotSupported, *types.MemoryHotPlugNotSupported, *types.HotSnapshotMoveNotSupported,
 		*types.MemorySnapshotOnIndependentDisk, *types.QuiesceDatastoreIOForHAFailed, *types.SnapshotNoChange:
-		return hypervisor.KindUnsupported
+		return hypervisor.ErrUnsupported
 	case *types.SnapshotCopyNotSupported, types.BaseMigrationFault, types.BaseCannotAccessVmComponent, types.BaseVirtualHardwareCompatibilityIssue, *types.InvalidHostState:
-		return hypervisor.KindIncompatible
+		return hypervisor.ErrIncompatible
 	case *types.InvalidName, *types.InvalidDatastorePath, types.BaseInvalidArgument, *types.InvalidRequest, *types.InvalidType,
 		*types.FileTooLarge, types.BaseInvalidDeviceSpec, *types.CannotAddHostWithFTVmAsStandalone, *types.FileNameTooLong:
-		return hypervisor.KindInvalidArgument
+		return hypervisor.ErrInvalidArgument
 	case types.BaseInvalidState:
-		return hypervisor.KindInvalidState
+		return hypervisor.ErrInvalidState
 	case types.BaseHostCommunication, *types.HostCommunication:
-		return hypervisor.KindUnavailable
+		return hypervisor.ErrUnavailable
 	case types.BaseNotSupported, *types.NotImplemented, *types.MethodNotFound, *types.InvalidVmConfig:
-		return hypervisor.KindUnsupported
+		return hypervisor.ErrUnsupported
 	case types.BaseVmConfigFault, types.BaseFileFault, types.BaseSnapshotFault:
-		return hypervisor.KindInvalidState
+		return hypervisor.ErrInvalidState
 	}
-	return hypervisor.KindUnknown
+	return hypervisor.ErrUnknown
 }
 
-func isNotFound(err error) bool { return kindOf(err) == hypervisor.KindNotFound }
+func isNotFound(err error) bool { return kindOf(err) == hypervisor.ErrNotFound }
 
-// invalidArgument refuses what the platform can't take, before anything is
+// invalidArgument refuses what the platform can't accept, before anything is
 // touched.
 func invalidArgument(on hypervisor.Ref, format string, args ...any) error {
-	e := hypervisor.Errorf(hypervisor.KindInvalidArgument, on, format, args...)
+	e := hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, format, args...)
 	e.Unsent = true
 	return e
 }
 
 func invalidState(on hypervisor.Ref, format string, args ...any) error {
-	e := hypervisor.Errorf(hypervisor.KindInvalidState, on, format, args...)
+	e := hypervisor.Errorf(hypervisor.ErrInvalidState, on, format, args...)
 	e.Unsent = true
 	return e
 }
 
 func notFound(on hypervisor.Ref) error {
-	return hypervisor.Errorf(hypervisor.KindNotFound, on, "no such %s", on.Kind)
+	return hypervisor.Errorf(hypervisor.ErrNotFound, on, "no such %s", on.Kind)
 }

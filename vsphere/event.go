@@ -14,7 +14,7 @@ import (
 // watchPaths are the properties whose changes are events.
 var watchPaths = []string{"config.changeVersion", "name", "runtime.host", "runtime.powerState", "snapshot", "summary.config.template"}
 
-// seenVM is what a watch knows of a machine.
+// seenVM is what a watch knows about a machine.
 type seenVM struct {
 	name  string
 	host  ref
@@ -23,11 +23,11 @@ type seenVM struct {
 }
 
 // Watch follows all machines by long poll of a property collector of its own.
-// Its versions belong to one session, so after a lost session, and for any
-// token, a Resync comes first.
+// The collector's versions belong to one session, so after a lost session,
+// and for any token, a Resync comes first.
 func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Event, error] {
 	return func(yield func(hypervisor.Event, error) bool) {
-		if token != "" && !yield(hypervisor.Event{Type: hypervisor.Resync, Time: time.Now()}, nil) {
+		if token != "" && !yield(hypervisor.Event{Type: hypervisor.EventResync, Time: time.Now()}, nil) {
 			return
 		}
 		for try := 0; ; try++ {
@@ -40,13 +40,13 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 			case time.Since(began) > time.Minute:
 				try = 0
 			}
-			lost := gen != d.session.gen.Load() || d.viewLost(err, gen) || kindOf(err) == hypervisor.KindUnavailable
+			lost := gen != d.session.gen.Load() || d.viewLost(err, gen) || kindOf(err) == hypervisor.ErrUnavailable
 			if try > 0 || !lost || d.ctx.Err() != nil {
 				yield(hypervisor.Event{}, err)
 				return
 			}
 			d.dropView("VirtualMachine")
-			if !yield(hypervisor.Event{Type: hypervisor.Resync, Time: time.Now(), Detail: err.Error()}, nil) {
+			if !yield(hypervisor.Event{Type: hypervisor.EventResync, Time: time.Now(), Detail: err.Error()}, nil) {
 				return
 			}
 		}
@@ -55,7 +55,8 @@ func (d *driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 
 var errStopped = errors.New("the consumer stopped")
 
-// watchOnce follows until an error; errStopped when the consumer had enough.
+// watchOnce follows until an error. It returns errStopped when the consumer
+// has stopped.
 func (d *driver) watchOnce(ctx context.Context, yield func(hypervisor.Event, error) bool) error {
 	v, err := d.viewOf(ctx, "VirtualMachine")
 	if err != nil {
@@ -79,8 +80,11 @@ func (d *driver) watchOnce(ctx context.Context, yield func(hypervisor.Event, err
 		version = set.Version
 		for _, f := range set.FilterSet {
 			for _, o := range f.ObjectSet {
+				_, seen := known[o.Obj]
 				for _, e := range known2events(known, o) {
-					if !base && !yield(e, nil) {
+					// While the first state is read, only changes of machines
+					// that were already read are reported.
+					if (!base || seen) && !yield(e, nil) {
 						return errStopped
 					}
 				}
@@ -90,10 +94,10 @@ func (d *driver) watchOnce(ctx context.Context, yield func(hypervisor.Event, err
 	}
 }
 
-// known2events applies an update to what is known and tells what happened.
+// known2events applies an update to the known state and returns the events.
 func known2events(known map[ref]*seenVM, o types.ObjectUpdate) []hypervisor.Event {
 	event := func(t hypervisor.EventType, s *seenVM) hypervisor.Event {
-		return hypervisor.Event{Type: t, Object: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: o.Obj.Value, Name: s.name}, State: s.state, Time: time.Now()}
+		return hypervisor.Event{Type: t, Object: hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: o.Obj.Value, Name: s.name}, State: s.state, Time: time.Now()}
 	}
 	s, ok := known[o.Obj]
 	if o.Kind == types.ObjectUpdateKindLeave {
@@ -101,7 +105,7 @@ func known2events(known map[ref]*seenVM, o types.ObjectUpdate) []hypervisor.Even
 		if !ok {
 			s = &seenVM{}
 		}
-		return []hypervisor.Event{event(hypervisor.VMDeleted, s)}
+		return []hypervisor.Event{event(hypervisor.EventVMDeleted, s)}
 	}
 	if !ok {
 		s = &seenVM{snaps: map[hypervisor.SnapshotID]bool{}}
@@ -133,17 +137,17 @@ func known2events(known map[ref]*seenVM, o types.ObjectUpdate) []hypervisor.Even
 		}
 	}
 	if !ok {
-		return []hypervisor.Event{event(hypervisor.VMCreated, s)}
+		return []hypervisor.Event{event(hypervisor.EventVMCreated, s)}
 	}
 	if old.state != s.state {
-		out = append(out, event(hypervisor.VMState, s))
+		out = append(out, event(hypervisor.EventVMState, s))
 	}
 	if old.host != s.host && old.host.Value != "" && s.host.Value != "" {
-		out = append(out, event(hypervisor.VMMigrated, s))
+		out = append(out, event(hypervisor.EventVMMigrated, s))
 	}
 	out = append(out, snaps...)
 	if changed && len(out) == 0 {
-		out = append(out, event(hypervisor.VMChanged, s))
+		out = append(out, event(hypervisor.EventVMChanged, s))
 	}
 	return out
 }
@@ -154,13 +158,13 @@ func snapshotEvents(vm ref, s *seenVM, now []hypervisor.SnapshotInfo) []hypervis
 	for _, i := range now {
 		there[i.ID] = true
 		if !s.snaps[i.ID] {
-			out = append(out, hypervisor.Event{Type: hypervisor.SnapshotCreated, Object: hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: string(i.ID), Name: i.Name},
+			out = append(out, hypervisor.Event{Type: hypervisor.EventSnapshotCreated, Object: hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, ID: string(i.ID), Name: i.Name},
 				Detail: "of machine " + vm.Value, Time: time.Now()})
 		}
 	}
 	for id := range s.snaps {
 		if !there[id] {
-			out = append(out, hypervisor.Event{Type: hypervisor.SnapshotDeleted, Object: id.Ref(), Detail: "of machine " + vm.Value, Time: time.Now()})
+			out = append(out, hypervisor.Event{Type: hypervisor.EventSnapshotDeleted, Object: id.Ref(), Detail: "of machine " + vm.Value, Time: time.Now()})
 		}
 	}
 	s.snaps = there

@@ -2,9 +2,12 @@ package vsphere
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // run is one program in a guest.
@@ -23,13 +27,13 @@ type run struct {
 	programs, files ref // the managers
 }
 
-// Exec runs a program by guest operations, which need a login. vSphere tells
-// the exit code by a list that is asked for; it keeps it for five minutes. The
-// output goes to temporary files of the guest and is fetched from there, so
-// that a shell runs the program: one that isn't there ends with its 127. On
-// Windows there is no output.
+// Exec runs a program with guest operations, which need a login. vSphere
+// reports the exit code in a list that must be polled, and keeps it for five
+// minutes. The output goes to temporary files of the guest and is fetched
+// from there. For this a shell runs the program, so a program that does not
+// exist ends with the shell's 127. On Windows there is no output.
 func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.ExecRequest) (hypervisor.ExecResult, error) {
-	guest, err := d.guestReady(ctx, id, hypervisor.GuestExec, "guest.guestFamily", "config.guestId")
+	guest, err := d.guestReady(ctx, id, capability.GuestExec, "guest.guestFamily", "config.guestId")
 	if err != nil {
 		return hypervisor.ExecResult{}, err
 	}
@@ -37,9 +41,9 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 	case r.User == "":
 		return hypervisor.ExecResult{}, invalidArgument(id.Ref(), "User is empty: vSphere runs programs only for a user of the guest")
 	case len(r.Stdin) > 0:
-		return hypervisor.ExecResult{}, hypervisor.Unsupported(id.Ref(), hypervisor.GuestExec, hypervisor.ReasonPlatform, "vSphere gives a program no standard input")
+		return hypervisor.ExecResult{}, hypervisor.Unsupported(id.Ref(), capability.GuestExec, hypervisor.ReasonPlatform, "vSphere gives a program no standard input")
 	case d.vc.ServiceContent.GuestOperationsManager == nil:
-		return hypervisor.ExecResult{}, hypervisor.Unsupported(id.Ref(), hypervisor.GuestExec, hypervisor.ReasonAPIVersion, "the server has no guest operations")
+		return hypervisor.ExecResult{}, hypervisor.Unsupported(id.Ref(), capability.GuestExec, hypervisor.ReasonAPIVersion, "the server has no guest operations")
 	}
 	p, err := d.one(ctx, *d.vc.ServiceContent.GuestOperationsManager, "processManager", "fileManager")
 	if err != nil {
@@ -47,12 +51,12 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 	}
 	limit, stop := context.WithTimeout(ctx, r.Timeout)
 	defer stop()
-	x := &run{d: d, id: id, auth: &types.NamePasswordAuthentication{Username: r.User, Password: r.Password},
+	x := &run{d: d, id: id, auth: &types.NamePasswordAuthentication{Username: r.User, Password: string(r.Password)},
 		programs: p.ref("processManager"), files: p.ref("fileManager")}
-	spec := types.GuestProgramSpec{ProgramPath: r.Path, Arguments: quote(r.Args), EnvVariables: r.Env}
+	spec := types.GuestProgramSpec{ProgramPath: r.Path, Arguments: quoteWindows(r.Args), EnvVariables: r.Env}
 	failed := func(err error) error {
 		if ctx.Err() == nil && limit.Err() != nil {
-			return hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the program did not end within %v and was stopped", r.Timeout)
+			return hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the program did not end within %v and was stopped", r.Timeout)
 		}
 		return guestError(err, id)
 	}
@@ -60,7 +64,11 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 	if !isWindows(guest) {
 		defer func() { x.remove(limit, outputs) }()
 		for _, what := range []string{".out", ".err"} {
-			f, err := methods.CreateTemporaryFileInGuest(limit, d.rt, &types.CreateTemporaryFileInGuest{This: x.files, Vm: vmRef(id), Auth: x.auth, Prefix: "anyvisor", Suffix: what})
+			f, err := unlessLate(limit, d, func(ctx context.Context) (*types.CreateTemporaryFileInGuestResponse, error) {
+				return methods.CreateTemporaryFileInGuest(ctx, d.rt, &types.CreateTemporaryFileInGuest{This: x.files, Vm: vmRef(id), Auth: x.auth, Prefix: "anyvisor", Suffix: what})
+			}, func(ctx context.Context, f *types.CreateTemporaryFileInGuestResponse) {
+				x.remove(ctx, []string{f.Returnval})
+			})
 			if err != nil {
 				return hypervisor.ExecResult{}, failed(err)
 			}
@@ -75,21 +83,26 @@ func (d *driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 	}
 	res := hypervisor.ExecResult{ExitCode: code}
 	for i, to := range []*[]byte{&res.Stdout, &res.Stderr}[:len(outputs)] {
-		if *to, err = x.fetch(limit, outputs[i]); err != nil {
+		if *to, err = x.fetch(limit, outputs[i], r.MaxOutput); err != nil {
 			return hypervisor.ExecResult{}, failed(err)
 		}
 	}
-	return res, nil
+	return r.Bound(id.Ref(), res)
 }
 
 func isWindows(guest propMap) bool {
 	return guest.str("guest.guestFamily") == string(types.VirtualMachineGuestOsFamilyWindowsGuest) || strings.HasPrefix(guest.str("config.guestId"), "win")
 }
 
-// wait starts the program, asks until it has ended, and stops it when ctx
+// wait starts the program, polls until it has ended, and stops it when ctx
 // ends.
 func (x *run) wait(ctx context.Context, spec *types.GuestProgramSpec) (int, error) {
-	res, err := methods.StartProgramInGuest(ctx, x.d.rt, &types.StartProgramInGuest{This: x.programs, Vm: vmRef(x.id), Auth: x.auth, Spec: spec})
+	stop := func(ctx context.Context, p *types.StartProgramInGuestResponse) {
+		_, _ = methods.TerminateProcessInGuest(ctx, x.d.rt, &types.TerminateProcessInGuest{This: x.programs, Vm: vmRef(x.id), Auth: x.auth, Pid: p.Returnval})
+	}
+	res, err := unlessLate(ctx, x.d, func(ctx context.Context) (*types.StartProgramInGuestResponse, error) {
+		return methods.StartProgramInGuest(ctx, x.d.rt, &types.StartProgramInGuest{This: x.programs, Vm: vmRef(x.id), Auth: x.auth, Spec: spec})
+	}, stop)
 	if err != nil {
 		return 0, err
 	}
@@ -110,16 +123,15 @@ func (x *run) wait(ctx context.Context, spec *types.GuestProgramSpec) (int, erro
 			}
 		}
 		if ctx.Err() != nil {
-			x.d.later(func(ctx context.Context) {
-				_, _ = methods.TerminateProcessInGuest(ctx, x.d.rt, &types.TerminateProcessInGuest{This: x.programs, Vm: vmRef(x.id), Auth: x.auth, Pid: pid})
-			})
+			x.d.later(func(ctx context.Context) { stop(ctx, res) })
 		}
 		return 0, err
 	}
 }
 
-// remove deletes the files of the outputs, without the caller where its time
-// is over. What can't be deleted lies in the guest's folder for temporary files.
+// remove deletes the files of the outputs, even if the caller's time is over.
+// A file that can't be deleted remains in the guest's folder for temporary
+// files.
 func (x *run) remove(ctx context.Context, files []string) {
 	all := func(ctx context.Context) {
 		for _, f := range files {
@@ -133,8 +145,8 @@ func (x *run) remove(ctx context.Context, files []string) {
 	all(ctx)
 }
 
-// fetch reads a file of the guest.
-func (x *run) fetch(ctx context.Context, file string) ([]byte, error) {
+// fetch reads a file of the guest, up to one byte more than most.
+func (x *run) fetch(ctx context.Context, file string, most int) ([]byte, error) {
 	res, err := methods.InitiateFileTransferFromGuest(ctx, x.d.rt, &types.InitiateFileTransferFromGuest{This: x.files, Vm: vmRef(x.id), Auth: x.auth, GuestFilePath: file})
 	if err != nil {
 		return nil, err
@@ -145,6 +157,8 @@ func (x *run) fetch(ctx context.Context, file string) ([]byte, error) {
 	}
 	from := x.d.vc.Client
 	switch {
+	case u.Scheme != from.URL().Scheme || u.User != nil:
+		return nil, hypervisor.Errorf(hypervisor.ErrUnavailable, x.id.Ref(), "the server refers to an address of another kind (%q) for a program's output", u.Scheme)
 	case u.Hostname() == "*": // the server itself (API reference, FileTransferInformation.url)
 		u.Host = from.URL().Host
 	case u.Host != from.URL().Host: // the host that runs the machine, whose certificate the vCenter vouches for
@@ -152,11 +166,15 @@ func (x *run) fetch(ctx context.Context, file string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p, err = x.d.one(ctx, p.ref("runtime.host"), "summary.config.sslThumbprint"); err != nil {
+		if p, err = x.d.one(ctx, p.ref("runtime.host"), "summary.config.sslThumbprint", "name", "config.network.vnic", "config.network.dnsConfig"); err != nil {
 			return nil, err
 		}
+		if !namesHost(p, u.Hostname()) {
+			return nil, hypervisor.Errorf(hypervisor.ErrUnavailable, x.id.Ref(), "the server refers to %q for a program's output, which is not the host that runs the machine", u.Hostname())
+		}
 		from = soap.NewClient(u, false)
-		defer from.CloseIdleConnections()
+		x.d.config.bound(from)
+		defer hangUp(from)
 		if t := p.str("summary.config.sslThumbprint"); t != "" {
 			from.SetThumbprint(u.Host, t)
 		}
@@ -169,35 +187,87 @@ func (x *run) fetch(ctx context.Context, file string) ([]byte, error) {
 	var body []byte
 	err = from.Do(ctx, req, func(res *http.Response) error {
 		if res.StatusCode != http.StatusOK {
-			return hypervisor.Errorf(hypervisor.KindUnavailable, x.id.Ref(), "the transfer of a program's output: %s", res.Status)
+			return hypervisor.Errorf(hypervisor.ErrUnavailable, x.id.Ref(), "the transfer of a program's output: %s", res.Status)
 		}
-		body, err = io.ReadAll(res.Body)
+		from := io.Reader(res.Body)
+		if most > 0 {
+			from = io.LimitReader(from, int64(most)+1)
+		}
+		body, err = io.ReadAll(from)
 		return err
 	})
+	if e := (*url.Error)(nil); errors.As(err, &e) { // the parameters let anybody read the file
+		e.URL = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	}
 	return body, transportError(err)
 }
 
-// guestError: a login that the guest refuses is not this session's.
+// namesHost reports whether a name or an IP address is one of a host.
+func namesHost(p propMap, name string) bool {
+	dns := get[types.HostDnsConfig](p, "config.network.dnsConfig")
+	known := []string{p.str("name"), dns.HostName, dns.HostName + "." + dns.DomainName}
+	for _, n := range get[types.ArrayOfHostVirtualNic](p, "config.network.vnic").HostVirtualNic {
+		if n.Spec.Ip != nil {
+			known = append(known, n.Spec.Ip.IpAddress)
+		}
+	}
+	return name != "" && slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, name) })
+}
+
+// guestError: a login that the guest refuses is not a refusal of this
+// session's login.
 func guestError(err error, id hypervisor.VMID) error {
 	switch faultOf(err).(type) {
 	case *types.InvalidGuestLogin:
-		return hypervisor.Errorf(hypervisor.KindPermission, id.Ref(), "the guest refuses the login (%w)", err)
+		return hypervisor.Errorf(hypervisor.ErrPermission, id.Ref(), "the guest refuses the login (%w)", err)
 	case *types.GuestPermissionDenied:
-		return hypervisor.Errorf(hypervisor.KindPermission, id.Ref(), "the guest refuses this to its user (%w)", err)
+		return hypervisor.Errorf(hypervisor.ErrPermission, id.Ref(), "the guest refuses this to its user (%w)", err)
 	case *types.GuestOperationsUnavailable:
-		return hypervisor.Unsupported(id.Ref(), hypervisor.GuestExec, hypervisor.ReasonToolsMissing, toolsMissing)
+		return hypervisor.Unsupported(id.Ref(), capability.GuestExec, hypervisor.ReasonToolsMissing, toolsMissing)
 	}
 	return err
 }
 
-// quote joins arguments for the guest's shell-like parser.
+// plain matches arguments that every shell takes literally.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+:,./-]+$`)
+
+// quote joins arguments for a POSIX shell so that each keeps its value.
 func quote(args []string) string {
 	var out []string
 	for _, a := range args {
-		if a == "" || strings.ContainsAny(a, " \t\n'\"\\$`;&|<>(){}*?!#~") {
+		if !plain.MatchString(a) {
 			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
 		}
 		out = append(out, a)
+	}
+	return strings.Join(out, " ")
+}
+
+// quoteWindows joins arguments for the rules of CommandLineToArgvW and the C
+// runtime: backslashes count twice before a quotation mark, and as themselves
+// elsewhere.
+func quoteWindows(args []string) string {
+	var out []string
+	for _, a := range args {
+		if a != "" && !strings.ContainsAny(a, " \t\n\v\"") {
+			out = append(out, a)
+			continue
+		}
+		b := []byte{'"'}
+		slashes := 0
+		for _, c := range []byte(a) {
+			switch c {
+			case '\\':
+				slashes++
+			case '"':
+				b = append(b, strings.Repeat(`\`, slashes+1)...)
+				slashes = 0
+			default:
+				slashes = 0
+			}
+			b = append(b, c)
+		}
+		out = append(out, string(append(b, strings.Repeat(`\`, slashes)+`"`...)))
 	}
 	return strings.Join(out, " ")
 }

@@ -15,7 +15,7 @@ import (
 var hostPaths = []string{"name", "summary.hardware", "summary.quickStats.overallMemoryUsage", "runtime.connectionState", "runtime.inMaintenanceMode",
 	"config.product", "config.pciPassthruInfo", "config.featureCapability", "capability", "hardware.numaInfo", "hardware.cpuPkg", "hardware.cpuFeature", "parent", "vm"}
 
-// Hosts lists the hosts with the facts that the host agent tells.
+// Hosts lists the hosts with the facts that the host agent reports.
 func (d *driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 	list, err := d.viewAll(ctx, "HostSystem", hostPaths)
 	if err != nil {
@@ -70,24 +70,24 @@ func hostInfo(o types.ObjectContent) hypervisor.HostInfo {
 	}
 	for _, b := range get[types.ArrayOfHostPciPassthruInfo](p, "config.pciPassthruInfo").HostPciPassthruInfo {
 		if b.GetHostPciPassthruInfo().PassthruCapable { // only behind an IOMMU that is on
-			h.IOMMU = hypervisor.Present
+			h.IOMMU = hypervisor.FactPresent
 		}
 		if v, ok := b.(*types.HostSriovInfo); ok && v.SriovCapable {
-			h.SRIOV = hypervisor.Present
+			h.SRIOV = hypervisor.FactPresent
 		}
 	}
 	c := get[types.HostCapability](p, "capability")
-	h.Limits = hypervisor.Limits{CPUs: int(c.MaxSupportedVcpus), VMs: int(max(c.MaxRunningVMs, c.MaxHostRunningVms)),
+	h.Limits = hypervisor.Limits{CPUs: int(c.MaxSupportedVcpus), MemoryBytes: int64(c.MaxSupportedVmMemory) * hypervisor.MiB, VMs: int(max(c.MaxRunningVMs, c.MaxHostRunningVms)),
 		Disks: 256, NICs: 10} // vSphere configuration maximums
 	return h
 }
 
-// cpuFacts reads the processor's features: the host's feature list, and
-// CPUID as the host saw it (Intel SDM and AMD APM: leaf 1 ECX bit 5 is VMX,
-// leaf 8000_0001h ECX bit 2 is SVM).
+// cpuFacts reads the processor's features: the host's feature list, and CPUID
+// as the host saw it (Intel SDM and AMD APM: leaf 1 ECX bit 5 is VMX, leaf
+// 8000_0001h ECX bit 2 is SVM).
 func cpuFacts(c *hypervisor.CPUInfo, p propMap) {
 	set := func(f *hypervisor.Fact, present bool) {
-		if *f != hypervisor.Present {
+		if *f != hypervisor.FactPresent {
 			*f = hypervisor.FactOf(present)
 		}
 	}
@@ -115,7 +115,7 @@ func cpuFacts(c *hypervisor.CPUInfo, p propMap) {
 	// Nested virtualization is offered only with both (vSphere documentation,
 	// hardware-assisted virtualization for guests).
 	if get[types.HostCapability](p, "capability").NestedHVSupported {
-		c.Virtualization, c.NestedPaging = hypervisor.Present, hypervisor.Present
+		c.Virtualization, c.NestedPaging = hypervisor.FactPresent, hypervisor.FactPresent
 	}
 }
 
@@ -126,7 +126,7 @@ func cpuidBit(register string, bit int) bool {
 	return len(s) == 32 && s[31-bit] == '1'
 }
 
-// hostNames returns names for texts.
+// hostName returns a host's name for texts.
 func hostName(id hypervisor.HostID, name string) string {
 	if name == "" {
 		return string(id)

@@ -13,7 +13,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// propMap is the properties of one object.
+// propMap holds the properties of one object.
 type propMap map[string]any
 
 func props(o types.ObjectContent) propMap {
@@ -137,8 +137,8 @@ func (d *driver) all(ctx context.Context, spec types.PropertyFilterSpec) ([]type
 	return out, err
 }
 
-// viewAll reads properties of all objects of a type, over again if the session
-// was lost in between.
+// viewAll reads properties of all objects of a type. It starts over if the
+// session was lost in between.
 func (d *driver) viewAll(ctx context.Context, kind string, paths []string) ([]types.ObjectContent, error) {
 	for try := 0; ; try++ {
 		gen := d.session.gen.Load()
@@ -154,8 +154,8 @@ func (d *driver) viewAll(ctx context.Context, kind string, paths []string) ([]ty
 	}
 }
 
-// viewLost tells whether an error may be that of a view or page which went
-// with its session.
+// viewLost reports whether an error may be that of a view or page that was
+// lost with its session.
 func (d *driver) viewLost(err error, gen uint64) bool {
 	if d.session.gen.Load() != gen {
 		return faultOf(err) != nil
@@ -164,7 +164,7 @@ func (d *driver) viewLost(err error, gen uint64) bool {
 	return ok && m.Obj.Type == "ContainerView"
 }
 
-// some reads properties of several objects; those that are gone are left out.
+// some reads properties of several objects. Those that are gone are left out.
 func (d *driver) some(ctx context.Context, refs []ref, paths []string) ([]types.ObjectContent, error) {
 	refs = slices.Clone(refs)
 	for len(refs) > 0 {
@@ -178,7 +178,7 @@ func (d *driver) some(ctx context.Context, refs []ref, paths []string) ([]types.
 		}
 		n := len(refs)
 		refs = slices.DeleteFunc(refs, func(r ref) bool { return r == m.Obj })
-		if len(refs) == n { // the server doesn't say which: ask one by one
+		if len(refs) == n { // the server doesn't report which, so read them one by one
 			var out []types.ObjectContent
 			for _, r := range refs {
 				one, err := d.all(ctx, refSpec([]ref{r}, paths))
@@ -198,7 +198,7 @@ func (d *driver) one(ctx context.Context, r ref, paths ...string) (propMap, erro
 	out, err := d.all(ctx, refSpec([]ref{r}, paths))
 	if err != nil {
 		if m, ok := faultOf(err).(*types.ManagedObjectNotFound); ok && m.Obj == r {
-			return nil, hypervisor.Errorf(hypervisor.KindNotFound, refOf(r), "no such %s (%w)", refOf(r).Kind, err)
+			return nil, hypervisor.Errorf(hypervisor.ErrNotFound, refOf(r), "no such %s (%w)", refOf(r).Kind, err)
 		}
 		return nil, err
 	}
@@ -208,12 +208,14 @@ func (d *driver) one(ctx context.Context, r ref, paths ...string) (propMap, erro
 	return props(out[0]), nil
 }
 
-// folderBook knows the folders and datacenters for a short while, so that
-// machines can be told their folder without a call each.
+// folderBook caches the folders and datacenters for a short while, so that
+// the folder of a machine is found without a call for each.
 type folderBook struct {
 	mu   sync.Mutex
 	at   time.Time
 	info map[ref]folder
+	// clusters maps root pools to their clusters.
+	clusters map[ref]ref
 }
 
 type folder struct {
@@ -222,7 +224,7 @@ type folder struct {
 	vmFolder ref // of a datacenter
 }
 
-const folderAge = 30 * time.Second
+var folderAge = 30 * time.Second // tests change it
 
 func (b *folderBook) load(ctx context.Context, d *driver) error {
 	info := map[ref]folder{}
@@ -247,13 +249,21 @@ func (b *folderBook) load(ctx context.Context, d *driver) error {
 		}
 		info[d.root] = folder{unescape(p.str("name")), p.ref("parent"), p.ref("vmFolder")}
 	}
+	list, err := d.viewAll(ctx, "ComputeResource", []string{"resourcePool"})
+	if err != nil {
+		return err
+	}
+	clusters := map[ref]ref{}
+	for _, o := range list {
+		clusters[props(o).ref("resourcePool")] = o.Obj
+	}
 	b.mu.Lock()
-	b.info, b.at = info, time.Now()
+	b.info, b.clusters, b.at = info, clusters, time.Now()
 	b.mu.Unlock()
 	return nil
 }
 
-// fresh makes sure that the folders are known and not old.
+// fresh makes sure that the folders are known and recent.
 func (b *folderBook) fresh(ctx context.Context, d *driver) error {
 	b.mu.Lock()
 	ok := time.Since(b.at) < folderAge
@@ -262,6 +272,17 @@ func (b *folderBook) fresh(ctx context.Context, d *driver) error {
 		return nil
 	}
 	return b.load(ctx, d)
+}
+
+// cluster returns the cluster or lone host that has this root pool, or the
+// pool itself.
+func (b *folderBook) cluster(pool ref) ref {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c, ok := b.clusters[pool]; ok {
+		return c
+	}
+	return pool
 }
 
 // path returns a folder's path from the root: "DC0/vm/team". The root folder
@@ -282,7 +303,7 @@ func (b *folderBook) path(r ref) string {
 	return strings.Join(parts, "/")
 }
 
-// find returns the folder with a path; the leading datacenter and "vm" may be
+// find returns the folder with a path. The leading datacenter and "vm" may be
 // left out where there is one datacenter.
 func (b *folderBook) find(path string) []ref {
 	want := strings.Trim(path, "/")
@@ -301,6 +322,13 @@ func (b *folderBook) find(path string) []ref {
 		}
 	}
 	return out
+}
+
+// machines returns the folder for machines of a datacenter.
+func (b *folderBook) machines(dc ref) ref {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.info[dc].vmFolder
 }
 
 // datacenterOf returns the datacenter above an object whose parent chain is

@@ -81,18 +81,18 @@ func TestNames(t *testing.T) {
 // TestVanishes: what is gone when it is read is left out; the server fails the whole call for it (ManagedObjectNotFound).
 func TestVanishes(t *testing.T) {
 	sim := startSim(t, vspheresim.Config{VMs: 3})
-	d, err := connect(t.Context(), Config{Host: sim.URL().Host, Username: "user", Password: "pass", PlainHTTP: true})
+	d, err := connect(t.Context(), Config{Host: sim.URL().Host, Username: "user", Password: simLogin(sim.URL()).Password, PlainHTTP: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = d.Close() }()
 	drv := d.(*driver)
-	all, err := d.ListVMs(t.Context(), hypervisor.VMQuery{Detail: hypervisor.Brief})
+	all, err := d.ListVMs(t.Context(), hypervisor.VMQuery{Detail: hypervisor.DetailBrief})
 	if err != nil || len(all.VMs) != 3 {
 		t.Fatalf("%d machines (%v)", len(all.VMs), err)
 	}
 	refs := []ref{vmRef(all.VMs[0].ID), vmRef("vm-99998"), vmRef(all.VMs[1].ID), vmRef("vm-99999"), vmRef(all.VMs[2].ID)}
-	for _, paths := range [][]string{vmPaths(hypervisor.Full), vmPaths(hypervisor.Brief)} {
+	for _, paths := range [][]string{drv.vmPaths(hypervisor.DetailFull), drv.vmPaths(hypervisor.DetailBrief)} {
 		got, err := drv.some(t.Context(), refs, paths)
 		if err != nil || len(got) != 3 {
 			t.Errorf("of three machines and two that are gone %d are read (%v)", len(got), err)
@@ -119,9 +119,9 @@ func TestDeviceByKind(t *testing.T) {
 	ctx := t.Context()
 	backing := func(vm *hypervisor.VM) types.BaseVirtualDeviceBackingInfo {
 		t.Helper()
-		native, ok := hypervisor.As[*object.VirtualMachine](vm)
-		if !ok {
-			t.Fatal("As gives no *object.VirtualMachine")
+		native, err := hypervisor.As[*object.VirtualMachine](t.Context(), c, vm)
+		if err != nil {
+			t.Fatal(err)
 		}
 		var m mo.VirtualMachine
 		if err := native.Properties(ctx, native.Reference(), []string{"config.hardware.device"}, &m); err != nil {

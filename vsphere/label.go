@@ -7,10 +7,11 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// extraConfig holds the labels and the token of a machine that is made. Both
-// are always written: a clone must not keep those of its source. An empty
+// extraConfig holds the labels and the token of a new machine. Both are
+// always written, because a clone must not keep those of its source. An empty
 // value removes the key.
 func extraConfig(labels map[string]string, token, call string) []types.BaseOptionValue {
 	return []types.BaseOptionValue{
@@ -42,19 +43,13 @@ func decodeLabels(s string) map[string]string {
 	return m
 }
 
+const templateLabels = "vSphere changes nothing of a template but its name and notes: make a machine of it, label that, and mark it a template again"
+
 // SetLabels writes all labels as one value.
 func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	return d.reconfigure(ctx, id, types.VirtualMachineConfigSpec{ExtraConfig: extraConfig(labels, "", "")[:1]})
-}
-
-// findToken returns the machine that carries a token, or "".
-func (d *driver) findToken(ctx context.Context, token string) (hypervisor.VMID, error) {
-	if token == "" {
-		return "", nil
+	err := d.reconfigure(ctx, id, types.VirtualMachineConfigSpec{ExtraConfig: extraConfig(labels, "", "")[:1]})
+	if _, refused := faultOf(err).(*types.NotSupported); refused {
+		return hypervisor.Unsupported(id.Ref(), capability.Labels, hypervisor.ReasonIsTemplate, templateLabels)
 	}
-	refs, err := d.matching(ctx, tokenPath, func(v any) bool { return optionValue(v) == token })
-	if err != nil || len(refs) == 0 {
-		return "", err
-	}
-	return hypervisor.VMID(refs[0].Value), nil
+	return err
 }

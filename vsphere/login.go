@@ -2,9 +2,9 @@ package vsphere
 
 import (
 	"context"
-	"crypto/tls"
+	"encoding/xml"
 	"errors"
-	"fmt"
+	"io"
 	"net/url"
 	"strings"
 	"time"
@@ -29,6 +29,41 @@ func forgetCookies(vc *vim25.Client) {
 	vc.Jar.SetCookies(u, old)
 }
 
+// isAssertion reports whether a text is one Assertion element of SAML. The
+// text is sent unchanged, so this keeps any other file from being sent in its
+// place.
+func isAssertion(text string) bool {
+	d := xml.NewDecoder(strings.NewReader(text))
+	depth, roots := 0, 0
+	for {
+		tok, err := d.Token()
+		if err == io.EOF {
+			return roots == 1 && depth == 0
+		}
+		if err != nil {
+			return false
+		}
+		switch x := tok.(type) {
+		case xml.StartElement:
+			if depth == 0 {
+				roots++
+				if x.Name != (xml.Name{Space: "urn:oasis:names:tc:SAML:2.0:assertion", Local: "Assertion"}) {
+					return false
+				}
+			}
+			depth++
+		case xml.EndElement:
+			depth--
+		case xml.CharData:
+			if depth == 0 && strings.TrimSpace(string(x)) != "" {
+				return false
+			}
+		default: // comments, instructions and document types
+			return false
+		}
+	}
+}
+
 // login sends the login calls on the bare transport, below the renewing one.
 func login(ctx context.Context, vc *vim25.Client, c Config) error {
 	bare := *vc
@@ -38,7 +73,7 @@ func login(ctx context.Context, vc *vim25.Client, c Config) error {
 	case c.ExtensionKey != "":
 		return loginExtension(ctx, vc, c)
 	case c.Token != "" || c.Certificate != nil:
-		signer := &sts.Signer{Certificate: c.Certificate, Token: c.Token}
+		signer := &sts.Signer{Certificate: c.Certificate, Token: string(c.Token)}
 		if c.Token == "" {
 			tc, err := sts.NewClient(ctx, &bare)
 			if err != nil {
@@ -46,7 +81,7 @@ func login(ctx context.Context, vc *vim25.Client, c Config) error {
 			}
 			signer, err = tc.Issue(ctx, sts.TokenRequest{Certificate: c.Certificate, Lifetime: time.Hour, Renewable: true})
 			if soap.IsSoapFault(err) { // WS-Trust has its own codes, and refuses nothing but the request for the token
-				return hypervisor.Errorf(hypervisor.KindUnauthenticated, hypervisor.Ref{}, "the token service refuses the certificate: %w", err)
+				return hypervisor.Errorf(hypervisor.ErrUnauthenticated, hypervisor.Ref{}, "the token service refuses the certificate: %w", err)
 			}
 			if err != nil {
 				return err
@@ -54,28 +89,18 @@ func login(ctx context.Context, vc *vim25.Client, c Config) error {
 		}
 		return m.LoginByToken(bare.WithHeader(ctx, soap.Header{Security: signer}))
 	}
-	return m.Login(ctx, url.UserPassword(c.Username, c.Password))
+	return m.Login(ctx, url.UserPassword(c.Username, string(c.Password)))
 }
 
-// loginExtension logs in through the tunnel on port 80 of the vCenter, whose
-// virtual host shows the vCenter's own certificate (vSphere Web Services SDK
-// programming guide, "Extension authentication"). It is verified as that:
-// govmomi's own function does not.
+// loginExtension logs in through the tunnel on port 80 of the vCenter. Its
+// virtual host presents the vCenter's own certificate (vSphere Web Services
+// SDK programming guide, "Extension authentication"), and the certificate is
+// verified as such; govmomi's own function does not do that.
 func loginExtension(ctx context.Context, vc *vim25.Client, c Config) error {
 	tunnel := vc.Client.Tunnel()
-	defer tunnel.CloseIdleConnections()
-	t := tunnel.DefaultTransport().TLSClientConfig
-	t.ServerName = vc.URL().Hostname()
-	if c.Thumbprint != "" {
-		t.InsecureSkipVerify = true // in favour of the thumbprint
-		t.VerifyConnection = func(s tls.ConnectionState) error {
-			leaf := s.PeerCertificates[0]
-			if want := strings.ToUpper(c.Thumbprint); want != soap.ThumbprintSHA1(leaf) && want != soap.ThumbprintSHA256(leaf) {
-				return fmt.Errorf("thumbprint %s of the tunnel does not match", soap.ThumbprintSHA256(leaf))
-			}
-			return nil
-		}
-	}
+	tunnel.DefaultTransport().TLSClientConfig.ServerName = vc.URL().Hostname()
+	c.bound(tunnel)
+	defer hangUp(tunnel)
 	if vc.ServiceContent.SessionManager == nil {
 		return errors.New("the server has no session manager")
 	}

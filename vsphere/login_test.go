@@ -21,6 +21,7 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
 )
 
@@ -94,7 +95,7 @@ func TestLogins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bearer := issue(t, sim, sts.TokenRequest{Userinfo: url.UserPassword("user", "pass")})
+	bearer := issue(t, sim, sts.TokenRequest{Userinfo: sim.URL().User})
 	held := issue(t, sim, sts.TokenRequest{Certificate: &user})
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(bearer), 0o600); err != nil {
@@ -104,17 +105,17 @@ func TestLogins(t *testing.T) {
 	ecert, ekey := pemFiles(t, extension)
 
 	right := map[string]Config{
-		"bearer token":                        {Token: bearer},
-		"holder-of-key token":                 {Token: held, Certificate: &user},
+		"bearer token":                        {Token: hypervisor.Secret(bearer)},
+		"holder-of-key token":                 {Token: hypervisor.Secret(held), Certificate: &user},
 		"solution user":                       {Certificate: &user},
-		"extension":                           {Certificate: &extension, ExtensionKey: "com.example.extension"},
+		"extensionkey":                        {Certificate: &extension, ExtensionKey: "com.example.extension"},
 		"extension, server by its thumbprint": {Certificate: &extension, ExtensionKey: "com.example.extension", Thumbprint: sim.Thumbprint()},
 	}
 	for name, c := range right {
 		t.Run(name, func(t *testing.T) {
 			c.Host = sim.URL().Host
 			if c.Thumbprint == "" {
-				c.CAFile = ca
+				c.CA = ca
 			}
 			cl, err := Open(t.Context(), c, nil)
 			if err != nil {
@@ -131,11 +132,11 @@ func TestLogins(t *testing.T) {
 	}
 	for name, query := range map[string]url.Values{
 		"token file in the URL":   {"token": {file}},
-		"key files in the URL":    {"cert": {ucert}, "key": {ukey}},
-		"an extension's the same": {"cert": {ecert}, "key": {ekey}, "extension": {"com.example.extension"}},
+		"key files in the URL":    {"certificate": {ucert}, "key": {ukey}},
+		"an extension's the same": {"certificate": {ecert}, "key": {ekey}, "extensionkey": {"com.example.extension"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			query.Set("cafile", ca)
+			query.Set("ca", ca)
 			cl, err := hypervisor.Open(t.Context(), "vsphere://"+sim.URL().Host+"/?"+query.Encode(), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -151,17 +152,16 @@ func TestLogins(t *testing.T) {
 		t.Fatalf("the token does not name its user: %s", bearer)
 	}
 	for name, c := range map[string]Config{
-		"forged token":                {Token: forged},
-		"no token at all":             {Token: "s3cret"},
-		"stolen holder-of-key token":  {Token: held},
-		"token signed by another key": {Token: held, Certificate: &stranger},
+		"forged token":                {Token: hypervisor.Secret(forged)},
+		"stolen holder-of-key token":  {Token: hypervisor.Secret(held)},
+		"token signed by another key": {Token: hypervisor.Secret(held), Certificate: &stranger},
 		"unknown certificate":         {Certificate: &stranger},
 		"unknown extension":           {Certificate: &extension, ExtensionKey: "com.example.other"},
 		"certificate of another":      {Certificate: &stranger, ExtensionKey: "com.example.extension"},
 		"extension without one":       {ExtensionKey: "com.example.extension"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.Host, c.CAFile = sim.URL().Host, ca
+			c.Host, c.CA = sim.URL().Host, ca
 			_, err := Open(t.Context(), c, nil)
 			if !errors.Is(err, hypervisor.ErrUnauthenticated) {
 				t.Errorf("Open: %v (kind %s), want unauthenticated", err, hypervisor.KindOf(err))
@@ -179,18 +179,23 @@ func TestLogins(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer vc.CloseIdleConnections()
-		c := Config{ExtensionKey: "com.example.extension", Thumbprint: strings.Repeat("00:", 31) + "00"}
-		if err := loginExtension(t.Context(), vc, c); kindOf(err) != hypervisor.KindUnavailable || !strings.Contains(err.Error(), "does not match") {
+		c := Config{ExtensionKey: "com.example.extension"}
+		other, err := endpoint.Trust{Thumbprint: strings.Repeat("00:", 31) + "00"}.TLS(&extension)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc.DefaultTransport().TLSClientConfig = other
+		if err := loginExtension(t.Context(), vc, c); kindOf(err) != hypervisor.ErrUnavailable || !strings.Contains(err.Error(), "is none of those given") {
 			t.Errorf("a tunnel of another thumbprint: %v", err)
 		}
 	})
 
 	// A token that has expired is no login any more; a certificate asks for a new one.
-	for name, c := range map[string]Config{"expired token": {Token: bearer}, "expired token of a certificate": {Certificate: &user}} {
+	for name, c := range map[string]Config{"expired token": {Token: hypervisor.Secret(bearer)}, "expired token of a certificate": {Certificate: &user}} {
 		t.Run(name, func(t *testing.T) {
-			c.Host, c.CAFile = sim.URL().Host, ca
+			c.Host, c.CA = sim.URL().Host, ca
 			if c.Token != "" {
-				c.Token = issue(t, sim, sts.TokenRequest{Userinfo: url.UserPassword("user", "pass")})
+				c.Token = hypervisor.Secret(issue(t, sim, sts.TokenRequest{Userinfo: sim.URL().User}))
 			}
 			cl, err := Open(t.Context(), c, nil)
 			if err != nil {

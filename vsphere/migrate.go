@@ -11,48 +11,33 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
-// move is a migration that was looked at.
+// move is a checked migration.
 type move struct {
 	v      hypervisor.VMInfo
 	devs   []types.BaseVirtualDevice
 	spec   types.VirtualMachineRelocateSpec
 	report hypervisor.MigrateReport
-	to     *driver // nil for a move inside
+	to     *driver // nil for a move within this vCenter
 	uuid   string  // instance UUID, for a move to another vCenter
 }
 
-// migrateSupport is the capability that a request needs.
-func migrateSupport(r hypervisor.MigrateRequest, running bool) hypervisor.Capability {
-	switch {
-	case r.To != nil:
-		return hypervisor.MigrateCross
-	case r.Host == "" && r.Pool == "" && running:
-		return hypervisor.MigrateLiveStorage
-	case r.Host == "" && r.Pool == "":
-		return hypervisor.MigrateStorage
-	case !running:
-		return hypervisor.MigrateCold
-	case r.Storage != "":
-		return hypervisor.MigrateBoth
-	}
-	return hypervisor.MigrateLive
-}
-
-// plan checks everything that stands in the way: what this driver knows, and
-// what the server's provisioning checker says.
+// plan checks everything that could block the move: what this driver knows,
+// and what the server's provisioning checker reports.
 func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
 	on := id.Ref()
 	switch {
 	case !d.isVC():
-		return nil, hypervisor.Unsupported(on, migrateSupport(r, r.Mode != hypervisor.Cold), hypervisor.ReasonPlatform, needsVC)
+		return nil, hypervisor.Unsupported(on, r.Capability(r.Mode != hypervisor.MigrateModeCold), hypervisor.ReasonPlatform, needsVC)
 	case r.PostCopy:
-		return nil, hypervisor.Unsupported(on, hypervisor.MigratePostCopy, hypervisor.ReasonPlatform, noPostCopy)
+		return nil, hypervisor.Unsupported(on, capability.MigratePostCopy, hypervisor.ReasonPlatform, noPostCopy)
 	case r.Tuned():
-		return nil, hypervisor.Unsupported(on, hypervisor.MigrateTuning, hypervisor.ReasonPlatform, noTuning)
+		return nil, hypervisor.Unsupported(on, capability.MigrateTuning, hypervisor.ReasonPlatform, noTuning)
 	case r.KeepSource:
-		return nil, hypervisor.Unsupported(on, hypervisor.MigrateStorage, hypervisor.ReasonPlatform, "vSphere removes the source's disks once a move is done: clone the machine to keep them")
+		return nil, hypervisor.Unsupported(on, capability.MigrateStorage, hypervisor.ReasonPlatform, "vSphere removes the source's disks once a move is done: clone the machine to keep them")
 	}
 	m := &move{}
 	var err error
@@ -61,13 +46,13 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		return nil, err
 	}
 	m.devs = devs.VirtualDevice
-	running := m.v.State == hypervisor.Running
-	k := migrateSupport(r, running)
+	running := m.v.State == hypervisor.StateRunning
+	k := r.Capability(running)
 	s, err := d.supports(ctx, k)
 	if err != nil {
 		return nil, err
 	}
-	if s.Level == hypervisor.No {
+	if s.Level == hypervisor.LevelNo {
 		return nil, hypervisor.Unsupported(on, k, s.Reason, s.Detail)
 	}
 	m.report.Method = map[bool]string{true: "live, vMotion", false: "cold, relocation"}[running]
@@ -82,7 +67,7 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	if err := m.destination(ctx, d, w, r); err != nil {
 		return nil, err
 	}
-	m.networks(ctx, d, r)
+	m.networks(w, r)
 	if !m.report.OK() {
 		return m, nil
 	}
@@ -100,17 +85,17 @@ func (m *move) warn(reason hypervisor.ReasonCode, on hypervisor.Ref, text string
 	m.report.Warnings = append(m.report.Warnings, hypervisor.Blocker{Reason: reason, Object: on, Detail: text})
 }
 
-// ownChecks are about the machine alone.
+// ownChecks checks the machine alone.
 func (m *move) ownChecks(r hypervisor.MigrateRequest) {
 	on := m.v.ID.Ref()
-	running := m.v.State == hypervisor.Running
+	running := m.v.State == hypervisor.StateRunning
 	if m.v.State == hypervisor.StateUnknown {
 		m.block(hypervisor.ReasonHostDown, on, "the machine's host doesn't answer")
 	}
-	if r.Mode == hypervisor.Live && !running {
+	if r.Mode == hypervisor.MigrateModeLive && !running {
 		m.block(hypervisor.ReasonVMState, on, "the machine is %s: only a running one moves live", m.v.State)
 	}
-	if r.Mode == hypervisor.Cold && running {
+	if r.Mode == hypervisor.MigrateModeCold && running {
 		m.block(hypervisor.ReasonVMState, on, "the machine runs: shut it down, or move it live")
 	}
 	if label := passthroughLabel(m.devs); label != "" && running {
@@ -125,7 +110,7 @@ func (m *move) ownChecks(r hypervisor.MigrateRequest) {
 	}
 }
 
-// destination resolves where it goes and checks the hosts and datastores.
+// destination resolves the destination and checks the hosts and datastores.
 func (m *move) destination(ctx context.Context, d *driver, w *world, r hypervisor.MigrateRequest) error {
 	here := hostRef(m.v.Host)
 	target := here
@@ -136,18 +121,14 @@ func (m *move) destination(ctx context.Context, d *driver, w *world, r hyperviso
 			return notFound(r.Host.Ref())
 		}
 		m.spec.Host = &target
-		p, err := d.one(ctx, target, "runtime.connectionState", "runtime.inMaintenanceMode", "name")
-		if err != nil {
-			return err
-		}
-		name := hostName(r.Host, p.str("name"))
+		name := hostName(r.Host, h.name)
 		switch {
 		case target == here && r.Storage == "" && r.Pool == "":
 			m.block(hypervisor.ReasonSameHost, r.Host.Ref(), "the machine is on host %s already", name)
-		case get[bool](p, "runtime.inMaintenanceMode"):
+		case h.resting:
 			m.block(hypervisor.ReasonMaintenance, r.Host.Ref(), "host %s is in maintenance mode: end it first", name)
 		case !h.up:
-			m.block(hypervisor.ReasonHostDown, r.Host.Ref(), "host %s is %s", name, get[types.HostSystemConnectionState](p, "runtime.connectionState"))
+			m.block(hypervisor.ReasonHostDown, r.Host.Ref(), "host %s is %s", name, h.connection)
 		}
 		// A host of another cluster needs one of that cluster's pools.
 		from, to := w.computeOf(here), w.computeOf(target)
@@ -169,6 +150,11 @@ func (m *move) destination(ctx context.Context, d *driver, w *world, r hyperviso
 			return notFound(r.Storage.Ref())
 		}
 		m.spec.Datastore = &s
+		for _, x := range disksOf(m.devs) {
+			if raw(x) {
+				m.warn(hypervisor.ReasonConfig, r.Storage.Ref(), fmt.Sprintf("disk %s (%s) is a raw device: it stays on its storage array", keyID(x.Key), imageOf(x)))
+			}
+		}
 		var need int64
 		for _, x := range m.v.Disks {
 			if x.Datastore != r.Storage && !x.CDROM {
@@ -191,7 +177,7 @@ func (m *move) destination(ctx context.Context, d *driver, w *world, r hyperviso
 			}
 		}
 	}
-	if m.v.State == hypervisor.Running && target != here && w.hosts[target].free < m.v.MemoryBytes {
+	if m.v.State == hypervisor.StateRunning && target != here && w.hosts[target].free < m.v.MemoryBytes {
 		m.warn(hypervisor.ReasonNoMemory, hypervisor.HostID(target.Value).Ref(), "the host has less free memory than the machine's size")
 	}
 	return nil
@@ -207,26 +193,22 @@ func (w *world) computeOf(host ref) *compute {
 }
 
 // networks checks that the target host has the machine's networks.
-func (m *move) networks(ctx context.Context, d *driver, r hypervisor.MigrateRequest) {
+func (m *move) networks(w *world, r hypervisor.MigrateRequest) {
 	if r.Host == "" || r.Host == m.v.Host || len(m.v.NICs) == 0 {
 		return
-	}
-	p, err := d.one(ctx, hostRef(r.Host), "network")
-	if err != nil {
-		return // the server's own check will tell
 	}
 	for _, n := range m.v.NICs {
 		if n.Network == "" || n.Model == "sriov" {
 			continue
 		}
-		if !slices.ContainsFunc(p.refs("network"), func(x ref) bool { return x.Value == string(n.Network) }) {
-			m.block(hypervisor.ReasonNetworkMissing, hypervisor.Ref{Kind: hypervisor.KindOfNetwork, ID: string(n.Network)},
+		if !slices.ContainsFunc(w.hosts[hostRef(r.Host)].networks, func(x ref) bool { return x.Value == string(n.Network) }) {
+			m.block(hypervisor.ReasonNetworkMissing, hypervisor.Ref{Kind: hypervisor.ObjectNetwork, ID: string(n.Network)},
 				"host %s does not have network %s of adapter %s", r.Host, n.Network, n.ID)
 		}
 	}
 }
 
-// serverCheck asks VirtualMachineProvisioningChecker.CheckRelocate_Task.
+// serverCheck calls VirtualMachineProvisioningChecker.CheckRelocate_Task.
 func (d *driver) serverCheck(ctx context.Context, m *move) error {
 	checker := d.vc.ServiceContent.VmProvisioningChecker
 	if checker == nil {
@@ -251,9 +233,10 @@ func (d *driver) serverCheck(ctx context.Context, m *move) error {
 	return nil
 }
 
-// checkerGone lets the driver's own checks stand where the server has none.
+// checkerGone accepts the driver's own checks where the server has no
+// checker.
 func checkerGone(err error) error {
-	if kindOf(err) == hypervisor.KindUnsupported {
+	if kindOf(err) == hypervisor.ErrUnsupported {
 		return nil
 	}
 	return err
@@ -290,13 +273,13 @@ func reasonOf(f types.BaseMethodFault) hypervisor.ReasonCode {
 	case *types.RestrictedVersion:
 		return hypervisor.ReasonEdition
 	}
-	if kindOfFault(f) == hypervisor.KindLicense {
+	if kindOfFault(f) == hypervisor.ErrLicense {
 		return hypervisor.ReasonEdition
 	}
 	return hypervisor.ReasonConfig
 }
 
-// CheckMigrate changes nothing.
+// CheckMigrate reads and changes nothing.
 func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.MigrateReport, error) {
 	m, err := d.plan(ctx, id, r)
 	if err != nil {
@@ -305,54 +288,44 @@ func (d *driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervi
 	return m.report, nil
 }
 
-// Migrate is one RelocateVM_Task after the checks.
+// Migrate takes one RelocateVM_Task after the checks.
 func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.DriverTask, error) {
 	m, err := d.plan(ctx, id, r)
 	if err != nil {
 		return nil, err
 	}
 	if !m.report.OK() {
-		e := hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
+		e := hypervisor.Errorf(hypervisor.ErrIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
 		e.Unsent = true
 		return nil, e
 	}
-	self, err := d.relocate(ctx, id, m.spec)
-	if err != nil {
-		return nil, err
+	t, err := d.start(ctx, id.Ref(), func(ctx context.Context) (ref, error) { return d.relocate(ctx, id, m.spec) }, func(j *serverTask) {
+		j.finish = func(ctx context.Context, i types.TaskInfo, s *hypervisor.TaskState) { d.moved(ctx, m, r, i, s) }
+	})
+	if err != nil || r.Timeout == 0 {
+		return t, err
 	}
-	finish := func(ctx context.Context, t types.TaskInfo, s *hypervisor.TaskState) { d.moved(ctx, m, r, t, s) }
-	if r.Timeout == 0 {
-		j := d.job(self)
-		j.finish = finish
-		return j, nil
-	}
-	return d.group.Go(ctx, newID("migrate"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.compose(ctx, "migrate", id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		limit, stop := context.WithTimeout(ctx, r.Timeout)
 		defer stop()
-		info, err := d.follow(limit, self, report)
-		if err != nil {
-			if kindOf(err) == hypervisor.KindCanceled && errors.Is(limit.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
-				err = hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the migration did not end within %v and was cancelled; the machine is where it was (%w)", r.Timeout, err)
-			}
-			return hypervisor.TaskState{Err: err}
+		j.Bound = true
+		s, err := j.Follow(limit, t, 0, 1)
+		if kindOf(err) == hypervisor.ErrCanceled && errors.Is(limit.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
+			err = hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the migration did not end within %v and was cancelled; the machine is where it was (%w)", r.Timeout, err)
 		}
-		var s hypervisor.TaskState
-		finish(ctx, info, &s)
-		return s
+		j.Migration = s.Migration
+		return s.Result, err
 	})
 }
 
 func (d *driver) relocate(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineRelocateSpec) (ref, error) {
 	return d.launch(ctx, vmRef(id), "relocate", nil, func() (ref, error) {
-		res, err := methods.RelocateVM_Task(ctx, d.rt, &types.RelocateVM_Task{This: vmRef(id), Spec: spec})
-		if err != nil {
-			return ref{}, err
-		}
-		return res.Returnval, nil
+		return taskOf(methods.RelocateVM_Task(ctx, d.rt, &types.RelocateVM_Task{This: vmRef(id), Spec: spec}))
 	})
 }
 
-// moved tells what a migration did. vSphere does not tell the downtime.
+// moved fills in the result of a migration. vSphere does not report the
+// downtime.
 func (d *driver) moved(ctx context.Context, m *move, r hypervisor.MigrateRequest, t types.TaskInfo, s *hypervisor.TaskState) {
 	res := &hypervisor.MigrateResult{VM: m.v.ID, Host: r.Host, Downtime: -1, Method: m.report.Method}
 	if t.StartTime != nil && t.CompleteTime != nil {

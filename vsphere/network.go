@@ -37,8 +37,8 @@ func (d *driver) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error)
 	return out, nil
 }
 
-// portgroups tells the VLANs of distributed port groups, and which carry the
-// uplinks.
+// portgroups returns the VLANs of distributed port groups, and which of them
+// carry the uplinks.
 func (d *driver) portgroups(ctx context.Context) (vlans map[ref]int, uplinks map[ref]bool, err error) {
 	vlans, uplinks = map[ref]int{}, map[ref]bool{}
 	if !d.isVC() {
@@ -57,13 +57,13 @@ func (d *driver) portgroups(ctx context.Context) (vlans map[ref]int, uplinks map
 	return vlans, uplinks, err
 }
 
-// netBacking connects an adapter to a network. Each type has its own way (API
-// reference, VirtualEthernetCard backings).
+// netBacking connects an adapter to a network. Each type has its own backing
+// (API reference, VirtualEthernetCard backings).
 func (d *driver) netBacking(ctx context.Context, id hypervisor.NetworkID) (types.BaseVirtualDeviceBackingInfo, error) {
 	r := networkRef(id)
 	fail := func(err error) error {
 		if isNotFound(err) {
-			return notFound(hypervisor.Ref{Kind: hypervisor.KindOfNetwork, ID: string(id)})
+			return notFound(hypervisor.Ref{Kind: hypervisor.ObjectNetwork, ID: string(id)})
 		}
 		return err
 	}
@@ -75,7 +75,7 @@ func (d *driver) netBacking(ctx context.Context, id hypervisor.NetworkID) (types
 		}
 		c := get[types.DVPortgroupConfigInfo](p, "config")
 		if c.DistributedVirtualSwitch == nil {
-			return nil, notFound(hypervisor.Ref{Kind: hypervisor.KindOfNetwork, ID: string(id)})
+			return nil, notFound(hypervisor.Ref{Kind: hypervisor.ObjectNetwork, ID: string(id)})
 		}
 		s, err := d.one(ctx, *c.DistributedVirtualSwitch, "uuid")
 		if err != nil {
@@ -100,7 +100,7 @@ func (d *driver) netBacking(ctx context.Context, id hypervisor.NetworkID) (types
 	return b, nil
 }
 
-// defaultNetwork prefers the one that ESXi makes at its installation.
+// defaultNetwork prefers the network that ESXi makes when it is installed.
 func (d *driver) defaultNetwork(ctx context.Context, c *compute) (hypervisor.NetworkID, error) {
 	if c != nil && len(c.networks) > 0 {
 		list, err := d.some(ctx, c.networks, []string{"name"})
@@ -125,10 +125,10 @@ func (d *driver) defaultNetwork(ctx context.Context, c *compute) (hypervisor.Net
 			return hypervisor.NetworkID(list[0].Obj.Value), nil
 		}
 	}
-	return "", hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.Ref{Kind: hypervisor.KindOfNetwork}, "the host has no network: name one")
+	return "", hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.Ref{Kind: hypervisor.ObjectNetwork}, "the host has no network: name one")
 }
 
-// newNIC makes an adapter: vmxnet3 unless the model says otherwise.
+// newNIC makes an adapter, which is vmxnet3 unless a model is given.
 func (d *driver) newNIC(ctx context.Context, n hypervisor.NICSpec, c *compute) (types.BaseVirtualDevice, error) {
 	if n.Network == "" {
 		id, err := d.defaultNetwork(ctx, c)
@@ -150,7 +150,7 @@ func (d *driver) newNIC(ctx context.Context, n hypervisor.NICSpec, c *compute) (
 	case "e1000":
 		card = &types.VirtualE1000{}
 	default:
-		return nil, invalidArgument(hypervisor.Ref{Kind: hypervisor.KindOfNIC}, "model %q: vSphere has vmxnet3, e1000e and e1000", n.Model)
+		return nil, invalidArgument(hypervisor.Ref{Kind: hypervisor.ObjectNIC}, "model %q: vSphere has vmxnet3, e1000e and e1000", n.Model)
 	}
 	e := card.GetVirtualEthernetCard()
 	e.Backing = back
@@ -191,6 +191,15 @@ func nicInfo(card types.BaseVirtualEthernetCard) hypervisor.NICInfo {
 	return i
 }
 
+func nicsOf(list []types.BaseVirtualDevice) (out []hypervisor.NICInfo) {
+	for _, dev := range list {
+		if card, ok := dev.(types.BaseVirtualEthernetCard); ok {
+			out = append(out, nicInfo(card))
+		}
+	}
+	return out
+}
+
 // AttachNIC adds an adapter, also to a running machine.
 func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor.NICSpec) (hypervisor.DriverTask, error) {
 	v, devs, err := d.read(ctx, id)
@@ -225,7 +234,7 @@ func (d *driver) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor
 				return x.ID.Ref(), nil
 			}
 		}
-		return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.KindUnknown, id.Ref(), "the server reports success and no new adapter")
+		return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.ErrUnknown, id.Ref(), "the server reports success and no new adapter")
 	})
 }
 

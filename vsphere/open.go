@@ -1,14 +1,12 @@
 package vsphere
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
-	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,204 +16,218 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
+	"github.com/anyvisor/anyvisor/internal/guard"
 )
 
 func init() { hypervisor.Register("vsphere", openURL) }
 
-// Config says what to connect to and how to log in.
+// Config is the server to connect to and the way to log in.
 type Config struct {
-	Host     string // name or address, with a port if it isn't 443
-	Path     string // empty for /sdk
+	Host string // name or address, with a port if it isn't 443
+	Path string // empty means /sdk
+
+	// Username and Password log in, unless one of the next three is set. Then
+	// they serve moves from another vCenter, which logs in here by itself.
 	Username string
-	Password string
-	// Token is a SAML token of the vCenter's token service; it takes the place
-	// of Username and Password. With Certificate set it is a holder-of-key
-	// token.
-	Token string
-	// Certificate logs in: as the extension named by ExtensionKey if that is
-	// set, else by a holder-of-key token that is asked for with it (solution
-	// users).
-	Certificate  *tls.Certificate
+	Password hypervisor.Secret
+	// Token is a SAML token of the vCenter's token service. With Certificate
+	// set it is a holder-of-key token.
+	Token hypervisor.Secret
+	// Certificate logs in. If ExtensionKey is set it logs in as that
+	// extension, and otherwise by a holder-of-key token that is requested
+	// with it (solution users).
+	Certificate  *tls.Certificate `json:"-"`
 	ExtensionKey string
 
 	// Datacenter limits the Client to one datacenter, by name or path ("DC0",
-	// "folder/DC0"). Empty for all.
+	// "folder/DC0"). Empty means all.
 	Datacenter string
 
-	// The server's certificate is verified against the system's roots unless
-	// CAFile (PEM) or Thumbprint (SHA-1 or SHA-256, hex with colons) says
-	// otherwise.
-	CAFile     string
-	Thumbprint string
-	Insecure   bool // don't verify: anybody in between may read the password
-	PlainHTTP  bool // for simulators only
+	// The server's certificate is verified against the system's authorities,
+	// unless one of these fields is set.
+	CA         string // file with PEM certificates of authorities
+	Thumbprint string // SHA-256 or SHA-1 of the certificate, in hexadecimal; several between commas
+	Insecure   bool   // verify nothing: anybody in between may read the password
+	PlainHTTP  bool   // no TLS, for simulators
 
-	// KeepAlive is the time between the calls that keep an idle session alive;
-	// 0 means 5 minutes, negative none.
+	// KeepAlive is the time between the calls that keep an idle session
+	// alive. 0 means 5 minutes, negative means no such calls.
 	KeepAlive time.Duration
+
+	// MaxAnswer is the largest answer to read, in bytes; 0 means 64 MiB.
+	MaxAnswer int
 }
 
 // String shows no secret.
-func (c Config) String() string { return "vsphere://" + c.Username + "@" + c.Host }
+func (c Config) String() string {
+	return endpoint.Address("vsphere", c.Username, c.Host)
+}
 
 // GoString shows no secret.
 func (c Config) GoString() string { return c.String() }
 
-// openURL opens vsphere://user:password@host/?datacenter=…&thumbprint=…&cafile=…&insecure=true.
-// Further parameters: token (a file with a SAML token), cert and key (PEM
-// files), extension, keepalive (a duration), plain=true (http, simulators).
+// LogValue shows no secret.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// openURL is the Opener. The forms and parameters of URLs are in the package
+// documentation.
 func openURL(ctx context.Context, u *url.URL, o *hypervisor.Options) (hypervisor.Driver, error) {
-	c := Config{Host: u.Host}
-	if p := strings.TrimSuffix(u.Path, "/"); p != "" {
-		c.Path = p
-	}
-	if u.User != nil {
-		c.Username = u.User.Username()
-		c.Password, _ = u.User.Password()
-	}
-	if o.Credentials != nil {
-		c.Username, c.Password = o.Credentials.Username, o.Credentials.Password
-	}
-	var cert, key string
-	for k, v := range u.Query() {
-		val := v[0]
-		var err error
-		switch k {
-		case "datacenter":
-			c.Datacenter = val
-		case "thumbprint":
-			c.Thumbprint = val
-		case "cafile":
-			c.CAFile = val
-		case "insecure":
-			c.Insecure, err = strconv.ParseBool(val)
-		case "plain":
-			c.PlainHTTP, err = strconv.ParseBool(val)
-		case "keepalive":
-			c.KeepAlive, err = time.ParseDuration(val)
-		case "token":
-			var b []byte
-			b, err = os.ReadFile(val)
-			c.Token = string(b)
-		case "cert":
-			cert = val
-		case "key":
-			key = val
-		case "extension":
-			c.ExtensionKey = val
-		default:
-			err = errors.New("unknown parameter")
-		}
-		if err != nil {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{}, "URL parameter %s: %w", k, err)
-		}
-	}
-	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{}, "URL parameters cert and key: %w", err)
-		}
-		c.Certificate = &pair
-	}
-	return connect(ctx, c)
-}
-
-// Open connects and logs in.
-func Open(ctx context.Context, c Config, o *hypervisor.Options) (*hypervisor.Client, error) {
-	d, err := connect(ctx, c)
+	c, err := parseURL(u)
 	if err != nil {
-		var e *hypervisor.Error
-		if errors.As(err, &e) {
-			out := *e
-			out.Op = "open"
-			return nil, &out
-		}
-		return nil, &hypervisor.Error{Op: "open", Object: hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: c.String()}, Kind: kindOf(err), Err: err}
+		return nil, err
 	}
-	return hypervisor.New(ctx, d, o)
+	return connect(ctx, c, o)
 }
 
-// New makes a Client of a govmomi client that is logged in. Its session is not
-// ended by Close, and renewed only if relogin is given.
-func New(ctx context.Context, c *govmomi.Client, o *hypervisor.Options, relogin ...func(context.Context, *vim25.Client) error) (*hypervisor.Client, error) {
-	var login func(context.Context) error
-	if len(relogin) > 0 {
-		login = func(ctx context.Context) error { return relogin[0](ctx, c.Client) }
+func parseURL(u *url.URL) (Config, error) {
+	c := Config{Host: u.Host, Path: strings.TrimSuffix(u.Path, "/")}
+	c.Username, c.Password = endpoint.UserInfo(u)
+	var certificate, key string
+	err := endpoint.Params{
+		"datacenter":   endpoint.Text(&c.Datacenter),
+		"ca":           endpoint.Text(&c.CA),
+		"thumbprint":   endpoint.Text(&c.Thumbprint),
+		"insecure":     endpoint.Bool(&c.Insecure),
+		"plainhttp":    endpoint.Bool(&c.PlainHTTP),
+		"keepalive":    endpoint.Duration(&c.KeepAlive),
+		"maxanswer":    endpoint.Count(&c.MaxAnswer),
+		"token":        endpoint.File(&c.Token),
+		"certificate":  endpoint.Text(&certificate),
+		"key":          endpoint.Text(&key),
+		"extensionkey": endpoint.Text(&c.ExtensionKey),
+	}.Read(u)
+	if err == nil {
+		c.Certificate, err = endpoint.KeyPair(certificate, key)
 	}
-	d := newDriver(c.Client, login)
+	return c, err
+}
+
+// Open connects and logs in. Options.Credentials, if set, replace Username
+// and Password.
+func Open(ctx context.Context, c Config, o *hypervisor.Options) (*hypervisor.Client, error) {
+	d, err := connect(ctx, c, o)
+	return endpoint.Client(ctx, d, err, c.String(), o)
+}
+
+// New makes a Client from a govmomi client that is logged in. Close does not
+// end its session. A session that the server has ended is renewed with
+// Options.Credentials, if set.
+func New(ctx context.Context, c *govmomi.Client, o *hypervisor.Options) (*hypervisor.Client, error) {
+	d := newDriver(c.Client, nil)
+	if err := d.oldEnough(); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
 	d.endpoint = "vsphere://" + c.URL().Host
-	if err := d.begin(ctx, ""); err != nil {
-		return nil, &hypervisor.Error{Op: "open", Object: hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: d.endpoint}, Kind: kindOf(err), Err: errors.Join(err, d.Close())}
+	if o != nil && o.Credentials != nil {
+		d.config = Config{Username: o.Credentials.Username, Password: o.Credentials.Password}
+		d.session.login = d.loginAs(c.Client, d.config)
+		d.session.gen.Store(1) // the login of whoever made the client
 	}
 	return hypervisor.New(ctx, d, o)
 }
 
-func connect(ctx context.Context, c Config) (hypervisor.Driver, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: c.String()}
-	fail := func(k hypervisor.Kind, err error) (hypervisor.Driver, error) {
-		return nil, &hypervisor.Error{Object: on, Kind: k, Unsent: true, Err: err}
-	}
+func (c Config) check() error {
 	switch {
 	case c.Host == "":
-		return fail(hypervisor.KindInvalidArgument, errors.New("the host is empty: vsphere://user@host/"))
-	case c.Insecure && (c.CAFile != "" || c.Thumbprint != ""):
-		return fail(hypervisor.KindInvalidArgument, errors.New("insecure contradicts cafile and thumbprint: choose one"))
+		return endpoint.Invalid("the host is empty: vsphere://user@host/")
+	case c.Username == "" && c.Token == "" && c.Certificate == nil && c.ExtensionKey == "":
+		return endpoint.Invalid("no user name: give Options.Credentials, Config.Username or user@ in the URL")
+	case c.Token != "" && !isAssertion(string(c.Token)):
+		return endpoint.Invalid("the token is no SAML assertion: it must be one Assertion element and nothing else")
+	case c.PlainHTTP && (c.CA != "" || c.Thumbprint != "" || c.Insecure):
+		return endpoint.Invalid("PlainHTTP has no certificate that CA, Thumbprint or Insecure could be about")
 	}
-	u := &url.URL{Scheme: "https", Host: c.Host, Path: c.Path}
+	return nil
+}
+
+// transport makes the SOAP client without sending anything yet.
+func (c Config) transport() (*soap.Client, error) {
+	t, err := endpoint.Trust{CA: c.CA, Thumbprint: c.Thumbprint, Insecure: c.Insecure}.TLS(c.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	u := &url.URL{Scheme: "https", Host: c.Host, Path: cmp.Or(c.Path, vim25.Path)}
 	if c.PlainHTTP {
 		u.Scheme = "http"
 	}
-	if u.Path == "" {
-		u.Path = vim25.Path
-	}
 	sc := soap.NewClient(u, c.Insecure)
+	sc.DefaultTransport().TLSClientConfig = t
 	// One client serves many goroutines: keep their connections.
 	sc.DefaultTransport().MaxIdleConnsPerHost = 32
-	if c.CAFile != "" {
-		if err := sc.SetRootCAs(c.CAFile); err != nil {
-			return fail(hypervisor.KindInvalidArgument, fmt.Errorf("CA file: %w", err))
-		}
-	}
-	if c.Thumbprint != "" {
-		sc.SetThumbprint(u.Host, strings.ToUpper(c.Thumbprint))
-		// Only the thumbprint counts, whatever roots the system has.
-		sc.DefaultTransport().TLSClientConfig.RootCAs = x509.NewCertPool()
-	}
-	if c.Certificate != nil {
-		sc.SetCertificate(*c.Certificate)
-	}
-	vc, err := vim25.NewClient(ctx, sc)
-	if err != nil {
-		sc.CloseIdleConnections()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &hypervisor.Error{Object: on, Kind: kindOf(transportError(err)), Unsent: true, Err: err}
-	}
-	d := newDriver(vc, nil)
-	d.owned = true
-	d.endpoint, d.config = c.String(), c
-	d.session.login = func(ctx context.Context) error {
+	c.bound(sc)
+	return sc, nil
+}
+
+// bound limits the answers to a client and to those that govmomi derives from
+// it, which share its transport.
+func (c Config) bound(sc *soap.Client) {
+	t := sc.DefaultTransport()
+	g := &guard.Transport{Base: t.Clone(), Size: int64(c.MaxAnswer), XML: true}
+	t.RegisterProtocol("https", g)
+	t.RegisterProtocol("http", g)
+	sc.Client.Transport = g
+}
+
+// hangUp closes a client's idle connections, and those of its bound transport,
+// which soap.Client's own method doesn't reach.
+func hangUp(sc *soap.Client) {
+	sc.CloseIdleConnections()
+	sc.Client.CloseIdleConnections()
+}
+
+// loginAs returns the function for the first login and for every renewal.
+func (d *driver) loginAs(vc *vim25.Client, c Config) func(context.Context) error {
+	return func(ctx context.Context) error {
 		err := login(ctx, vc, c)
-		if _, refused := faultOf(err).(*types.InvalidLogin); refused && d.session.loggedIn.Load() {
-			// The server may still know the session, and refuses a second login
-			// in it (API reference, SessionManager.Login): begin a new one.
+		if _, refused := faultOf(err).(*types.InvalidLogin); refused && d.session.gen.Load() > 0 {
+			// The server may still know the session, and refuses a second
+			// login in it (API reference, SessionManager.Login), so start a
+			// new one.
 			forgetCookies(vc)
 			err = login(ctx, vc, c)
 		}
 		return err
 	}
-	if err := d.session.login(ctx); err != nil {
+}
+
+func connect(ctx context.Context, c Config, o *hypervisor.Options) (hypervisor.Driver, error) {
+	endpoint.Login(o, &c.Username, &c.Password)
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	sc, err := c.transport()
+	if err != nil {
+		return nil, err
+	}
+	vc, err := vim25.NewClient(ctx, sc)
+	if err != nil {
+		hangUp(sc)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		err = transportError(err)
+		return nil, &hypervisor.Error{Kind: kindOf(err), Unsent: true, Err: err}
+	}
+	d := newDriver(vc, nil)
+	d.owned = true
+	if err := d.oldEnough(); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
+	d.endpoint, d.config = c.String(), c
+	d.session.login = d.loginAs(vc, c)
+	if _, err := d.session.link.Get(ctx); err != nil {
 		_ = d.Close()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, &hypervisor.Error{Object: on, Kind: kindOf(transportError(err)), Err: fmt.Errorf("login: %w", err)}
+		return nil, &hypervisor.Error{Kind: kindOf(transportError(err)), Err: fmt.Errorf("login: %w", err)}
 	}
-	d.session.loggedIn.Store(true)
 	if err := d.begin(ctx, c.Datacenter); err != nil {
 		_ = d.Close()
-		return nil, err
+		return nil, hypervisor.Errorf(kindOf(err), hypervisor.Ref{}, "%w", err)
 	}
 	if c.KeepAlive >= 0 {
 		d.keepAlive(c.KeepAlive)

@@ -1,10 +1,10 @@
 package vsphere
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 	"testing"
@@ -16,6 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
 	"github.com/anyvisor/anyvisor/vsphere/vspheresim"
 )
 
@@ -28,14 +29,15 @@ func TestOpenTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := sim.URL()
-	base := "vsphere://user:pass@" + u.Host + "/"
+	word, _ := u.User.Password()
+	base := "vsphere://" + u.User.String() + "@" + u.Host + "/"
 	wrong := strings.Repeat("00:", 19) + "00"
 	for _, c := range []struct {
 		name, query string
 		ok          bool
 	}{
 		{"by default", "", false},
-		{"ca file", "?cafile=" + url.QueryEscape(ca), true},
+		{"ca file", "?ca=" + url.QueryEscape(ca), true},
 		{"thumbprint", "?thumbprint=" + sim.Thumbprint(), true},
 		{"lower-case thumbprint", "?thumbprint=" + strings.ToLower(sim.Thumbprint()), true},
 		{"SHA-256 thumbprint", "?thumbprint=" + sha256Thumbprint(t, u.Host), true},
@@ -53,7 +55,7 @@ func TestOpenTLS(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, hypervisor.ErrUnavailable) || strings.Contains(err.Error(), "pass") && strings.Contains(err.Error(), ":pass") {
+			if !errors.Is(err, hypervisor.ErrUnavailable) || strings.Contains(err.Error(), word) {
 				t.Errorf("Open: %v (kind %s), want unavailable, without the password", err, hypervisor.KindOf(err))
 			}
 		})
@@ -73,18 +75,25 @@ func sha256Thumbprint(t *testing.T, host string) string {
 // TestOpenRefused: each mistake has its class, and no secret shows.
 func TestOpenRefused(t *testing.T) {
 	sim := startSim(t, vspheresim.Config{Datacenters: 2})
-	host := sim.URL().Host
+	host, login := sim.URL().Host, "vsphere://"+sim.URL().User.String()+"@"
 	for _, c := range []struct {
 		url  string
 		want error
 	}{
-		{"vsphere://user:s3cret@" + host + "/?plain=true", hypervisor.ErrUnauthenticated},
-		{"vsphere://user:pass@" + host + "/?plain=true&datacenter=none", hypervisor.ErrNotFound},
-		{"vsphere://user:s3cret@" + host + "/?plain=true&colour=red", hypervisor.ErrInvalidArgument},
+		{"vsphere://user:s3cret@" + host + "/?plainhttp=true", hypervisor.ErrUnauthenticated},
+		{login + host + "/?plainhttp=true&datacenter=none", hypervisor.ErrNotFound},
+		{"vsphere://user:s3cret@" + host + "/?plainhttp=true&colour=red", hypervisor.ErrInvalidArgument},
+		{login + host + "/?plainhttp=true&password=s3cret", hypervisor.ErrInvalidArgument},
+		{login + host + "/?plainhttp=s3cret", hypervisor.ErrInvalidArgument},
+		{login + host + "/?plainhttp=true&token=s3cret", hypervisor.ErrInvalidArgument},
+		{login + host + "/?plainhttp=true&insecure=true", hypervisor.ErrInvalidArgument},
+		{login + host + "/?plainhttp=true&plainhttp=true", hypervisor.ErrInvalidArgument},
+		{login + host + "/?plainhttp=true&keepalive=soon", hypervisor.ErrInvalidArgument},
+		{login + host + "/?thumbprint=AA", hypervisor.ErrInvalidArgument},
 		{"vsphere://user:s3cret@" + host + "/?insecure=true&thumbprint=AA", hypervisor.ErrInvalidArgument},
 		{"vsphere://user:s3cret@/", hypervisor.ErrInvalidArgument},
-		{"vsphere://user:s3cret@127.0.0.1:1/?plain=true", hypervisor.ErrUnavailable},
-		{"vsphere://user:s3cret@" + host + "/?plain=true&cert=none.pem&key=none.pem", hypervisor.ErrInvalidArgument},
+		{"vsphere://user:s3cret@127.0.0.1:1/?plainhttp=true", hypervisor.ErrUnavailable},
+		{"vsphere://user:s3cret@" + host + "/?plainhttp=true&certificate=none.pem&key=none.pem", hypervisor.ErrInvalidArgument},
 	} {
 		_, err := hypervisor.Open(t.Context(), c.url, nil)
 		if !errors.Is(err, c.want) {
@@ -94,9 +103,61 @@ func TestOpenRefused(t *testing.T) {
 			t.Errorf("the error shows the password: %v", err)
 		}
 	}
+	var told strings.Builder
+	slog.New(slog.NewJSONHandler(&told, nil)).Info("open", "config", Config{Host: "h", Password: "s3cret", Token: "s3cret"})
+	if strings.Contains(told.String(), "s3cret") {
+		t.Errorf("Config shows the password to a logger: %s", told.String())
+	}
 	if s := fmt.Sprintf("%v %+v %#v", Config{Host: "h", Username: "u", Password: "s3cret"}, Config{Password: "s3cret"}, Config{Password: "s3cret", Token: "s3cret"}); strings.Contains(s, "s3cret") {
 		t.Errorf("Config shows the password: %s", s)
 	}
+}
+
+// TestCredentials: Options come first, then the Config or the URL, then the
+// environment.
+func TestCredentials(t *testing.T) {
+	sim := startSim(t, vspheresim.Config{})
+	right := simLogin(sim.URL()).Password
+	good := &hypervisor.Options{Credentials: simLogin(sim.URL())}
+	bad := &hypervisor.Options{Credentials: &hypervisor.Credentials{Username: "user", Password: "wrong"}}
+	host := sim.URL().Host
+	for _, c := range []struct {
+		name, userinfo, env string
+		cfg                 Config
+		o                   *hypervisor.Options
+		want                hypervisor.Kind // ErrUnknown: it connects
+	}{
+		{"options over the URL", "user:wrong@", "wrong", Config{Username: "user", Password: "wrong"}, good, hypervisor.ErrUnknown},
+		{"options alone", "", "", Config{}, good, hypervisor.ErrUnknown},
+		{"wrong options over what is right", "user:" + string(right) + "@", string(right), Config{Username: "user", Password: right}, bad, hypervisor.ErrUnauthenticated},
+		{"URL over the environment", "user:" + string(right) + "@", "wrong", Config{Username: "user", Password: right}, nil, hypervisor.ErrUnknown},
+		{"nobody", "", string(right), Config{Password: right}, nil, hypervisor.ErrInvalidArgument},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(endpoint.PasswordVariable, c.env)
+			_, err := opened(hypervisor.Open(t.Context(), "vsphere://"+c.userinfo+host+"/?plainhttp=true", c.o))
+			if hypervisor.KindOf(err) != c.want {
+				t.Errorf("by URL: %v, want %v", err, c.want)
+			}
+			c.cfg.Host, c.cfg.PlainHTTP = host, true
+			_, err = opened(Open(t.Context(), c.cfg, c.o))
+			if hypervisor.KindOf(err) != c.want {
+				t.Errorf("by Config: %v, want %v", err, c.want)
+			}
+		})
+	}
+	t.Setenv(endpoint.PasswordVariable, string(right))
+	if _, err := opened(hypervisor.Open(t.Context(), "vsphere://user@"+host+"/?plainhttp=true", nil)); err != nil {
+		t.Errorf("with the password in the environment: %v", err)
+	}
+}
+
+// opened closes a Client at once.
+func opened(c *hypervisor.Client, err error) (*hypervisor.Client, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Close()
 }
 
 // TestDatacenter limits a Client to one datacenter.
@@ -147,26 +208,23 @@ func TestNew(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.CloseIdleConnections()
-	u := sim.URL()
-	c, err := New(t.Context(), g, nil, func(ctx context.Context, v *vim25.Client) error {
-		return login(ctx, v, Config{Username: u.User.Username(), Password: "pass"})
-	})
+	c, err := New(t.Context(), g, &hypervisor.Options{Credentials: simLogin(sim.URL())})
 	if err != nil {
 		t.Fatal(err)
 	}
-	sim.DropSessions() // the caller's function renews it
+	sim.DropSessions() // renewed with the credentials
 	vm := firstVM(t, c, "DC0")
-	native, ok := hypervisor.As[*object.VirtualMachine](vm)
-	if !ok {
-		t.Fatal("As gives no *object.VirtualMachine")
+	native, err := hypervisor.As[*object.VirtualMachine](t.Context(), c, vm)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if name, err := native.ObjectName(t.Context()); err != nil || !strings.HasPrefix(name, "DC0") {
 		t.Errorf("the native object's name is %q (%v)", name, err)
 	}
-	if v, ok := hypervisor.As[*vim25.Client](c); !ok || !v.IsVC() {
+	if v, err := hypervisor.As[*vim25.Client](t.Context(), c, c); err != nil || !v.IsVC() {
 		t.Error("As gives no *vim25.Client")
 	}
-	if _, ok := hypervisor.As[*object.HostSystem](c); ok {
+	if _, err := hypervisor.As[*object.HostSystem](t.Context(), c, c); !errors.Is(err, hypervisor.ErrUnsupported) {
 		t.Error("As makes a host of the connection")
 	}
 	if err := c.Close(); err != nil {
@@ -202,7 +260,7 @@ func TestCloseLogsOut(t *testing.T) {
 func TestKeepAlive(t *testing.T) {
 	sim := startSim(t, vspheresim.Config{SessionTTL: 2 * time.Second})
 	u := sim.URL()
-	c, err := Open(t.Context(), Config{Host: u.Host, Username: "user", Password: "pass", PlainHTTP: true, KeepAlive: 20 * time.Millisecond}, nil)
+	c, err := Open(t.Context(), Config{Host: u.Host, Username: "user", Password: simLogin(u).Password, PlainHTTP: true, KeepAlive: 20 * time.Millisecond}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,12 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// pageSize is how many machines one answer holds unless the caller wishes
-// another number. Larger pages gain no time and cost memory.
+// pageSize is the number of machines in one answer unless the caller prefers
+// another number. Larger pages save no time and cost memory.
 const pageSize = 500
 
-// pageBook remembers listings that are under way, so that one which loses its
-// session goes on where it was.
+// pageBook remembers listings that are under way, so that one that loses its
+// session continues where it was.
 type pageBook struct {
 	mu    sync.Mutex
 	open  map[string]*listing
@@ -57,9 +57,12 @@ func (b *pageBook) take(token string) *listing {
 }
 
 // ListVMs reads one page through a container view and the property collector.
-// Look-ups by name or token read that one property of all machines first.
+// A look-up by name reads that one property of all machines first.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
-	paths := vmPaths(q.Detail)
+	paths := d.vmPaths(q.Detail)
+	if q.Detail == hypervisor.DetailBrief && (q.Templates || q.Name != "") {
+		paths = append(slices.Clone(paths), notePath, basePath)
+	}
 	switch {
 	case q.Page != "":
 		l := d.pages.take(q.Page)
@@ -74,8 +77,8 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 			d.pages.put(q.Page, l)
 			return hypervisor.VMPage{}, err
 		}
-		// The server has forgotten the page with the session: begin anew and
-		// leave out what was given already.
+		// The server has lost the page with the session: start again, and
+		// leave out what was returned already.
 		rest, err := d.viewAll(ctx, "VirtualMachine", paths)
 		if err != nil {
 			return hypervisor.VMPage{}, err
@@ -83,7 +86,7 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 		return d.page(ctx, q, l, types.RetrieveResult{Objects: rest}, l.given)
 	case q.Host != "":
 		list, err := d.all(ctx, hopSpec(hostRef(q.Host), "vm", "VirtualMachine", paths))
-		if isNotFound(err) { // a host that is not there has no machines
+		if isNotFound(err) { // a host that does not exist has no machines
 			return hypervisor.VMPage{}, nil
 		}
 		if err != nil {
@@ -91,11 +94,16 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 		}
 		return d.page(ctx, q, nil, types.RetrieveResult{Objects: list}, nil)
 	case q.Name != "" || q.Token != "":
-		path, match := "name", func(v any) bool { s, _ := v.(string); return unescape(s) == q.Name }
+		var refs []ref
+		var err error
 		if q.Token != "" {
-			path, match = tokenPath, func(v any) bool { return optionValue(v) == q.Token }
+			var id hypervisor.VMID
+			if id, err = d.findToken(ctx, q.Token); id != "" {
+				refs = append(refs, vmRef(id))
+			}
+		} else {
+			refs, err = d.matching(ctx, "name", func(v any) bool { s, _ := v.(string); return unescape(s) == q.Name })
 		}
-		refs, err := d.matching(ctx, path, match)
 		if err != nil || len(refs) == 0 {
 			return hypervisor.VMPage{}, err
 		}
@@ -138,8 +146,8 @@ func (d *driver) matching(ctx context.Context, path string, match func(any) bool
 	return out, err
 }
 
-// page makes machines of one answer. An object without a name vanished while
-// it was read.
+// page makes machines from one answer. An object without a name vanished
+// while it was read.
 func (d *driver) page(ctx context.Context, q hypervisor.VMQuery, l *listing, r types.RetrieveResult, skip []ref) (hypervisor.VMPage, error) {
 	out := hypervisor.VMPage{VMs: make([]hypervisor.VMInfo, 0, len(r.Objects)), Next: r.Token}
 	conv, err := d.converter(ctx, q.Detail, r.Objects)
@@ -156,7 +164,7 @@ func (d *driver) page(ctx context.Context, q hypervisor.VMQuery, l *listing, r t
 	for i := range r.Objects {
 		v := conv.vm(&r.Objects[i])
 		if v.Name == "" || v.Template != q.Templates || gone[r.Objects[i].Obj] ||
-			q.Name != "" && v.Name != q.Name || q.Host != "" && v.Host != q.Host || q.Token != "" && q.Detail == hypervisor.Full && v.Token != q.Token {
+			q.Name != "" && v.Name != q.Name || q.Host != "" && v.Host != q.Host || q.Token != "" && q.Detail == hypervisor.DetailFull && v.Token != q.Token {
 			continue
 		}
 		out.VMs = append(out.VMs, v)

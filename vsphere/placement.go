@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -28,6 +29,11 @@ type hostState struct {
 	up     bool
 	free   int64 // bytes of memory
 	stores []ref
+
+	name       string
+	networks   []ref
+	resting    bool // in maintenance mode
+	connection types.HostSystemConnectionState
 }
 
 type storeState struct {
@@ -37,7 +43,7 @@ type storeState struct {
 	ok   bool
 }
 
-// world is what a placement is decided on. It takes three calls.
+// world is the information for a placement decision. It takes three calls.
 type world struct {
 	computes []compute
 	hosts    map[ref]hostState
@@ -66,14 +72,15 @@ func (d *driver) world(ctx context.Context) (*world, error) {
 	if w.computes, err = d.computes(ctx); err != nil {
 		return nil, err
 	}
-	list, err := d.viewAll(ctx, "HostSystem", []string{"runtime.connectionState", "runtime.inMaintenanceMode", "summary.hardware.memorySize",
-		"summary.quickStats.overallMemoryUsage", "datastore"})
+	list, err := d.viewAll(ctx, "HostSystem", []string{"name", "runtime.connectionState", "runtime.inMaintenanceMode", "summary.hardware.memorySize",
+		"summary.quickStats.overallMemoryUsage", "datastore", "network"})
 	if err != nil {
 		return nil, err
 	}
 	for _, o := range list {
 		p := props(o)
-		w.hosts[o.Obj] = hostState{self: o.Obj, stores: p.refs("datastore"),
+		w.hosts[o.Obj] = hostState{self: o.Obj, stores: p.refs("datastore"), name: p.str("name"), networks: p.refs("network"),
+			resting: get[bool](p, "runtime.inMaintenanceMode"), connection: get[types.HostSystemConnectionState](p, "runtime.connectionState"),
 			up:   p["runtime.connectionState"] == types.HostSystemConnectionStateConnected && !get[bool](p, "runtime.inMaintenanceMode"),
 			free: get[int64](p, "summary.hardware.memorySize") - int64(get[int32](p, "summary.quickStats.overallMemoryUsage"))*hypervisor.MiB}
 	}
@@ -99,15 +106,22 @@ type spot struct {
 	name    string // of the datastore
 }
 
-// settle decides where a new machine goes. What the caller left open goes to
-// the first cluster with room, there to the host with the most free memory
-// (unless DRS decides) and to the datastore with the most free space.
+// settle decides the placement of a new machine. What the caller left open is
+// chosen: the first cluster with room, in it the host with the most free
+// memory (unless DRS decides) and the datastore with the most free space.
 func (d *driver) settle(ctx context.Context, p hypervisor.Placement) (spot, error) {
-	w, err := d.world(ctx)
+	folder, err := d.folderNamed(ctx, p.Folder)
 	if err != nil {
 		return spot{}, err
 	}
-	if err := d.folders.fresh(ctx, d); err != nil {
+	return d.settleIn(ctx, p, folder)
+}
+
+// settleIn is like settle, for a folder that was found. An empty one is left
+// open.
+func (d *driver) settleIn(ctx context.Context, p hypervisor.Placement, folder ref) (spot, error) {
+	w, err := d.world(ctx)
+	if err != nil {
 		return spot{}, err
 	}
 	var s spot
@@ -138,7 +152,8 @@ func (d *driver) settle(ctx context.Context, p hypervisor.Placement) (spot, erro
 	}
 	for i := range w.computes {
 		c := &w.computes[i]
-		if owner.Value != "" && c.self != owner || p.Host != "" && !slices.Contains(c.hosts, hostRef(p.Host)) ||
+		if folder.Value != "" && d.folders.datacenterOf(c.parent) != d.folders.datacenterOf(folder) ||
+			owner.Value != "" && c.self != owner || p.Host != "" && !slices.Contains(c.hosts, hostRef(p.Host)) ||
 			s.store.Value != "" && !slices.Contains(c.stores, s.store) {
 			continue
 		}
@@ -161,14 +176,16 @@ func (d *driver) settle(ctx context.Context, p hypervisor.Placement) (spot, erro
 		break
 	}
 	if s.compute == nil {
-		return spot{}, hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.Ref{Kind: hypervisor.KindOfClient},
-			"no host that is up fits the placement (host %q, pool %q, datastore %q)", p.Host, p.Pool, p.Datastore)
+		return spot{}, hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.Ref{Kind: hypervisor.ObjectClient},
+			"no host that is up fits the placement (host %q, pool %q, datastore %q, folder %q)", p.Host, p.Pool, p.Datastore, p.Folder)
 	}
 	if s.pool.Value == "" {
 		s.pool = s.compute.pool
 	}
-	s.folder, err = d.folderFor(p.Folder, s.compute.parent)
-	return s, err
+	if s.folder = folder; folder.Value == "" {
+		s.folder = d.folders.machines(d.folders.datacenterOf(s.compute.parent))
+	}
+	return s, nil
 }
 
 func (w *world) pickHost(c *compute, want hypervisor.HostID, store ref) (hostState, bool) {
@@ -179,7 +196,7 @@ func (w *world) pickHost(c *compute, want hypervisor.HostID, store ref) (hostSta
 			continue
 		}
 		if want != "" {
-			return h, true // the server says what is wrong with it
+			return h, true // the server will report what is wrong with it
 		}
 		if h.up && (best.self.Value == "" || h.free > best.free) {
 			best = h
@@ -198,8 +215,8 @@ func (w *world) pickStore(h hostState) (storeState, bool) {
 	return best, best.self.Value != ""
 }
 
-// poolOf returns the resource pool that an ID stands for: a cluster's ID
-// stands for its root pool.
+// poolOf returns the resource pool of an ID. For a cluster's ID that is its
+// root pool.
 func (d *driver) poolOf(_ context.Context, id hypervisor.PoolID, w *world) (ref, error) {
 	r := poolRef(id)
 	if r.Type == "ResourcePool" || r.Type == "VirtualApp" {
@@ -210,59 +227,30 @@ func (d *driver) poolOf(_ context.Context, id hypervisor.PoolID, w *world) (ref,
 			return c.pool, nil
 		}
 	}
-	return ref{}, notFound(hypervisor.Ref{Kind: hypervisor.KindOfPool, ID: string(id)})
+	return ref{}, notFound(hypervisor.Ref{Kind: hypervisor.ObjectPool, ID: string(id)})
 }
 
-// folderFor finds the folder for machines: by path, or the datacenter's own.
-func (d *driver) folderFor(path string, below ref) (ref, error) {
-	dc := d.folders.datacenterOf(below)
-	if path != "" {
-		found := slices.DeleteFunc(d.folders.find(path), func(r ref) bool { return d.folders.datacenterOf(r) != dc })
-		on := hypervisor.Ref{Kind: "folder", Name: path}
-		switch len(found) {
-		case 1:
-			return found[0], nil
-		case 0:
-			return ref{}, notFound(on)
-		}
-		return ref{}, hypervisor.Errorf(hypervisor.KindAmbiguous, on, "%d folders have this path: begin it with the datacenter", len(found))
+// folderNamed finds a folder by its path, which is looked up now. An empty
+// path has none.
+func (d *driver) folderNamed(ctx context.Context, path string) (ref, error) {
+	if path == "" {
+		return ref{}, d.folders.fresh(ctx, d)
 	}
-	d.folders.mu.Lock()
-	defer d.folders.mu.Unlock()
-	return d.folders.info[dc].vmFolder, nil
-}
-
-// storeName is the name of a datastore, which paths need.
-func (d *driver) storeName(ctx context.Context, store ref) (string, error) {
-	d.mu.Lock()
-	name, ok := d.stores[store]
-	d.mu.Unlock()
-	if ok {
-		return name, nil
+	if err := d.folders.load(ctx, d); err != nil {
+		return ref{}, err
 	}
-	p, err := d.one(ctx, store, "name")
-	if err != nil {
-		return "", err
+	found := d.folders.find(path)
+	on := hypervisor.Ref{Kind: "folder", Name: path}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return ref{}, notFound(on)
 	}
-	name = p.str("name")
-	d.mu.Lock()
-	d.stores[store] = name
-	d.mu.Unlock()
-	return name, nil
-}
-
-// volumePath is a volume as vSphere writes it: "[datastore] path".
-func (d *driver) volumePath(ctx context.Context, id hypervisor.VolumeID) (store ref, path string, err error) {
-	store, rel, ok := splitVolume(id)
-	if !ok {
-		return ref{}, "", notFound(id.Ref())
+	var paths []string
+	for _, r := range found {
+		paths = append(paths, d.folders.path(r))
 	}
-	name, err := d.storeName(ctx, store)
-	if err != nil {
-		if isNotFound(err) {
-			err = notFound(id.Ref())
-		}
-		return ref{}, "", err
-	}
-	return store, "[" + name + "] " + rel, nil
+	slices.Sort(paths)
+	return ref{}, hypervisor.Errorf(hypervisor.ErrAmbiguous, on, "these folders have this path: %s; begin it with the datacenter", strings.Join(paths, ", "))
 }

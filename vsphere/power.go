@@ -8,6 +8,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
 const toolsOff = "VMware Tools do not run in the guest: install open-vm-tools or VMware Tools, or power off instead"
@@ -15,12 +17,12 @@ const toolsOff = "VMware Tools do not run in the guest: install open-vm-tools or
 // Power maps the operations to the tasks of the same names. vSphere has no
 // paused state.
 func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
-	p, err := d.one(ctx, vmRef(id), "runtime.powerState", "summary.config.template", "guest.toolsRunningStatus")
+	p, err := d.one(ctx, vmRef(id), "runtime.powerState", "summary.config.template", "guest.toolsRunningStatus", notePath, basePath)
 	if err != nil {
 		return nil, err
 	}
 	state := stateOf(get[types.VirtualMachinePowerState](p, "runtime.powerState"))
-	if get[bool](p, "summary.config.template") {
+	if d.isTemplate(vmRef(id), p) {
 		return nil, invalidState(id.Ref(), "this is a template: deploy a machine from it, or turn it back into one")
 	}
 	wrong := func(remedy string) (hypervisor.DriverTask, error) {
@@ -31,54 +33,52 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 	}
 	tools := get[string](p, "guest.toolsRunningStatus") == string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
 	needTools := func() error {
-		return hypervisor.Unsupported(id.Ref(), hypervisor.PowerShutdown, hypervisor.ReasonToolsMissing, toolsOff)
+		return hypervisor.Unsupported(id.Ref(), capability.PowerShutdown, hypervisor.ReasonToolsMissing, toolsOff)
 	}
-	var self ref
+	var begin func(context.Context, hypervisor.VMID) (ref, error)
 	switch r.Op {
 	case hypervisor.PowerOpStart:
-		if state == hypervisor.Running {
+		if state == hypervisor.StateRunning {
 			return done()
 		}
-		self, err = d.startPowerOn(ctx, id)
+		begin = d.startPowerOn
 	case hypervisor.PowerOpResume:
 		switch state {
-		case hypervisor.Running:
+		case hypervisor.StateRunning:
 			return done()
-		case hypervisor.Off:
+		case hypervisor.StateOff:
 			return wrong("start it")
 		}
-		self, err = d.startPowerOn(ctx, id)
+		begin = d.startPowerOn
 	case hypervisor.PowerOpOff:
-		if state == hypervisor.Off {
+		if state == hypervisor.StateOff {
 			return done()
 		}
-		self, err = d.startPowerOff(ctx, id)
+		begin = d.startPowerOff
 	case hypervisor.PowerOpReset:
-		if state != hypervisor.Running {
+		if state != hypervisor.StateRunning {
 			return wrong("only a running one is reset")
 		}
-		var res *types.ResetVM_TaskResponse
-		if res, err = methods.ResetVM_Task(ctx, d.rt, &types.ResetVM_Task{This: vmRef(id)}); err == nil {
-			self = res.Returnval
+		begin = func(ctx context.Context, id hypervisor.VMID) (ref, error) {
+			return taskOf(methods.ResetVM_Task(ctx, d.rt, &types.ResetVM_Task{This: vmRef(id)}))
 		}
 	case hypervisor.PowerOpSuspend:
 		switch state {
-		case hypervisor.Suspended:
+		case hypervisor.StateSuspended:
 			return done()
-		case hypervisor.Off:
+		case hypervisor.StateOff:
 			return wrong("only a running one is suspended")
 		}
-		var res *types.SuspendVM_TaskResponse
-		if res, err = methods.SuspendVM_Task(ctx, d.rt, &types.SuspendVM_Task{This: vmRef(id)}); err == nil {
-			self = res.Returnval
+		begin = func(ctx context.Context, id hypervisor.VMID) (ref, error) {
+			return taskOf(methods.SuspendVM_Task(ctx, d.rt, &types.SuspendVM_Task{This: vmRef(id)}))
 		}
 	case hypervisor.PowerOpPause:
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.PowerPause, hypervisor.ReasonPlatform, noPause)
+		return nil, hypervisor.Unsupported(id.Ref(), capability.PowerPause, hypervisor.ReasonPlatform, noPause)
 	case hypervisor.PowerOpShutdown:
 		switch {
-		case state == hypervisor.Off:
+		case state == hypervisor.StateOff:
 			return done()
-		case state != hypervisor.Running:
+		case state != hypervisor.StateRunning:
 			return wrong("only a running one can shut down")
 		case !tools:
 			return nil, needTools()
@@ -86,52 +86,41 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 		return d.shutdown(ctx, id, r)
 	case hypervisor.PowerOpReboot:
 		switch {
-		case state != hypervisor.Running:
+		case state != hypervisor.StateRunning:
 			return wrong("only a running one can restart")
 		case !tools:
 			return nil, needTools()
 		}
-		if _, err := methods.RebootGuest(ctx, d.rt, &types.RebootGuest{This: vmRef(id)}); err != nil {
-			return nil, toolsGone(err, id)
-		}
-		return done()
+		return d.compose(ctx, "reboot", id.Ref(), func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) {
+			_, err := methods.RebootGuest(context.WithoutCancel(ctx), d.rt, &types.RebootGuest{This: vmRef(id)})
+			return id.Ref(), toolsGone(err, id)
+		})
 	default:
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.PowerReset, hypervisor.ReasonNotImplemented, "unknown power operation "+string(r.Op))
+		return nil, hypervisor.Unsupported(id.Ref(), capability.PowerReset, hypervisor.ReasonNotImplemented, "unknown power operation "+string(r.Op))
 	}
-	if err != nil {
-		return nil, err
-	}
-	return d.job(self), nil
+	return d.start(ctx, id.Ref(), func(ctx context.Context) (ref, error) { return begin(ctx, id) }, nil)
 }
 
 func toolsGone(err error, id hypervisor.VMID) error {
 	if _, ok := faultOf(err).(*types.ToolsUnavailable); ok {
-		return hypervisor.Unsupported(id.Ref(), hypervisor.PowerShutdown, hypervisor.ReasonToolsMissing, toolsOff)
+		return hypervisor.Unsupported(id.Ref(), capability.PowerShutdown, hypervisor.ReasonToolsMissing, toolsOff)
 	}
 	return err
 }
 
 func (d *driver) startPowerOn(ctx context.Context, id hypervisor.VMID) (ref, error) {
 	return d.launch(ctx, vmRef(id), "powerOn", nil, func() (ref, error) {
-		res, err := methods.PowerOnVM_Task(ctx, d.rt, &types.PowerOnVM_Task{This: vmRef(id)})
-		if err != nil {
-			return ref{}, err
-		}
-		return res.Returnval, nil
+		return taskOf(methods.PowerOnVM_Task(ctx, d.rt, &types.PowerOnVM_Task{This: vmRef(id)}))
 	})
 }
 
 func (d *driver) startPowerOff(ctx context.Context, id hypervisor.VMID) (ref, error) {
 	return d.launch(ctx, vmRef(id), "powerOff", nil, func() (ref, error) {
-		res, err := methods.PowerOffVM_Task(ctx, d.rt, &types.PowerOffVM_Task{This: vmRef(id)})
-		if err != nil {
-			return ref{}, err
-		}
-		return res.Returnval, nil
+		return taskOf(methods.PowerOffVM_Task(ctx, d.rt, &types.PowerOffVM_Task{This: vmRef(id)}))
 	})
 }
 
-// powerOff is success for a machine that went off meanwhile.
+// powerOff succeeds if the machine was powered off meanwhile.
 func (d *driver) powerOff(ctx context.Context, id hypervisor.VMID) error {
 	_, err := d.step(ctx, nil, func(ctx context.Context) (ref, error) { return d.startPowerOff(ctx, id) })
 	if f, ok := faultOf(err).(*types.InvalidPowerState); ok && f.ExistingState == types.VirtualMachinePowerStatePoweredOff {
@@ -142,27 +131,25 @@ func (d *driver) powerOff(ctx context.Context, id hypervisor.VMID) error {
 
 // shutdown asks the guest, and waits for the state to change.
 func (d *driver) shutdown(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
-	if _, err := methods.ShutdownGuest(ctx, d.rt, &types.ShutdownGuest{This: vmRef(id)}); err != nil {
-		return nil, toolsGone(err, id)
-	}
-	return d.group.Go(ctx, newID("shutdown"), func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.compose(ctx, "shutdown", id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		if _, err := methods.ShutdownGuest(context.WithoutCancel(ctx), d.rt, &types.ShutdownGuest{This: vmRef(id)}); err != nil {
+			return id.Ref(), toolsGone(err, id)
+		}
 		wait, stop := context.WithTimeout(ctx, r.Timeout)
 		defer stop()
-		s := hypervisor.TaskState{Result: id.Ref()}
 		err := d.waitState(wait, id, types.VirtualMachinePowerStatePoweredOff)
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
-			s.Err = ctx.Err()
+			err = ctx.Err()
 		case wait.Err() == nil:
-			s.Err = err
 		case r.Force:
-			s.Err = d.powerOff(ctx, id)
-			s.Notes = []string{"the guest did not shut down within " + r.Timeout.String() + " and was powered off"}
+			err = d.powerOff(ctx, id)
+			j.Note("the guest did not shut down within " + r.Timeout.String() + " and was powered off")
 		default:
-			s.Err = hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest did not shut down within %v and goes on running", r.Timeout)
+			err = hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the guest did not shut down within %v and is still running", r.Timeout)
 		}
-		return s
+		return id.Ref(), err
 	})
 }
 
@@ -200,10 +187,10 @@ func (d *driver) waitState(ctx context.Context, id hypervisor.VMID, want types.V
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if try == 2 || gen == d.session.gen.Load() && kindOf(err) != hypervisor.KindUnavailable {
+		if try == 2 || gen == d.session.gen.Load() && kindOf(err) != hypervisor.ErrUnavailable {
 			return err
 		}
-		select { // a server that just went away needs a moment
+		select { // a server that just vanished needs a moment
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 			return ctx.Err()

@@ -1,8 +1,11 @@
 package vsphere
 
 import (
+	"io/fs"
+	"path"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/vmware/govmomi/object"
 
@@ -17,21 +20,22 @@ func snapRef(id hypervisor.SnapshotID) ref {
 }
 func taskRef(id hypervisor.TaskID) ref { return ref{Type: "Task", Value: string(id)} }
 
-// networkRef guesses the type from the shape of the value: vCenter names
-// distributed port groups "dvportgroup-…" and opaque networks "network-o…".
+// networkRef guesses the type from the form of the value: vCenter names
+// distributed port groups "dvportgroup-…" and opaque networks "network-o…";
+// govmomi's simulator names those "opaquenetwork-…".
 func networkRef(id hypervisor.NetworkID) ref {
 	v := string(id)
 	switch {
 	case strings.HasPrefix(v, "dvportgroup-"):
 		return ref{Type: "DistributedVirtualPortgroup", Value: v}
-	case strings.HasPrefix(v, "network-o"):
+	case strings.HasPrefix(v, "network-o"), strings.HasPrefix(v, "opaquenetwork-"):
 		return ref{Type: "OpaqueNetwork", Value: v}
 	}
 	return ref{Type: "Network", Value: v}
 }
 
-// poolRef guesses likewise: "domain-c…" is a cluster, "domain-s…" a host
-// outside of clusters, "resgroup-v…" a vApp.
+// poolRef guesses in the same way: "domain-c…" is a cluster, "domain-s…" a
+// host outside of clusters, "resgroup-v…" a vApp.
 func poolRef(id hypervisor.PoolID) ref {
 	v := string(id)
 	switch {
@@ -47,10 +51,10 @@ func poolRef(id hypervisor.PoolID) ref {
 
 func refOf(r ref) hypervisor.Ref {
 	k := map[string]hypervisor.ObjectKind{
-		"VirtualMachine": hypervisor.KindOfVM, "HostSystem": hypervisor.KindOfHost, "Datastore": hypervisor.KindOfDatastore,
-		"VirtualMachineSnapshot": hypervisor.KindOfSnapshot, "Task": hypervisor.KindOfTask,
-		"Network": hypervisor.KindOfNetwork, "DistributedVirtualPortgroup": hypervisor.KindOfNetwork, "OpaqueNetwork": hypervisor.KindOfNetwork,
-		"ResourcePool": hypervisor.KindOfPool, "ClusterComputeResource": hypervisor.KindOfPool, "ComputeResource": hypervisor.KindOfPool,
+		"VirtualMachine": hypervisor.ObjectVM, "HostSystem": hypervisor.ObjectHost, "Datastore": hypervisor.ObjectDatastore,
+		"VirtualMachineSnapshot": hypervisor.ObjectSnapshot, "Task": hypervisor.ObjectTask,
+		"Network": hypervisor.ObjectNetwork, "DistributedVirtualPortgroup": hypervisor.ObjectNetwork, "OpaqueNetwork": hypervisor.ObjectNetwork,
+		"ResourcePool": hypervisor.ObjectPool, "ClusterComputeResource": hypervisor.ObjectPool, "ComputeResource": hypervisor.ObjectPool,
 	}[r.Type]
 	if k == "" {
 		k = hypervisor.ObjectKind(strings.ToLower(r.Type))
@@ -69,14 +73,28 @@ func volumeID(store ref, file string) hypervisor.VolumeID {
 	return hypervisor.VolumeID(store.Value + "/" + p.Path)
 }
 
-func splitVolume(id hypervisor.VolumeID) (store ref, path string, ok bool) {
-	ds, path, ok := strings.Cut(string(id), "/")
-	return storeRef(hypervisor.DatastoreID(ds)), path, ok && ds != "" && path != ""
+// storeNameOf returns the datastore's name in a path.
+func storeNameOf(file string) string {
+	var p object.DatastorePath
+	p.FromString(file)
+	return p.Datastore
+}
+
+// splitVolume splits an ID into its parts. A path has one spelling, stays in
+// its datastore, shows all its characters, and has the extension of a disk or
+// a CD image. Any other path is not an ID.
+func splitVolume(id hypervisor.VolumeID) (store ref, file string, ok bool) {
+	ds, file, _ := strings.Cut(string(id), "/")
+	hidden := func(r rune) bool { return unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) }
+	ext := strings.ToLower(path.Ext(file))
+	ok = ds != "" && fs.ValidPath(file) && !strings.Contains(file, `\`) && strings.TrimSpace(file) == file && !strings.ContainsFunc(string(id), hidden) &&
+		(ext == ".vmdk" || ext == ".iso") && !strings.HasSuffix(file, "-flat.vmdk") // the content of a disk, whose file is another one
+	return storeRef(hypervisor.DatastoreID(ds)), file, ok
 }
 
 // Names. vSphere escapes /, \ and % in names of inventory objects as %2f, %5c
-// and %25, and takes a percent sign that begins such a sequence as it is (API
-// reference, ManagedEntity.name).
+// and %25, and leaves a percent sign that begins such a sequence as it is
+// (API reference, ManagedEntity.name).
 
 func escape(name string) string {
 	if !strings.Contains(name, "%") {

@@ -3,6 +3,8 @@ package vsphere
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"reflect"
 	"sync/atomic"
@@ -14,23 +16,43 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/guard"
+	kit "github.com/anyvisor/anyvisor/internal/session"
 )
 
-// session is the transport of a driver: it counts calls, ends them with their
-// context and with the driver, and renews a session that the server has ended.
-// The server refuses a call with NotAuthenticated before it acts, so such a
-// call is safe to send again, whatever it does.
+// session is the transport of a driver. It counts calls, ends them with their
+// context and with the driver, and renews a session that the server has
+// ended. The server refuses a call with NotAuthenticated before it acts, so
+// such a call is safe to send again, whatever it does.
 type session struct {
-	next     soap.RoundTripper
-	login    func(context.Context) error // nil: can't be renewed
-	closed   context.Context             // ends with Close
-	gen      atomic.Uint64               // grows with each renewal
-	turn     chan struct{}
-	loggedIn atomic.Bool
-	last     atomic.Int64 // time of the last call, Unix nanoseconds
+	next   soap.RoundTripper
+	login  func(context.Context) error // nil means that the session can't be renewed
+	closed context.Context             // ends with Close
+	link   *kit.Keeper[uint64]         // of the value of gen after a login
+	gen    atomic.Uint64               // grows with each login; 0 for a given session
+	last   atomic.Int64                // time of the last call, Unix nanoseconds
 }
 
-// RoundTrip sends a call, and once more after a renewal.
+const (
+	loginLimit  = time.Minute
+	logoutLimit = time.Second
+)
+
+func newSession(next soap.RoundTripper, login func(context.Context) error, closed context.Context) *session {
+	s := &session{next: next, login: login, closed: closed}
+	s.link = kit.New(loginLimit, func(ctx context.Context) (uint64, error) {
+		if err := s.login(ctx); err != nil {
+			return 0, err
+		}
+		return s.gen.Add(1), nil
+	}, func(uint64) {}) // a session that comes after Close: the server ends it when it is idle
+	s.link.Remember(func(err error) bool {
+		return faultOf(err) != nil && kindOf(err) == hypervisor.ErrUnauthenticated || hypervisor.KindOf(err) == hypervisor.ErrUnauthenticated
+	})
+	return s
+}
+
+// RoundTrip sends a call, and sends it again after a renewal.
 func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	gen := s.gen.Load()
 	err := s.send(ctx, req, res)
@@ -70,34 +92,26 @@ func (s *session) send(ctx context.Context, req, res soap.HasFault) error {
 }
 
 func errClosed() error {
-	return &hypervisor.Error{Kind: hypervisor.KindClosed, Err: hypervisor.ErrClosed}
+	return &hypervisor.Error{Kind: hypervisor.ErrClosed, Err: hypervisor.ErrClosed}
 }
 
-// renew logs in again unless another call did since gen.
+// renew logs in again, unless another call has done so since gen.
 func (s *session) renew(ctx context.Context, gen uint64) error {
-	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closed.Done():
-		return errClosed()
-	}
-	if s.gen.Load() != gen {
+	s.link.Invalidate(gen)
+	_, err := s.link.Get(ctx)
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, kit.ErrClosed):
+		return errClosed()
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
-	if err := s.login(ctx); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		k := kindOf(transportError(err))
-		if k != hypervisor.KindUnavailable {
-			k = hypervisor.KindUnauthenticated
-		}
-		return &hypervisor.Error{Kind: k, Unsent: true, Err: err}
+	k := kindOf(transportError(err))
+	if k != hypervisor.ErrUnavailable && k != hypervisor.ErrExhausted {
+		k = hypervisor.ErrUnauthenticated
 	}
-	s.gen.Add(1)
-	return nil
+	return &hypervisor.Error{Kind: k, Unsent: true, Err: err}
 }
 
 func refusedSession(err error) bool {
@@ -108,8 +122,8 @@ func refusedSession(err error) bool {
 	return false
 }
 
-// transportError marks what is no answer of the server as unavailable, and
-// tells whether the call can have reached it.
+// transportError marks an error that is not an answer of the server as
+// unavailable, and records whether the call can have reached the server.
 func transportError(err error) error {
 	var e *hypervisor.Error
 	if err == nil || faultOf(err) != nil || soap.IsSoapFault(err) || errors.As(err, &e) ||
@@ -118,13 +132,20 @@ func transportError(err error) error {
 	}
 	var op *net.OpError
 	unsent := errors.As(err, &op) && op.Op == "dial"
-	return &hypervisor.Error{Kind: hypervisor.KindUnavailable, Unsent: unsent || soap.IsCertificateUntrusted(err), Err: err}
+	kind := hypervisor.ErrUnavailable
+	if errors.As(err, new(*guard.LimitError)) {
+		kind = hypervisor.ErrExhausted
+	}
+	if err == io.EOF {
+		err = fmt.Errorf("the server's answer has no content: it may be an HTTP error of a proxy, or of a service that is starting (%w)", err)
+	}
+	return &hypervisor.Error{Kind: kind, Unsent: unsent || soap.IsCertificateUntrusted(err), Err: err}
 }
 
 const keepAliveDefault = 5 * time.Minute
 
-// keepAlive calls the server when nobody else did for a while; a session that
-// ended is renewed by that call.
+// keepAlive calls the server when nobody else has for a while. That call also
+// renews a session that has ended.
 func (d *driver) keepAlive(every time.Duration) {
 	if every == 0 {
 		every = keepAliveDefault
@@ -140,7 +161,7 @@ func (d *driver) keepAlive(every time.Duration) {
 				if now.Sub(time.Unix(0, d.session.last.Load())) < every/2 {
 					continue
 				}
-				// An error shows again in the next call that somebody makes.
+				// An error shows again in somebody's next call.
 				_, _ = methods.GetCurrentTime(d.ctx, d.rt)
 			}
 		}

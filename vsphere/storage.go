@@ -11,6 +11,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 )
 
 // Datastores lists the datastores.
@@ -32,7 +34,7 @@ func (d *driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, er
 	return out, err
 }
 
-// Volumes searches a datastore for disks; an empty ID means all datastores.
+// Volumes searches a datastore for disks. An empty ID means all datastores.
 func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
 	stores := []ref{storeRef(ds)}
 	if ds == "" {
@@ -101,7 +103,7 @@ func (d *driver) search(ctx context.Context, store ref, dir, pattern string) ([]
 	}
 	info, err := d.await(ctx, self)
 	if err != nil {
-		if isNotFound(err) && dir != "" { // no such folder: no such file
+		if isNotFound(err) && dir != "" { // without the folder there is no such file
 			return nil, nil
 		}
 		return nil, err
@@ -126,6 +128,12 @@ func (d *driver) search(ctx context.Context, store ref, dir, pattern string) ([]
 				Datastore: hypervisor.DatastoreID(store.Value), UsedBytes: f.FileSize, Format: "vmdk"}
 			if x, ok := b.(*types.VmDiskFileInfo); ok {
 				v.SizeBytes = x.CapacityKb * hypervisor.KiB
+				if x.Thin != nil {
+					v.Provisioning = hypervisor.ProvisioningThick
+					if *x.Thin {
+						v.Provisioning = hypervisor.ProvisioningThin
+					}
+				}
 			}
 			out = append(out, v)
 		}
@@ -134,76 +142,79 @@ func (d *driver) search(ctx context.Context, store ref, dir, pattern string) ([]
 	return out, nil
 }
 
+const copiesAreAlike = "vCenter copies disks as they are: leave Provisioning out"
+
 // CreateVolume makes a disk in the datastore's root, or copies one there.
 func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
-	store := storeRef(s.Datastore)
-	name, err := d.storeName(ctx, store)
-	if err != nil {
+	if strings.ContainsAny(s.Name, `/\[]`) {
+		return nil, invalidArgument(hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: s.Name}, "the name is a file name: it can't have slashes and brackets")
+	}
+	if s.From != "" && s.Provisioning != "" {
+		return nil, hypervisor.Unsupported(s.From.Ref(), capability.VolumeManage, hypervisor.ReasonPlatform, copiesAreAlike)
+	}
+	to := hypervisor.VolumeID(string(s.Datastore) + "/" + strings.TrimSuffix(s.Name, ".vmdk") + ".vmdk")
+	if _, _, ok := splitVolume(to); !ok {
+		return nil, invalidArgument(hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: s.Name}, "the name is a file name: it can't begin or end with spaces, and can't have characters that are not seen")
+	}
+	if _, _, err := d.storeAt(ctx, storeRef(s.Datastore)); err != nil {
 		return nil, err
 	}
-	if strings.ContainsAny(s.Name, `/\`) {
-		return nil, invalidArgument(hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}, "the name is a file name: it can't have slashes")
-	}
-	dc, err := d.datacenterOf(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	to := "[" + name + "] " + strings.TrimSuffix(s.Name, ".vmdk") + ".vmdk"
 	adapter := types.VirtualDiskSpec{AdapterType: string(types.VirtualDiskAdapterTypeLsiLogic), DiskType: string(types.VirtualDiskTypeThin)}
-	if s.Provisioning == hypervisor.Thick {
+	if s.Provisioning == hypervisor.ProvisioningThick {
 		adapter.DiskType = string(types.VirtualDiskTypePreallocated)
 	}
 	m := *d.vc.ServiceContent.VirtualDiskManager
-	made := volumeID(store, to).Ref()
+	made := to.Ref()
 	if s.From == "" {
-		res, err := methods.CreateVirtualDisk_Task(ctx, d.rt, &types.CreateVirtualDisk_Task{This: m, Name: to, Datacenter: dc,
-			Spec: &types.FileBackedVirtualDiskSpec{VirtualDiskSpec: adapter, CapacityKb: s.SizeBytes / hypervisor.KiB}})
-		if err != nil {
-			return nil, err
-		}
-		return d.resultJob(res.Returnval, made), nil
-	}
-	_, from, err := d.volumePath(ctx, s.From)
-	if err != nil {
-		return nil, err
-	}
-	start := func(ctx context.Context) (ref, error) { return d.startCopy(ctx, from, to, dc) }
-	if s.SizeBytes == 0 {
-		self, err := start(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return d.resultJob(self, made), nil
-	}
-	return d.group.Go(ctx, newID("volume"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		if _, err := d.step(ctx, report, start); err != nil {
-			return hypervisor.TaskState{Err: err}
-		}
-		extend := func(ctx context.Context) (ref, error) {
-			res, err := methods.ExtendVirtualDisk_Task(ctx, d.rt, &types.ExtendVirtualDisk_Task{This: m, Name: to, Datacenter: dc, NewCapacityKb: s.SizeBytes / hypervisor.KiB})
+		return d.start(ctx, made, func(ctx context.Context) (ref, error) {
+			file, dc, err := d.volumePath(ctx, to)
 			if err != nil {
 				return ref{}, err
 			}
-			return res.Returnval, nil
+			return taskOf(methods.CreateVirtualDisk_Task(ctx, d.rt, &types.CreateVirtualDisk_Task{This: m, Name: file, Datacenter: dc,
+				Spec: &types.FileBackedVirtualDiskSpec{VirtualDiskSpec: adapter, CapacityKb: s.SizeBytes / hypervisor.KiB}}))
+		}, resulting(made))
+	}
+	start := func(ctx context.Context) (ref, error) { return d.startCopy(ctx, s.From, to) }
+	if s.SizeBytes == 0 {
+		return d.start(ctx, made, start, resulting(made))
+	}
+	return d.compose(ctx, "volume", made, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		if _, err := d.step(ctx, j.Report, start); err != nil {
+			return made, err
 		}
-		if _, err := d.step(ctx, report, extend); err != nil { // the copy is complete: it stays, and is named
-			return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{made}}
+		_, err := d.step(ctx, j.Report, func(ctx context.Context) (ref, error) {
+			file, dc, err := d.volumePath(ctx, to)
+			if err != nil {
+				return ref{}, err
+			}
+			return taskOf(methods.ExtendVirtualDisk_Task(ctx, d.rt, &types.ExtendVirtualDisk_Task{This: m, Name: file, Datacenter: dc, NewCapacityKb: s.SizeBytes / hypervisor.KiB}))
+		})
+		if err != nil { // the copy is complete, so it stays and is named
+			j.Left(made)
 		}
-		return hypervisor.TaskState{Result: made}
+		return made, err
 	})
 }
 
-// resultJob is a task whose result the server doesn't tell as a reference.
-func (d *driver) resultJob(self ref, result hypervisor.Ref) *job {
-	j := d.job(self)
-	j.finish = func(_ context.Context, _ types.TaskInfo, s *hypervisor.TaskState) { s.Result = result }
-	return j
+// resulting is for tasks whose result the server doesn't give as a reference.
+func resulting(result hypervisor.Ref) func(*serverTask) {
+	return func(j *serverTask) {
+		j.finish = func(_ context.Context, _ types.TaskInfo, s *hypervisor.TaskState) { s.Result = result }
+	}
 }
 
-// DeleteVolume refuses what a machine or snapshot has in a chain.
+// DeleteVolume refuses an image that is in a backing chain of a machine or
+// snapshot.
 func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
-	store, file, err := d.volumePath(ctx, id)
-	if err != nil {
+	store, rel, ok := splitVolume(id)
+	if !ok {
+		return nil, notFound(id.Ref())
+	}
+	if _, _, err := d.storeAt(ctx, store); err != nil {
+		if isNotFound(err) {
+			err = notFound(id.Ref())
+		}
 		return nil, err
 	}
 	all, err := d.owners(ctx)
@@ -211,29 +222,14 @@ func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 		return nil, err
 	}
 	if by := dependants(all, ref{}, []hypervisor.VolumeID{id}); len(by) > 0 {
-		return nil, busyWith(id.Ref(), "machines have it in a disk's chain", by)
+		return nil, d.busyWith(ctx, id.Ref(), "machines have it in a disk's chain", by, "delete them first")
 	}
-	_, rel, _ := splitVolume(id)
-	dir := path.Dir(rel)
-	var found []hypervisor.VolumeInfo
-	if dir == "." {
-		found, err = d.search(ctx, store, ".", path.Base(rel))
-	} else {
-		found, err = d.search(ctx, store, dir, path.Base(rel))
-	}
+	found, err := d.search(ctx, store, path.Dir(rel), path.Base(rel))
 	if err != nil {
 		return nil, err
 	}
 	if !slices.ContainsFunc(found, func(v hypervisor.VolumeInfo) bool { return v.ID == id }) {
 		return nil, notFound(id.Ref())
 	}
-	dc, err := d.datacenterOf(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	res, err := methods.DeleteVirtualDisk_Task(ctx, d.rt, &types.DeleteVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager, Name: file, Datacenter: dc})
-	if err != nil {
-		return nil, err
-	}
-	return d.resultJob(res.Returnval, id.Ref()), nil
+	return d.start(ctx, id.Ref(), func(ctx context.Context) (ref, error) { return d.deleteDisk(ctx, id) }, resulting(id.Ref()))
 }

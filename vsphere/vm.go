@@ -3,12 +3,15 @@ package vsphere
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/ipaddr"
 )
 
 const (
@@ -24,69 +27,85 @@ var briefPaths = []string{
 }
 
 var fullPaths = append(append([]string{}, briefPaths...),
-	"config.annotation", "config.cpuHotAddEnabled", "config.createDate", "config.firmware", "config.guestId",
-	"config.hardware.device", "config.hotPlugMemoryLimit", "config.memoryAllocation", "config.memoryHotAddEnabled", "config.version",
-	"datastore", "guest.net", "parent", "recentTask", "resourcePool", "snapshot", labelPath, tokenPath)
+	"config.annotation", "config.bootOptions.efiSecureBootEnabled", "config.cpuHotAddEnabled", "config.createDate", "config.files.vmPathName", "config.firmware", "config.guestId",
+	"config.hardware.device", "config.hotPlugMemoryLimit", "config.instanceUuid", "config.memoryAllocation", "config.memoryHotAddEnabled", "config.uuid", "config.version",
+	"datastore", "guest.net", "network", "parent", "recentTask", "resourcePool", "snapshot", labelPath, tokenPath, basePath)
 
-func vmPaths(d hypervisor.Detail) []string {
-	if d == hypervisor.Brief {
+func (d *driver) vmPaths(detail hypervisor.Detail) []string {
+	if detail == hypervisor.DetailBrief {
 		return briefPaths
 	}
-	return fullPaths
+	return d.known(fullPaths)
 }
 
-// GetVM reads one machine in one call, and a second one where a running
-// machine has a vGPU, to tell which device it is on.
+// GetVM reads one machine in one call. Where a running machine has a vGPU, a
+// second call finds out which device it is on.
 func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
 	v, _, err := d.read(ctx, id)
 	return v, err
 }
 
-// read is GetVM with the machine's virtual devices.
+// read is like GetVM, and also returns the machine's virtual devices.
 func (d *driver) read(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, types.ArrayOfVirtualDevice, error) {
-	list, err := d.all(ctx, refSpec([]ref{vmRef(id)}, fullPaths))
+	v, p, err := d.readProps(ctx, id)
+	return v, get[types.ArrayOfVirtualDevice](p, "config.hardware.device"), err
+}
+
+// readProps is like GetVM, and also returns the properties that it read.
+func (d *driver) readProps(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, propMap, error) {
+	list, err := d.all(ctx, refSpec([]ref{vmRef(id)}, d.known(fullPaths)))
 	if err == nil && len(list) == 0 {
 		err = notFound(id.Ref())
 	}
 	if err != nil {
 		if _, gone := faultOf(err).(*types.ManagedObjectNotFound); gone {
-			err = hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine (%w)", err)
+			err = hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine (%w)", err)
 		}
-		return hypervisor.VMInfo{}, types.ArrayOfVirtualDevice{}, err
+		return hypervisor.VMInfo{}, nil, err
 	}
-	conv, err := d.converter(ctx, hypervisor.Full, list)
+	conv, err := d.converter(ctx, hypervisor.DetailFull, list)
 	if err != nil {
-		return hypervisor.VMInfo{}, types.ArrayOfVirtualDevice{}, err
+		return hypervisor.VMInfo{}, nil, err
 	}
 	v := conv.vm(&list[0])
 	if v.Name == "" {
-		return v, types.ArrayOfVirtualDevice{}, notFound(id.Ref())
+		return v, nil, notFound(id.Ref())
 	}
-	return v, get[types.ArrayOfVirtualDevice](props(list[0]), "config.hardware.device"), nil
+	return v, props(list[0]), nil
 }
 
-// converter makes VMInfo of objects that were read together.
+// converter makes VMInfo from objects that were read together.
 type converter struct {
 	d    *driver
 	at   time.Time
+	cpus map[ref]int                 // maximum of a machine on a host
 	gpus map[ref]hypervisor.DeviceID // the GPU that a machine's vGPU is on, or the only one of a host
+
+	all    bool           // a full reading
+	stores map[ref]string // names, where a machine has several
+	nets   map[ref]string // the adapters' name for a network, where it is not its ID
 }
 
-// converter reads what the machines of a page need beside their own
-// properties: nothing for a brief one.
+// converter reads what the machines of a page need besides their own
+// properties. A brief page needs nothing.
 func (d *driver) converter(ctx context.Context, detail hypervisor.Detail, list []types.ObjectContent) (*converter, error) {
 	c := &converter{d: d, at: time.Now()}
-	if detail == hypervisor.Brief {
+	if detail == hypervisor.DetailBrief {
 		return c, nil
 	}
-	if d.isVC() {
-		if err := d.folders.fresh(ctx, d); err != nil {
-			return nil, err
-		}
+	c.all = true
+	if err := d.folders.fresh(ctx, d); err != nil {
+		return nil, err
 	}
-	hosts := map[ref]bool{}
+	if err := c.places(ctx, list); err != nil {
+		return nil, err
+	}
+	hosts, hotAdd := map[ref]bool{}, map[ref]bool{}
 	for _, o := range list {
 		p := props(o)
+		if get[bool](p, "config.cpuHotAddEnabled") {
+			hotAdd[p.ref("runtime.host")] = true
+		}
 		if p["runtime.powerState"] != types.VirtualMachinePowerStatePoweredOn {
 			continue
 		}
@@ -96,6 +115,16 @@ func (d *driver) converter(ctx context.Context, detail hypervisor.Detail, list [
 					hosts[p.ref("runtime.host")] = true
 				}
 			}
+		}
+	}
+	if len(hotAdd) > 0 {
+		info, err := d.some(ctx, slices.Collect(maps.Keys(hotAdd)), []string{"capability.maxSupportedVcpus"})
+		if err != nil {
+			return nil, err
+		}
+		c.cpus = map[ref]int{}
+		for _, o := range info {
+			c.cpus[o.Obj] = int(get[int32](props(o), "capability.maxSupportedVcpus"))
 		}
 	}
 	if len(hosts) > 0 {
@@ -118,12 +147,73 @@ func (d *driver) converter(ctx context.Context, detail hypervisor.Detail, list [
 					c.gpus[vm] = deviceID(o.Obj, g.PciId)
 				}
 			}
-			if len(shared) == 1 { // then a vGPU on this host can be nowhere else
+			if len(shared) == 1 { // then a vGPU on this host can be on no other
 				c.gpus[o.Obj] = shared[0]
 			}
 		}
 	}
 	return c, nil
+}
+
+// places reads the names of the datastores of machines that have several. It
+// also reads how adapters name networks that they do not name by their IDs:
+// those of NSX by NSX's, and distributed port groups by their keys, which
+// differ from the IDs where a switch was restored.
+func (c *converter) places(ctx context.Context, list []types.ObjectContent) error {
+	var stores, opaque, groups []ref
+	collect := func(to *[]ref, refs []ref, kind string) {
+		for _, r := range refs {
+			if r.Type == kind && !slices.Contains(*to, r) {
+				*to = append(*to, r)
+			}
+		}
+	}
+	for _, o := range list {
+		p := props(o)
+		if s := p.refs("datastore"); len(s) > 1 {
+			collect(&stores, s, "Datastore")
+		}
+		on := p.refs("network")
+		for _, dev := range get[types.ArrayOfVirtualDevice](p, "config.hardware.device").VirtualDevice {
+			card, ok := dev.(types.BaseVirtualEthernetCard)
+			if !ok {
+				continue
+			}
+			switch b := card.GetVirtualEthernetCard().Backing.(type) {
+			case *types.VirtualEthernetCardOpaqueNetworkBackingInfo:
+				collect(&opaque, on, "OpaqueNetwork")
+			case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
+				if !slices.ContainsFunc(on, func(r ref) bool { return r.Value == b.Port.PortgroupKey }) {
+					collect(&groups, on, "DistributedVirtualPortgroup")
+				}
+			}
+		}
+	}
+	var err error
+	if len(stores) > 0 {
+		if c.stores, err = c.d.storeNames(ctx, stores); err != nil {
+			return err
+		}
+	}
+	c.nets = map[ref]string{}
+	for path, refs := range map[string][]ref{"summary": opaque, "key": groups} {
+		if len(refs) == 0 {
+			continue
+		}
+		list, err := c.d.some(ctx, refs, []string{path})
+		if err != nil {
+			return err
+		}
+		for _, o := range list {
+			p := props(o)
+			if s, ok := p["summary"].(types.OpaqueNetworkSummary); ok {
+				c.nets[o.Obj] = s.OpaqueNetworkId
+			} else if k := p.str("key"); k != "" {
+				c.nets[o.Obj] = k
+			}
+		}
+	}
+	return nil
 }
 
 func (c *converter) vm(o *types.ObjectContent) hypervisor.VMInfo {
@@ -144,7 +234,8 @@ func (c *converter) vm(o *types.ObjectContent) hypervisor.VMInfo {
 			r, _ := val.(ref)
 			v.Host = hypervisor.HostID(r.Value)
 		case "summary.config.template":
-			v.Template, _ = val.(bool)
+			b, _ := val.(bool)
+			v.Template = v.Template || b
 		case "summary.config.numCpu":
 			n, _ := val.(int32)
 			v.CPUs = int(n)
@@ -158,6 +249,9 @@ func (c *converter) vm(o *types.ObjectContent) hypervisor.VMInfo {
 	if connection != types.VirtualMachineConnectionStateConnected {
 		v.State = hypervisor.StateUnknown
 	}
+	if c.all {
+		c.where(&v, props(*o))
+	}
 	if v.DynamicMemory != nil && v.DynamicMemory.MaxBytes < 0 {
 		v.DynamicMemory = nil
 	}
@@ -170,16 +264,24 @@ func (c *converter) full(v *hypervisor.VMInfo, self ref, name string, val any) {
 	case string:
 		switch name {
 		case "config.annotation":
-			v.Description = x
+			v.Description, _, _ = splitNote(x)
+			c.making(v, self, x, "")
 		case "config.firmware":
-			v.Firmware = hypervisor.BIOS
+			v.Firmware = hypervisor.FirmwareBIOS
 			if x == string(types.GuestOsDescriptorFirmwareTypeEfi) {
-				v.Firmware = hypervisor.UEFI
+				v.Firmware = hypervisor.FirmwareUEFI
 			}
 		case "config.version":
 			v.Machine = x
 		case "config.guestId":
 			v.GuestOS = x
+		}
+	case bool:
+		switch {
+		case name == "config.bootOptions.efiSecureBootEnabled":
+			v.SecureBoot = x
+		case name == "config.cpuHotAddEnabled" && x:
+			v.MaxCPUs = c.cpus[hostRef(v.Host)]
 		}
 	case int64:
 		v.MaxMemoryBytes = x * hypervisor.MiB
@@ -199,21 +301,19 @@ func (c *converter) full(v *hypervisor.VMInfo, self ref, name string, val any) {
 		c.devices(v, self, x.VirtualDevice)
 	case types.ArrayOfGuestNicInfo:
 		for _, n := range x.GuestNicInfo {
-			v.Addresses = append(v.Addresses, n.IpAddress...)
+			v.Addresses = append(v.Addresses, ipaddr.Parse(n.IpAddress...)...)
 		}
 	case ref:
 		switch name {
 		case "parent":
 			v.Placement.Folder = c.d.folders.path(x)
 		case "resourcePool":
-			v.Placement.Pool = hypervisor.PoolID(x.Value)
+			v.Placement.Pool = hypervisor.PoolID(c.d.folders.cluster(x).Value)
 		}
 	case types.ArrayOfManagedObjectReference:
 		for _, r := range x.ManagedObjectReference {
 			if name == "recentTask" {
 				v.Tasks = append(v.Tasks, hypervisor.TaskID(r.Value))
-			} else if v.Placement.Datastore == "" {
-				v.Placement.Datastore = hypervisor.DatastoreID(r.Value)
 			}
 		}
 	case types.VirtualMachineSnapshotInfo:
@@ -225,11 +325,37 @@ func (c *converter) full(v *hypervisor.VMInfo, self ref, name string, val any) {
 		switch x.Key {
 		case labelsKey:
 			v.Labels = decodeLabels(optionValue(x))
-		case tokenKey:
-			v.Token = optionValue(x)
+		case baseKey:
+			c.making(v, self, "", optionValue(x))
 		}
 	}
+}
+
+// where fills in what takes more than one property: the datastore of the
+// machine's own files, the networks of its adapters, and whether its token is
+// its own.
+func (c *converter) where(v *hypervisor.VMInfo, p propMap) {
+	v.Token = ownToken(p)
 	v.Placement.Host = v.Host
+	if home, ok := homeOf(p.str("config.files.vmPathName"), p.refs("datastore"), c.stores); ok {
+		v.Placement.Datastore = hypervisor.DatastoreID(home.Value)
+	} else if i := slices.IndexFunc(v.Disks, func(d hypervisor.DiskInfo) bool { return !d.CDROM && d.Datastore != "" }); i >= 0 {
+		v.Placement.Datastore = v.Disks[i].Datastore
+	}
+	for i, n := range v.NICs {
+		for _, r := range p.refs("network") {
+			if k, ok := c.nets[r]; ok && k == string(n.Network) {
+				v.NICs[i].Network = hypervisor.NetworkID(r.Value)
+			}
+		}
+	}
+}
+
+// making marks a machine as a template whose base is being made.
+func (c *converter) making(v *hypervisor.VMInfo, self ref, note, option string) {
+	if marked, _ := c.d.baseMark(self, note, option); marked {
+		v.Template = true
+	}
 }
 
 func (c *converter) devices(v *hypervisor.VMInfo, self ref, list []types.BaseVirtualDevice) {
@@ -247,7 +373,7 @@ func (c *converter) devices(v *hypervisor.VMInfo, self ref, list []types.BaseVir
 			}
 		case *types.VirtualPCIPassthrough:
 			a := attached(x, hostRef(v.Host))
-			if a.Profile != "" && v.State == hypervisor.Running {
+			if a.Profile != "" && v.State == hypervisor.StateRunning {
 				if a.Device = c.gpus[self]; a.Device == "" {
 					a.Device = c.gpus[hostRef(v.Host)]
 				}
@@ -270,11 +396,11 @@ func (c *converter) devices(v *hypervisor.VMInfo, self ref, list []types.BaseVir
 func stateOf(s types.VirtualMachinePowerState) hypervisor.PowerState {
 	switch s {
 	case types.VirtualMachinePowerStatePoweredOn:
-		return hypervisor.Running
+		return hypervisor.StateRunning
 	case types.VirtualMachinePowerStatePoweredOff:
-		return hypervisor.Off
+		return hypervisor.StateOff
 	case types.VirtualMachinePowerStateSuspended:
-		return hypervisor.Suspended
+		return hypervisor.StateSuspended
 	}
 	return hypervisor.StateUnknown
 }

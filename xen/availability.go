@@ -5,23 +5,25 @@ import (
 	"fmt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// Values of VM.ha_restart_priority; the empty one is never.
+// Values of VM.ha_restart_priority. An empty value means never.
 const (
 	haRestart    = "restart"
 	haBestEffort = "best-effort"
 )
 
-// restartOrder is the VM.order that stands for a priority among machines that
-// are restarted: XAPI starts those of lower numbers first, and a machine has
-// 0 from its making. The same field orders the start of a vApp's machines.
+// restartOrder maps a priority to VM.order, among machines that are
+// restarted. XAPI starts those of lower numbers first, and a new machine has
+// 0. The same field orders the start of a vApp's machines.
 var restartOrder = map[hypervisor.RestartPriority]int64{hypervisor.RestartHigh: 0, hypervisor.RestartMedium: 1, hypervisor.RestartLow: 2}
 
-// HA tells of the pool (pool.ha_enabled, ha_host_failures_to_tolerate).
+// HA returns the settings of the pool (pool.ha_enabled,
+// ha_host_failures_to_tolerate).
 func (d *driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
-	if err := d.allowed(ctx, hypervisor.Ref{Kind: hypervisor.KindOfClient}, hypervisor.HighAvailability); err != nil {
+	if err := d.allowed(ctx, hypervisor.Ref{Kind: hypervisor.ObjectClient}, capability.HighAvailability); err != nil {
 		return nil, err
 	}
 	p, _, err := d.pool(ctx)
@@ -47,13 +49,13 @@ func (v *vmRec) priority() hypervisor.RestartPriority {
 	return hypervisor.RestartLow // a negative order comes last
 }
 
-// protected tells whether HA, once on, keeps the machine running: one of
-// priority "restart", from its start to its stop (ha_always_run).
+// protected reports whether HA, once on, keeps the machine running. That is a
+// machine of priority "restart", from its start to its stop (ha_always_run).
 func (v *vmRec) protected() bool { return v.HAPriority == haRestart && v.HAAlways }
 
-// Availability reads one machine's.
+// Availability reads the availability of one machine.
 func (d *driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervisor.Availability, error) {
-	if err := d.allowed(ctx, id.Ref(), hypervisor.HighAvailability); err != nil {
+	if err := d.allowed(ctx, id.Ref(), capability.HighAvailability); err != nil {
 		return hypervisor.Availability{}, err
 	}
 	_, v, err := d.vm(ctx, id)
@@ -65,23 +67,26 @@ func (d *driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervis
 		return hypervisor.Availability{}, err
 	}
 	a := hypervisor.Availability{Priority: v.priority()}
-	if st := state(v.PowerState); p.HA && (st == hypervisor.Running || st == hypervisor.Paused) {
+	if st := state(v.PowerState); p.HA && (st == hypervisor.StateRunning || st == hypervisor.StatePaused) {
 		a.Protected = v.protected() || v.HAPriority == haBestEffort
 	}
 	return a, nil
 }
 
-// SetRestartPriority is VM.set_ha_restart_priority and, for low, medium and
-// high, VM.set_order.
+// SetRestartPriority calls VM.set_ha_restart_priority and, for low, medium
+// and high, VM.set_order.
 func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p hypervisor.RestartPriority) (hypervisor.DriverTask, error) {
-	if err := d.allowed(ctx, id.Ref(), hypervisor.HighAvailability); err != nil {
+	if err := d.allowed(ctx, id.Ref(), capability.HighAvailability); err != nil {
 		return nil, err
 	}
-	vm, v, err := d.vm(ctx, id)
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
+	if v.ill() { // otherwise HA would start it
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), blindDetail)
+	}
 	want := ""
 	order, restarts := restartOrder[p]
 	switch {
@@ -100,7 +105,7 @@ func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p h
 	if len(steps) == 0 {
 		return done(on), nil
 	}
-	return d.compose(ctx, "restart priority", on, hypervisor.HighAvailability, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "restart priority", on, capability.HighAvailability, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
 		err := j.apply(ctx, vm, steps)
 		if xapi.Code(err) == "HA_OPERATION_WOULD_BREAK_FAILOVER_PLAN" {
 			err = d.unprotectable(ctx, vm, on, err)
@@ -109,12 +114,12 @@ func (d *driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p h
 	})
 }
 
-// unprotectable tells why HA can't keep a machine: it is tied to its host, or
-// there is too little room on the others.
+// unprotectable returns the reason why HA can't keep a machine: it is tied to
+// its host, or there is too little room on the others.
 func (d *driver) unprotectable(ctx context.Context, vm xapi.Ref, on hypervisor.Ref, err error) error {
 	why := "the other hosts have too little memory left: free some, tolerate fewer failures of hosts, or set ha_allow_overcommit on the pool"
 	if tied := d.c.Call(ctx, nil, "VM.assert_agile", vm); xapi.Code(tied) != "" {
 		why = fmt.Sprintf("it can't run on every host (%v): put its disks on shared storage and take its devices away", tied)
 	}
-	return hypervisor.Errorf(hypervisor.KindExhausted, on, "HA could not keep the machine running when hosts fail: %s: %w", why, err)
+	return hypervisor.Errorf(hypervisor.ErrExhausted, on, "HA could not keep the machine running when hosts fail: %s: %w", why, err)
 }

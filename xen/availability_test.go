@@ -62,7 +62,7 @@ func TestRestartPriorities(t *testing.T) {
 	}
 	for p, vm := range vms {
 		i := ok[hypervisor.VMInfo](t)(vm.Info(ctx))
-		back := i.State == hypervisor.Running && i.Host != from && w.sim.Memory(string(vm.ID())) != ram[p]
+		back := i.State == hypervisor.StateRunning && i.Host != from && w.sim.Memory(string(vm.ID())) != ram[p]
 		if back != (p != hypervisor.RestartNever) {
 			t.Errorf("%s: after the failure it is %s on %s", p, i.State, i.Host)
 		}
@@ -95,7 +95,7 @@ func TestUnprotectable(t *testing.T) {
 	refused := func(vm *hypervisor.VM, why string) {
 		t.Helper()
 		err := wait(ctx, vm.SetRestartPriority(ctx, hypervisor.RestartLow))
-		if hypervisor.KindOf(err) != hypervisor.KindExhausted || !strings.Contains(err.Error(), why) {
+		if hypervisor.KindOf(err) != hypervisor.ErrExhausted || !strings.Contains(err.Error(), why) {
 			t.Errorf("%v, want Exhausted and %q", err, why)
 		}
 		if p, n := w.text(t, "VM", string(vm.ID()), "ha_restart_priority"), w.field(t, "VM", string(vm.ID()), "order"); p != "" || n != int64(0) {
@@ -120,7 +120,7 @@ func TestUnprotectable(t *testing.T) {
 	}
 	// A priority whose second half fails is taken back.
 	w.sim.Fault(xapisim.Fault{Method: "VM.set_order", Err: &xapisim.Failure{Code: "RBAC_PERMISSION_DENIED", Params: []string{"VM.set_order", ""}}})
-	if err := wait(ctx, w.off.SetRestartPriority(ctx, hypervisor.RestartLow)); hypervisor.KindOf(err) != hypervisor.KindPermission {
+	if err := wait(ctx, w.off.SetRestartPriority(ctx, hypervisor.RestartLow)); hypervisor.KindOf(err) != hypervisor.ErrPermission {
 		t.Errorf("%v, want Permission", err)
 	}
 	if p := w.text(t, "VM", string(w.off.ID()), "ha_restart_priority"); p != "" {
@@ -136,7 +136,7 @@ func TestMaintenanceUnderHA(t *testing.T) {
 	h := w.c.Host(ok[hypervisor.VMInfo](t)(w.run.Info(ctx)).Host)
 	o := &hypervisor.MaintenanceOptions{Evacuate: true}
 	err := wait(ctx, h.EnterMaintenance(ctx, o))
-	if hypervisor.KindOf(err) != hypervisor.KindInvalidState || !strings.Contains(err.Error(), string(w.run.ID())) {
+	if hypervisor.KindOf(err) != hypervisor.ErrInvalidState || !strings.Contains(err.Error(), string(w.run.ID())) {
 		t.Errorf("with a machine that HA doesn't protect: %v", err)
 	}
 	if i := ok[hypervisor.HostInfo](t)(h.Info(ctx)); i.State != hypervisor.HostUp {
@@ -148,7 +148,7 @@ func TestMaintenanceUnderHA(t *testing.T) {
 	if err := wait(ctx, h.EnterMaintenance(ctx, o)); err != nil {
 		t.Fatal(err)
 	}
-	if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); i.Host == h.ID() || i.State != hypervisor.Running {
+	if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); i.Host == h.ID() || i.State != hypervisor.StateRunning {
 		t.Errorf("after the evacuation it is %s on %s", i.State, i.Host)
 	}
 }

@@ -66,7 +66,7 @@ func (n *byHand) call(result any, method string, args ...any) error {
 	return nil
 }
 
-// The fields that a brief listing tells.
+// The fields that a brief listing reports.
 type nativeVM struct {
 	UUID      string `json:"uuid"`
 	Name      string `json:"name_label"`
@@ -170,7 +170,7 @@ func BenchmarkList(b *testing.B) {
 	n := newNative(b, w.sim)
 	ours := func() (int, error) {
 		k := 0
-		for _, err := range w.c.VMs(b.Context(), &hypervisor.ListOptions{Detail: hypervisor.Brief}) {
+		for _, err := range w.c.VMs(b.Context(), &hypervisor.ListOptions{Detail: hypervisor.DetailBrief}) {
 			if err != nil {
 				return k, err
 			}

@@ -7,24 +7,26 @@ import (
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// Clone is VM.copy (full) or VM.clone (linked). Both want a machine that is
-// off, a template or a snapshot: a running machine is cloned through a
-// snapshot that is removed afterwards. A template with disks to be made
-// (other_config:disks, as the default templates have) is provisioned.
+// Clone calls VM.copy (full) or VM.clone (linked). Both need a machine that
+// is off, a template or a snapshot: a running machine is cloned through a
+// snapshot that is removed afterwards. A template with a list of disks to
+// make (other_config:disks, as the default templates have) is provisioned.
 //
-// What is copied carries cloningKey meanwhile, and so does the copy, until it
-// is what was asked for. With a token a repeated call, from any process, finds
-// the copy under way by it, waits for it and finishes it.
+// The source carries cloningKey during the copy, and the copy carries it
+// until it matches the request. With a token, a repeated call from any
+// process finds the copy under way by it, waits for it and finishes it.
 func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.CloneRequest) (hypervisor.DriverTask, error) {
-	return d.once(ctx, r.Token, func() (hypervisor.DriverTask, error) {
-		vm, v, err := d.vm(ctx, src)
+	return d.tokens.Once(ctx, r.Token, d, func() (hypervisor.DriverTask, error) {
+		vm, v, err := d.machine(ctx, src)
 		if err != nil {
 			return nil, err
 		}
-		on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+		on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
 		f, err := d.lookFor(ctx, r.Token)
 		if err != nil || f.whole != nil {
 			return f.done(), err
@@ -32,7 +34,7 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 		if err := d.planClone(ctx, on, r); err != nil {
 			return nil, err
 		}
-		c := &cloning{r: r, vm: vm, source: vm, on: on, running: state(v.PowerState) != hypervisor.Off, other: v.Other}
+		c := &cloning{r: r, vm: vm, source: vm, on: on, running: state(v.PowerState) != hypervisor.StateOff, other: v.Other, ill: v.ill()}
 		if r.From != "" {
 			var s vmRec
 			if c.source, s, err = d.snapshot(ctx, vm, r.From); err != nil {
@@ -46,9 +48,14 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 		if c.sr, err = d.byUUID(ctx, "SR", string(r.Placement.Datastore)); err != nil {
 			return nil, err
 		}
-		k := hypervisor.CloneFull
-		if r.Mode == hypervisor.Linked {
-			k = hypervisor.CloneLinked
+		if list, ok := v.Other[disksKey]; ok && v.Template && r.From == "" {
+			if c.disks, err = d.placeDisks(ctx, on, list, c.sr); err != nil {
+				return nil, err
+			}
+		}
+		k := capability.CloneFull
+		if r.Mode == hypervisor.CloneModeLinked {
+			k = capability.CloneLinked
 		}
 		return d.compose(ctx, "clone", on, k, r.Token, c.run)
 	})
@@ -57,14 +64,15 @@ func (d *driver) Clone(ctx context.Context, src hypervisor.VMID, r hypervisor.Cl
 // planClone refuses what can't be done.
 func (d *driver) planClone(ctx context.Context, on hypervisor.Ref, r hypervisor.CloneRequest) error {
 	switch {
-	case r.Mode == hypervisor.Instant:
-		return hypervisor.Unsupported(on, hypervisor.CloneInstant, hypervisor.ReasonPlatform, instantDetail)
+	case r.Mode == hypervisor.CloneModeInstant:
+		return hypervisor.Unsupported(on, capability.CloneInstant, hypervisor.ReasonPlatform, instantDetail)
 	case r.Customize != nil:
-		return hypervisor.Unsupported(on, hypervisor.CloneCustomize, hypervisor.ReasonPlatform, customizeDetail)
-	case r.Placement.Pool != "" || r.Placement.Folder != "":
-		return hypervisor.Errorf(hypervisor.KindUnsupported, on, "a XAPI pool has neither resource pools nor folders: leave Placement.Pool and Placement.Folder out")
-	case r.Mode == hypervisor.Linked && r.Placement.Datastore != "":
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "a linked clone stays on its source's datastore: leave Placement.Datastore out, or ask for a full clone")
+		return hypervisor.Unsupported(on, capability.CloneCustomize, hypervisor.ReasonPlatform, customizeDetail)
+	case r.Mode == hypervisor.CloneModeLinked && r.Placement.Datastore != "":
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "a linked clone stays on its source's datastore: leave Placement.Datastore out, or ask for a full clone")
+	}
+	if err := d.place(on, capability.CloneFull, r.Placement); err != nil {
+		return err
 	}
 	return d.sizes(ctx, on, int64(r.CPUs), r.MemoryBytes)
 }
@@ -72,32 +80,51 @@ func (d *driver) planClone(ctx context.Context, on hypervisor.Ref, r hypervisor.
 // cloning is one clone under way.
 type cloning struct {
 	r        hypervisor.CloneRequest
-	vm       xapi.Ref // the machine or template asked for
-	source   xapi.Ref // it, or one of its snapshots
+	vm       xapi.Ref // the requested machine or template
+	source   xapi.Ref // vm, or one of its snapshots
 	on       hypervisor.Ref
 	other    map[string]string // the source's other_config
 	running  bool
+	ill      bool // whether vm is ill
 	host, sr xapi.Ref
+	disks    string     // that a template's copy gets, see disksKey
 	key      string     // cloningKey and the token
+	images   []xapi.Ref // the source's, marked with key
+	made     xapi.Ref   // the copy
 	temp     []xapi.Ref // snapshots to remove
 }
 
-func (c *cloning) run(ctx context.Context, j *job) (hypervisor.Ref, error) {
+func (c *cloning) run(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
 	mark := c.r.Token
 	if mark == "" {
 		mark = string(j.task)
 	}
 	c.key = cloningKey + mark
-	// A copy that somebody will ask for again by its token outlives this
-	// process; another would have nobody to finish it.
-	j.keep, j.bound = c.r.Token != "", c.r.Token == ""
-	ref, err := c.copied(ctx, j)
-	if err != nil && j.keep && j.closed(ctx) {
+	if c.ill {
+		if err := j.repair(ctx, c.vm); err != nil {
+			return hypervisor.Ref{}, err
+		}
+	}
+	var err error
+	if c.images, err = j.d.imagesOf(ctx, c.source); err != nil {
 		return hypervisor.Ref{}, err
 	}
-	made := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: c.r.Name}
+	// A copy that somebody will request again by its token outlives this
+	// process. Nobody would finish any other copy.
+	j.Keep, j.Bound = c.r.Token != "", c.r.Token == ""
+	ref, err := c.copied(ctx, j)
+	if err != nil && j.Keep && job.Closed(ctx) {
+		return hypervisor.Ref{}, err
+	}
+	if err != nil {
+		for _, v := range c.sweep(ctx, j) {
+			j.Left(hypervisor.VolumeID(v.UUID).Ref())
+		}
+	}
+	c.made = ref
+	made := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: c.r.Name}
 	if err == nil {
-		j.keep, j.bound = false, true
+		j.Keep, j.Bound = false, true
 		made.ID, err = c.finished(ctx, j, ref)
 	}
 	c.clearUp(ctx, j)
@@ -110,8 +137,9 @@ func (c *cloning) run(ctx context.Context, j *job) (hypervisor.Ref, error) {
 	return made, nil
 }
 
-// copied finds the copy that another call with the token began, or makes one.
-func (c *cloning) copied(ctx context.Context, j *job) (xapi.Ref, error) {
+// copied finds the copy that another call with the token started, or makes
+// one.
+func (c *cloning) copied(ctx context.Context, j *poolJob) (xapi.Ref, error) {
 	if _, again := c.other[c.key]; !again {
 		err := j.d.c.Call(ctx, nil, "VM.add_to_other_config", c.source, c.key, c.r.Name)
 		if again = xapi.Code(err) == "MAP_DUPLICATE_KEY"; !again {
@@ -125,16 +153,18 @@ func (c *cloning) copied(ctx context.Context, j *job) (xapi.Ref, error) {
 	if err != nil || ref != "" {
 		return ref, err
 	}
+	for _, v := range c.sweep(ctx, j) {
+		j.Note("image " + v.UUID + " (" + v.Name + ") is left of an earlier copy with this token")
+	}
 	return c.copy(ctx, j)
 }
 
-func (c *cloning) copy(ctx context.Context, j *job) (xapi.Ref, error) {
+func (c *cloning) copy(ctx context.Context, j *poolJob) (xapi.Ref, error) {
+	if err := c.mark(ctx, j.d); err != nil {
+		return "", err
+	}
 	source := c.source
 	if c.running {
-		args := []any{c.source, tempName(c.r.Name)}
-		if j.d.api >= 2021 {
-			args = append(args, []xapi.Ref{})
-		}
 		known := slices.Clone(c.temp)
 		snap, err := j.runTo(ctx, 0, 0.2, goal{vm: c.vm, there: func(ctx context.Context) (xapi.Ref, bool, error) {
 			_, err := c.find(ctx, j.d)
@@ -144,7 +174,7 @@ func (c *cloning) copy(ctx context.Context, j *job) (xapi.Ref, error) {
 				}
 			}
 			return "", false, err
-		}}, "VM.snapshot", args...)
+		}}, "VM.snapshot", c.source, tempName(c.r.Name))
 		if err != nil {
 			return "", err
 		}
@@ -153,8 +183,13 @@ func (c *cloning) copy(ctx context.Context, j *job) (xapi.Ref, error) {
 		}
 		source = snap
 	}
+	if !c.sr.IsNull() { // VM.copy to a datastore that is gone copies to the source's datastore
+		if err := j.d.c.Call(ctx, nil, "SR.get_uuid", c.sr); err != nil {
+			return "", err
+		}
+	}
 	method, args := "VM.copy", []any{source, c.r.Name, c.sr}
-	if c.r.Mode == hypervisor.Linked {
+	if c.r.Mode == hypervisor.CloneModeLinked {
 		method, args = "VM.clone", args[:2]
 	}
 	return j.runTo(ctx, 0.2, 0.85, goal{vm: source, there: func(ctx context.Context) (xapi.Ref, bool, error) {
@@ -163,9 +198,9 @@ func (c *cloning) copy(ctx context.Context, j *job) (xapi.Ref, error) {
 	}}, method, args...)
 }
 
-// adopt waits for what an earlier call with the token set going, and returns
-// the copy, if there is one.
-func (c *cloning) adopt(ctx context.Context, j *job) (xapi.Ref, error) {
+// adopt waits for the work that an earlier call with the token started, and
+// returns the copy, if there is one.
+func (c *cloning) adopt(ctx context.Context, j *poolJob) (xapi.Ref, error) {
 	var tasks map[xapi.Ref]xapi.Task
 	if err := j.d.c.Call(ctx, &tasks, "task.get_all_records"); err != nil {
 		return "", err
@@ -176,7 +211,7 @@ func (c *cloning) adopt(ctx context.Context, j *job) (xapi.Ref, error) {
 			if t.Label != "Async."+method || t.Other[tokenKey] != c.r.Token || t.Status == "failure" || t.Status == "cancelled" {
 				continue
 			}
-			r, err := j.wait(ctx, 0.2, 0.85, method, ref)
+			r, err := j.wait(ctx, 0.2, 0.85, ref)
 			switch {
 			case ctx.Err() != nil:
 				return "", err
@@ -184,14 +219,14 @@ func (c *cloning) adopt(ctx context.Context, j *job) (xapi.Ref, error) {
 				made = r
 			}
 		}
-		// The caller before may have gone before it could mark the task.
+		// The earlier caller may have died before it could mark the task.
 		unmarked := func(t xapi.Task) bool { _, ok := t.Other[tokenKey]; return !ok }
 		if err := j.d.settle(ctx, c.source, method, unmarked); err != nil {
 			return "", err
 		}
 	}
 	ref, err := c.find(ctx, j.d)
-	if made != "" && err == nil { // the task knows better
+	if made != "" && err == nil { // the task's result is more reliable
 		ref = made
 	}
 	return ref, err
@@ -199,7 +234,7 @@ func (c *cloning) adopt(ctx context.Context, j *job) (xapi.Ref, error) {
 
 // find looks for the copy that carries the key, and for snapshots made on the
 // way to it. Copies of the source that others make meanwhile carry the key
-// too, so the name must be right.
+// too, so the name must match.
 func (c *cloning) find(ctx context.Context, d *driver) (xapi.Ref, error) {
 	var all map[xapi.Ref]vmRec
 	if err := d.c.Call(ctx, &all, "VM.get_all_records"); err != nil {
@@ -224,33 +259,52 @@ func (c *cloning) find(ctx context.Context, d *driver) (xapi.Ref, error) {
 
 func tempName(clone string) string { return "anyvisor: clone to " + clone }
 
-// clearUp takes the mark off the source and removes the snapshots.
-func (c *cloning) clearUp(ctx context.Context, j *job) {
-	ctx, stop := late(ctx)
+// clearUp removes the mark from the source and all images, and the snapshots.
+func (c *cloning) clearUp(ctx context.Context, j *poolJob) {
+	ctx, stop := job.Late(ctx)
 	defer stop()
-	if err := j.d.c.Call(ctx, nil, "VM.remove_from_other_config", c.source, c.key); err != nil && kindOf(err) != hypervisor.KindNotFound {
-		j.notes = append(j.notes, "the mark "+c.key+" could not be taken off the source: "+err.Error())
+	unmark := func(class string, ref xapi.Ref, of string) {
+		if err := j.d.c.Call(ctx, nil, class+".remove_from_other_config", ref, c.key); err != nil && kindOf(err) != hypervisor.ErrNotFound {
+			j.Note("the mark " + c.key + " could not be taken off " + of + ": " + err.Error())
+		}
+	}
+	unmark("VM", c.source, "the source")
+	for _, r := range c.images {
+		unmark("VDI", r, "an image of the source")
+	}
+	copies, err := j.d.imagesOf(ctx, c.made)
+	if err != nil {
+		j.Note("the mark " + c.key + " could not be taken off the copy's images: " + err.Error())
+	}
+	for _, r := range copies {
+		if !slices.Contains(c.images, r) {
+			unmark("VDI", r, "an image of the copy")
+		}
 	}
 	for _, s := range c.temp {
 		if err := j.d.destroyWithDisks(ctx, s); err != nil {
-			j.notes = append(j.notes, "the snapshot "+tempName(c.r.Name)+" of the source could not be removed: "+err.Error())
+			j.Note("the snapshot " + tempName(c.r.Name) + " of the source could not be removed: " + err.Error())
 		}
 	}
 }
 
-// finished makes the copy what was asked for. Each step may have been done
-// already; the last one makes it a machine of its own.
-func (c *cloning) finished(ctx context.Context, j *job, ref xapi.Ref) (string, error) {
-	after, stop := late(ctx)
+// finished turns the copy into what was requested. Each step may have been
+// done already. The last one makes it a machine of its own.
+func (c *cloning) finished(ctx context.Context, j *poolJob, ref xapi.Ref) (string, error) {
+	after, stop := job.Late(ctx)
 	defer stop()
 	var v vmRec
-	if err := j.d.c.Call(after, &v, "VM.get_record", ref); err != nil {
+	err := j.d.c.Call(after, &v, "VM.get_record", ref)
+	made := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: c.r.Name}
+	j.Remove(made, func(ctx context.Context) error { return j.d.destroyWithDisks(ctx, ref) })
+	if err != nil {
 		return "", err
 	}
-	made := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: c.r.Name}
-	j.mustUndo(made, func(ctx context.Context) error { return j.d.destroyWithDisks(ctx, ref) })
 	if err := c.provision(ctx, j, ref, &v); err != nil {
 		return v.UUID, err
+	}
+	if p := v.Other[pciKey]; p != "" {
+		j.Note("PCI functions are not cloned: " + strings.Join(addresses(p), ", "))
 	}
 	steps, err := c.steps(after, j.d, v)
 	if err != nil {
@@ -264,19 +318,14 @@ func (c *cloning) finished(ctx context.Context, j *job, ref xapi.Ref) (string, e
 	return v.UUID, nil
 }
 
-// provision makes the disks that a template wants (VM.provision).
-func (c *cloning) provision(ctx context.Context, j *job, ref xapi.Ref, v *vmRec) error {
-	wish, ok := v.Other[disksKey]
-	if !ok || !v.Template || v.IsSnapshot || c.source != c.vm {
+// provision makes the disks that a template lists (VM.provision).
+func (c *cloning) provision(ctx context.Context, j *poolJob, ref xapi.Ref, v *vmRec) error {
+	if _, ok := v.Other[disksKey]; !ok || !v.Template || c.disks == "" {
 		return nil
 	}
-	if !c.sr.IsNull() {
-		placed, err := placeDisks(wish, string(c.r.Placement.Datastore))
-		if err != nil {
-			return hypervisor.Errorf(hypervisor.KindUnsupported, c.on, "the template's list of disks: %w", err)
-		}
+	if v.Other[disksKey] != c.disks {
 		other := maps.Clone(v.Other)
-		other[disksKey] = placed
+		other[disksKey] = c.disks
 		if err := j.d.c.Call(ctx, nil, "VM.set_other_config", ref, other); err != nil {
 			return err
 		}
@@ -287,7 +336,7 @@ func (c *cloning) provision(ctx context.Context, j *job, ref xapi.Ref, v *vmRec)
 	return j.d.c.Call(ctx, v, "VM.get_record", ref)
 }
 
-// steps leads from a fresh copy to what was asked for.
+// steps returns the steps from a fresh copy to what was requested.
 func (c *cloning) steps(ctx context.Context, d *driver, v vmRec) ([]step, error) {
 	var out []step
 	if v.Template { // copies of templates and snapshots are templates
@@ -304,10 +353,11 @@ func (c *cloning) steps(ctx context.Context, d *driver, v vmRec) ([]step, error)
 		return nil, err
 	}
 	out = append(out, sizes...)
-	// The token last: from then on a repeated call finds a whole machine.
+	// The token comes last: from then on a repeated call finds a complete
+	// machine.
 	other := map[string]string{}
 	for k, val := range v.Other {
-		own := k == tokenKey || k == madeKey || strings.HasPrefix(k, makingKey) || strings.HasPrefix(k, cloningKey)
+		own := k == tokenKey || k == madeKey || k == pciKey || strings.HasPrefix(k, makingKey) || strings.HasPrefix(k, cloningKey)
 		if !own && (c.r.Labels == nil || !strings.HasPrefix(k, labelKey)) {
 			other[k] = val
 		}

@@ -73,11 +73,11 @@ func TestClonesAreWhatWasAskedFor(t *testing.T) {
 	for name, o := range map[string]hypervisor.CloneOptions{
 		"full":           {},
 		"elsewhere":      {Placement: hypervisor.Placement{Datastore: local, Host: host}, Description: "a copy", Labels: map[string]string{"tier": "web"}, Token: "copy-1"},
-		"linked":         {Mode: hypervisor.Linked},
-		"linked, larger": {Mode: hypervisor.Linked, CPUs: 4, MemoryBytes: 2 * hypervisor.GiB, Placement: hypervisor.Placement{Host: host}},
+		"linked":         {Mode: hypervisor.CloneModeLinked},
+		"linked, larger": {Mode: hypervisor.CloneModeLinked, CPUs: 4, MemoryBytes: 2 * hypervisor.GiB, Placement: hypervisor.Placement{Host: host}},
 	} {
 		vm := ok[*hypervisor.VM](t)(src.Clone(ctx, name, &o).Wait(ctx))
-		w.sameDisks(ctx, t, src, vm, o.Placement.Datastore, o.Mode == hypervisor.Linked)
+		w.sameDisks(ctx, t, src, vm, o.Placement.Datastore, o.Mode == hypervisor.CloneModeLinked)
 		i := ok[hypervisor.VMInfo](t)(vm.Info(ctx))
 		labels, cpus, memory := map[string]string{"tier": "db", "stage": "test"}, 2, int64(hypervisor.GiB)
 		if o.Labels != nil {
@@ -86,7 +86,7 @@ func TestClonesAreWhatWasAskedFor(t *testing.T) {
 		if o.CPUs > 0 {
 			cpus, memory = o.CPUs, o.MemoryBytes
 		}
-		if i.Name != name || i.Description != o.Description || i.Token != o.Token || i.Placement.Host != o.Placement.Host || i.Template || i.State != hypervisor.Off ||
+		if i.Name != name || i.Description != o.Description || i.Token != o.Token || i.Placement.Host != o.Placement.Host || i.Template || i.State != hypervisor.StateOff ||
 			i.CPUs != cpus || i.MemoryBytes != memory || !maps.Equal(i.Labels, labels) || len(i.NICs) != 2 {
 			t.Errorf("%s: %+v", name, i)
 		}
@@ -99,8 +99,8 @@ func TestClonesAreWhatWasAskedFor(t *testing.T) {
 	if i := ok[hypervisor.VMInfo](t)(src.Info(ctx)); i.Token != "origin-1" || i.Description != "the first" || i.Snapshots != 0 {
 		t.Errorf("the source is %+v", i)
 	}
-	_, err := src.Clone(ctx, "no", &hypervisor.CloneOptions{Mode: hypervisor.Linked, Placement: hypervisor.Placement{Datastore: local}}).Wait(ctx)
-	if hypervisor.KindOf(err) != hypervisor.KindInvalidArgument || len(w.named(t, "no")) > 0 {
+	_, err := src.Clone(ctx, "no", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked, Placement: hypervisor.Placement{Datastore: local}}).Wait(ctx)
+	if hypervisor.KindOf(err) != hypervisor.ErrInvalidArgument || len(w.named(t, "no")) > 0 {
 		t.Errorf("a linked clone on another datastore: %v", err)
 	}
 }
@@ -112,9 +112,9 @@ func TestCloneOfCheckpoint(t *testing.T) {
 	w := newWorld(t, xapisim.Config{Hosts: 2})
 	snap := ok[*hypervisor.Snapshot](t)(w.run.CreateSnapshot(ctx, "ram", &hypervisor.SnapshotOptions{Memory: true}).Wait(ctx))
 	before := w.truth(t)
-	for _, mode := range []hypervisor.CloneMode{hypervisor.FullClone, hypervisor.Linked} {
+	for _, mode := range []hypervisor.CloneMode{hypervisor.CloneModeFull, hypervisor.CloneModeLinked} {
 		vm := ok[*hypervisor.VM](t)(w.run.Clone(ctx, "made", &hypervisor.CloneOptions{From: snap.ID(), Mode: mode}).Wait(ctx))
-		if i := ok[hypervisor.VMInfo](t)(vm.Info(ctx)); i.State != hypervisor.Off || i.Template || len(i.Disks) != 1 {
+		if i := ok[hypervisor.VMInfo](t)(vm.Info(ctx)); i.State != hypervisor.StateOff || i.Template || len(i.Disks) != 1 {
 			t.Errorf("%v: %+v", mode, i)
 		}
 		if err := wait(ctx, vm.Delete(ctx, hypervisor.DeleteDisks, nil)); err != nil {
@@ -135,10 +135,36 @@ func TestSuspendedClone(t *testing.T) {
 		t.Fatal(err)
 	}
 	vm := ok[*hypervisor.VM](t)(w.run.Clone(ctx, "made", nil).Wait(ctx))
-	if i := ok[hypervisor.VMInfo](t)(vm.Info(ctx)); i.State != hypervisor.Off || len(i.Disks) != 1 {
+	if i := ok[hypervisor.VMInfo](t)(vm.Info(ctx)); i.State != hypervisor.StateOff || len(i.Disks) != 1 {
 		t.Errorf("%+v", i)
 	}
 	if err := wait(ctx, w.run.Resume(ctx)); err != nil || w.sim.Memory(string(w.run.ID())) != ram {
 		t.Errorf("the source after its clone was made: %v", err)
+	}
+}
+
+// TestCloneToForgottenDatastore: VM.copy to a datastore that is gone copies to
+// the source's, so the driver looks before.
+func TestCloneToForgottenDatastore(t *testing.T) {
+	ctx := settled(t)
+	w := newWorld(t, xapisim.Config{Hosts: 1})
+	ds := ok[any](t)(localStore(ctx, w)).(hypervisor.DatastoreID)
+	sr := ""
+	w.rpc(ctx, t, &sr, "SR.get_by_uuid", string(ds))
+	h := w.sim.Hold("VM.snapshot", 1)
+	task := w.run.Clone(ctx, "made", &hypervisor.CloneOptions{Placement: hypervisor.Placement{Datastore: ds}})
+	<-h.Reached()
+	for _, p := range w.sim.Refs("PBD") {
+		if w.text(t, "PBD", p, "SR") == sr {
+			w.rpc(ctx, t, nil, "PBD.unplug", p)
+		}
+	}
+	w.rpc(ctx, t, nil, "SR.forget", sr)
+	h.Release()
+	if err := wait(ctx, task); hypervisor.KindOf(err) != hypervisor.ErrNotFound {
+		t.Errorf("%v", err)
+	}
+	if made := w.named(t, "made"); len(made) != 0 {
+		t.Errorf("there is %v", made)
 	}
 }

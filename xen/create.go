@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
@@ -16,7 +18,7 @@ const maxVCPUs = 64
 // sizes checks CPUs and memory against the largest host.
 func (d *driver) sizes(ctx context.Context, on hypervisor.Ref, cpus, memory int64) error {
 	if cpus > maxVCPUs {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%d CPUs: XenServer gives a machine at most %d", cpus, maxVCPUs)
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "%d CPUs: XenServer gives a machine at most %d", cpus, maxVCPUs)
 	}
 	var all map[xapi.Ref]hostMetricsRec
 	if err := d.c.Call(ctx, &all, "host_metrics.get_all_records"); err != nil {
@@ -27,12 +29,12 @@ func (d *driver) sizes(ctx context.Context, on hypervisor.Ref, cpus, memory int6
 		most = max(most, m.Total)
 	}
 	if most > 0 && memory > most {
-		return hypervisor.Errorf(hypervisor.KindExhausted, on, "%d bytes of memory: the largest host has %d", memory, most)
+		return hypervisor.Errorf(hypervisor.ErrExhausted, on, "%d bytes of memory: the largest host has %d", memory, most)
 	}
 	return nil
 }
 
-// plan is a spec with its references looked up, before anything is made.
+// plan is a spec whose references were looked up, before anything is made.
 type plan struct {
 	host  xapi.Ref
 	disks []diskPlan
@@ -45,26 +47,43 @@ type diskPlan struct {
 	from xapi.Ref // Image or Volume
 }
 
+// place refuses what a pool doesn't have. Its only resource pool is itself.
+func (d *driver) place(on hypervisor.Ref, k capability.Name, p hypervisor.Placement) error {
+	switch {
+	case p.Folder != "":
+		return hypervisor.Unsupported(on, k, hypervisor.ReasonPlatform, "a XAPI pool has no folders: leave Placement.Folder out")
+	case p.Pool != "" && p.Pool != d.id:
+		return notFound(p.Pool.Ref(), "pool")
+	}
+	return nil
+}
+
 func (d *driver) planCreate(ctx context.Context, on hypervisor.Ref, s hypervisor.VMSpec) (plan, error) {
 	var p plan
 	switch {
 	case s.Boot != nil:
-		return p, hypervisor.Unsupported(on, hypervisor.BootDirect, hypervisor.ReasonPlatform, bootDetail)
-	case s.Placement.Pool != "" || s.Placement.Folder != "":
-		return p, hypervisor.Errorf(hypervisor.KindUnsupported, on, "a XAPI pool has neither resource pools nor folders: leave Placement.Pool and Placement.Folder out")
-	case s.SecureBoot && s.Firmware != hypervisor.UEFI:
-		return p, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "SecureBoot needs Firmware UEFI: a XAPI pool starts machines by BIOS unless told otherwise")
+		return p, hypervisor.Unsupported(on, capability.BootDirect, hypervisor.ReasonPlatform, bootDetail)
+	case s.SecureBoot && s.Firmware != hypervisor.FirmwareUEFI:
+		return p, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "SecureBoot needs Firmware UEFI: a XAPI pool starts machines by BIOS unless told otherwise")
 	case s.Machine != "" && s.Machine != "hvm":
-		return p, hypervisor.Errorf(hypervisor.KindUnsupported, on, "machine type %q: machines are made as hvm", s.Machine)
+		return p, hypervisor.Unsupported(on, capability.VMCreate, hypervisor.ReasonPlatform, fmt.Sprintf("machine type %q: machines are made as hvm", s.Machine))
+	}
+	if err := d.place(on, capability.VMCreate, s.Placement); err != nil {
+		return p, err
 	}
 	most := max(s.MemoryBytes, s.MaxMemoryBytes)
+	if s.MaxCPUs > s.CPUs {
+		if err := d.allowed(ctx, on, capability.CPUHotAdd); err != nil {
+			return p, err
+		}
+	}
 	if s.MaxMemoryBytes > s.MemoryBytes {
-		if err := d.allowed(ctx, on, hypervisor.MemoryHotAdd); err != nil {
+		if err := d.allowed(ctx, on, capability.MemoryHotAdd); err != nil {
 			return p, err
 		}
 	}
 	if s.DynamicMemory != nil {
-		if err := d.allowed(ctx, on, hypervisor.MemoryDynamic); err != nil {
+		if err := d.allowed(ctx, on, capability.MemoryDynamic); err != nil {
 			return p, err
 		}
 		most = max(most, s.DynamicMemory.MaxBytes)
@@ -89,12 +108,12 @@ func (d *driver) planCreate(ctx context.Context, on hypervisor.Ref, s hypervisor
 	return p, err
 }
 
-// CreateVM makes a machine of VM.create, VDI.create, VBD.create and
-// VIF.create. Until it is whole a machine with a token carries makingKey; a
-// repeated call goes on with one that another process left unfinished.
+// CreateVM makes a machine with VM.create, VDI.create, VBD.create and
+// VIF.create. Until it is complete, a machine with a token carries makingKey.
+// A repeated call continues with one that another process left unfinished.
 func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
-	return d.once(ctx, s.Token, func() (hypervisor.DriverTask, error) {
-		on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+	return d.tokens.Once(ctx, s.Token, d, func() (hypervisor.DriverTask, error) {
+		on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}
 		f, err := d.lookFor(ctx, s.Token)
 		if err != nil || f.whole != nil {
 			return f.done(), err
@@ -103,8 +122,8 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 		if err != nil {
 			return nil, err
 		}
-		return d.compose(ctx, "create", on, hypervisor.VMCreate, s.Token, func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-			j.bound = true
+		return d.compose(ctx, "create", on, capability.VMCreate, s.Token, func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
+			j.Bound = true
 			var vm xapi.Ref
 			if f.making != "" {
 				whole, half, err := j.takeOver(ctx)
@@ -121,10 +140,11 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	})
 }
 
-// create makes what is not there yet of a machine; vm is the part that
-// another process left, or empty.
-func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan, vm xapi.Ref) (hypervisor.Ref, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+// create makes the missing parts of a machine. vm is the part that another
+// process left, or empty.
+func (j *poolJob) create(ctx context.Context, s hypervisor.VMSpec, p plan, vm xapi.Ref) (hypervisor.Ref, error) {
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}
+	var made *job.Undo
 	if vm == "" {
 		other := createOther(s)
 		if s.Token != "" {
@@ -134,19 +154,15 @@ func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan, vm xapi.R
 		if vm, err = j.make(ctx, "VM", other, createRecord(s, p, other)); err != nil {
 			return hypervisor.Ref{}, err
 		}
-		j.undo = append(j.undo, func(ctx context.Context) error {
-			err := j.d.destroy(ctx, "VM", vm)
-			if err != nil {
-				j.left = append(j.left, on)
-			}
-			return err
-		})
+		made = j.Remove(on, func(ctx context.Context) error { return j.d.destroy(ctx, "VM", vm) })
 	}
 	var v vmRec
 	if err := j.d.c.Call(ctx, &v, "VM.get_record", vm); err != nil {
 		return hypervisor.Ref{}, err
 	}
-	on.ID = v.UUID
+	if on.ID = v.UUID; made != nil {
+		made.Made = on
+	}
 	disks, nics, err := j.parts(ctx, v)
 	if err != nil {
 		return hypervisor.Ref{}, err
@@ -157,7 +173,7 @@ func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan, vm xapi.R
 				return hypervisor.Ref{}, err
 			}
 		}
-		j.report(hypervisor.TaskState{Fraction: float64(i+1) / float64(len(p.disks)+1), Phase: "disks"})
+		j.Report(hypervisor.TaskState{Fraction: float64(i+1) / float64(len(p.disks)+1), Phase: "disks"})
 	}
 	for i, n := range p.nets {
 		if dev := strconv.Itoa(i); !nics[dev] {
@@ -167,13 +183,13 @@ func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan, vm xapi.R
 		}
 	}
 	if s.Token != "" {
-		// From the first of these on the machine is whole.
+		// From the first of these on, the machine is complete.
 		if err := j.d.c.Call(ctx, nil, "VM.add_to_other_config", vm, tokenKey, s.Token); err != nil && xapi.Code(err) != "MAP_DUPLICATE_KEY" {
 			return hypervisor.Ref{}, err
 		}
-		j.undo = nil
+		j.Whole()
 		if err := j.d.c.Call(ctx, nil, "VM.remove_from_other_config", vm, makingKey+s.Token); err != nil {
-			j.notes = append(j.notes, "the mark "+makingKey+s.Token+" could not be taken off the machine: "+err.Error())
+			j.Note("the mark " + makingKey + s.Token + " could not be taken off the machine: " + err.Error())
 		}
 	}
 	if s.Start {
@@ -182,8 +198,8 @@ func (j *job) create(ctx context.Context, s hypervisor.VMSpec, p plan, vm xapi.R
 	return on, nil
 }
 
-// parts tells which devices a machine has: none, if it was just made.
-func (j *job) parts(ctx context.Context, v vmRec) (disks, nics map[string]bool, err error) {
+// parts returns which devices a machine has: none, if it was just made.
+func (j *poolJob) parts(ctx context.Context, v vmRec) (disks, nics map[string]bool, err error) {
 	vbds, err := records[vbdRec](ctx, j.d, "VBD", v.VBDs)
 	if err != nil {
 		return nil, nil, err
@@ -199,22 +215,22 @@ func (j *job) parts(ctx context.Context, v vmRec) (disks, nics map[string]bool, 
 	return disks, nics, err
 }
 
-// started powers a new machine on. One that was made and doesn't start stays,
-// and is named.
-func (j *job) started(ctx context.Context, on hypervisor.Ref, vm, host xapi.Ref) (hypervisor.Ref, error) {
-	j.undo = nil // the machine is whole
+// started powers a new machine on. If the machine doesn't start, it stays and
+// is named.
+func (j *poolJob) started(ctx context.Context, on hypervisor.Ref, vm, host xapi.Ref) (hypervisor.Ref, error) {
+	j.Whole() // the machine is complete
 	method, args := "VM.start", []any{vm, false, false}
 	if !host.IsNull() {
 		method, args = "VM.start_on", []any{vm, host, false, false}
 	}
-	_, err := j.runTo(ctx, 0.9, 1, *j.d.inState(vm, method, hypervisor.Running), method, args...)
+	_, err := j.runTo(ctx, 0.9, 1, *j.d.inState(vm, method, hypervisor.StateRunning), method, args...)
 	if err != nil {
-		j.left = append(j.left, on)
+		j.Left(on)
 	}
 	return on, err
 }
 
-// createOther is the other_config that a new machine gets.
+// createOther returns the other_config for a new machine.
 func createOther(s hypervisor.VMSpec) map[string]string {
 	other := map[string]string{}
 	for k, l := range s.Labels {
@@ -232,9 +248,9 @@ func createRecord(s hypervisor.VMSpec, p plan, other map[string]string) map[stri
 	if s.DynamicMemory != nil {
 		dynMin, dynMax = s.DynamicMemory.MinBytes, s.DynamicMemory.MaxBytes
 	}
-	firmware := hypervisor.BIOS
-	if s.Firmware == hypervisor.UEFI {
-		firmware = hypervisor.UEFI
+	firmware := hypervisor.FirmwareBIOS
+	if s.Firmware == hypervisor.FirmwareUEFI {
+		firmware = hypervisor.FirmwareUEFI
 	}
 	host := p.host
 	if host.IsNull() {

@@ -38,7 +38,7 @@ func TestDeleteLeavesOthersAlone(t *testing.T) {
 	}
 	disk := ok[hypervisor.DiskInfo](t)(diskOf(ctx, w.off))
 	other := ok[*hypervisor.VM](t)(w.c.CreateVM(ctx, hypervisor.VMSpec{Name: "shares", MemoryBytes: hypervisor.GiB, Disks: []hypervisor.DiskSpec{{Volume: disk.Volume, ReadOnly: true}}}).Wait(ctx))
-	if err := wait(ctx, other.DetachDisk(ctx, disk.ID, hypervisor.KeepDisks)); hypervisor.KindOf(err) != hypervisor.KindNotFound {
+	if err := wait(ctx, other.DetachDisk(ctx, disk.ID, hypervisor.KeepDisks)); hypervisor.KindOf(err) != hypervisor.ErrNotFound {
 		t.Errorf("another machine's disk was detached: %v", err)
 	}
 	seen := ok[hypervisor.DiskInfo](t)(diskOf(ctx, other))
@@ -46,7 +46,7 @@ func TestDeleteLeavesOthersAlone(t *testing.T) {
 		t.Errorf("%+v", seen)
 	}
 	// Detaching with DeleteDisks an image that is shared is refused, and the image stays.
-	if err := wait(ctx, other.DetachDisk(ctx, seen.ID, hypervisor.DeleteDisks)); hypervisor.KindOf(err) != hypervisor.KindBusy {
+	if err := wait(ctx, other.DetachDisk(ctx, seen.ID, hypervisor.DeleteDisks)); hypervisor.KindOf(err) != hypervisor.ErrBusy {
 		t.Errorf("DetachDisk of a shared image: %v", err)
 	}
 	if d := ok[hypervisor.DiskInfo](t)(diskOf(ctx, other)); d != seen {
@@ -63,12 +63,12 @@ func TestDeleteLeavesOthersAlone(t *testing.T) {
 	}
 	// Adapters belong to one machine too.
 	nic := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)).NICs[0].ID
-	if err := wait(ctx, other.DetachNIC(ctx, nic)); hypervisor.KindOf(err) != hypervisor.KindNotFound {
+	if err := wait(ctx, other.DetachNIC(ctx, nic)); hypervisor.KindOf(err) != hypervisor.ErrNotFound {
 		t.Errorf("another machine's adapter was detached: %v", err)
 	}
 	// Snapshots too.
 	snap := ok[*hypervisor.Snapshot](t)(w.run.CreateSnapshot(ctx, "mine", nil).Wait(ctx))
-	if err := wait(ctx, other.Snapshot(snap.ID()).Revert(ctx, nil)); hypervisor.KindOf(err) != hypervisor.KindNotFound {
+	if err := wait(ctx, other.Snapshot(snap.ID()).Revert(ctx, nil)); hypervisor.KindOf(err) != hypervisor.ErrNotFound {
 		t.Errorf("reverting to another machine's snapshot: %v", err)
 	}
 }

@@ -7,9 +7,10 @@ import (
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// Dependencies tells which images share a hidden base (sm_config:vhd-parent)
-// with those of the machine. The storage manager keeps a base as long as one
-// of them is there, so nothing breaks when another is deleted.
+// Dependencies lists the images that share a hidden base
+// (sm_config:vhd-parent) with those of the machine. The storage manager keeps
+// a base as long as one of them exists, so nothing breaks when another is
+// deleted.
 func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervisor.Dependencies, error) {
 	vm, _, err := d.vm(ctx, id)
 	if err != nil {
@@ -25,9 +26,9 @@ func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervis
 		if !ok || b.VM == vm {
 			continue
 		}
-		r := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+		r := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
 		if v.IsSnapshot {
-			r.Kind = hypervisor.KindOfSnapshot
+			r.Kind = hypervisor.ObjectSnapshot
 		}
 		owners[b.VDI] = append(owners[b.VDI], r)
 	}
@@ -57,8 +58,13 @@ func (d *driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervis
 			dep.Depth++
 		}
 		for ref, other := range inv.vdis {
-			if other.UUID != img.UUID && base(other) == base(img) {
-				dep.Dependants = append(dep.Dependants, owners[ref]...)
+			if other.UUID == img.UUID || base(other) != base(img) {
+				continue
+			}
+			if by := owners[ref]; len(by) > 0 {
+				dep.Dependants = append(dep.Dependants, by...)
+			} else if other.Managed && len(other.VBDs) == 0 { // it belongs to a tool, not to a machine
+				dep.Dependants = append(dep.Dependants, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: other.UUID, Name: other.Name})
 			}
 		}
 		out.Volumes = append(out.Volumes, dep)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -52,19 +51,17 @@ func (d *driver) loadDevices(ctx context.Context) (*inventory, error) {
 func (inv *inventory) device(ref xapi.Ref) hypervisor.DeviceInfo {
 	p := inv.pcis[ref]
 	h := inv.hosts[p.Host]
-	i := hypervisor.DeviceInfo{ID: hypervisor.DeviceID(p.UUID), Host: hypervisor.HostID(h.UUID), Kind: hypervisor.PCIFunction, Vendor: hex4(p.VendorID),
-		Product: hex4(p.DeviceID), VendorName: p.VendorName, ProductName: p.DeviceName, Address: p.Address, NUMANode: -1, IOMMUGroup: -1, Driver: p.Driver}
-	// class_id is the class and subclass in hex, "0300".
-	if c, err := strconv.ParseUint(p.ClassID, 16, 32); err == nil {
-		i.ClassCode = uint32(c) << 8
-	}
+	i := hypervisor.DeviceInfo{ID: hypervisor.DeviceID(p.UUID), Host: hypervisor.HostID(h.UUID), Kind: hypervisor.DeviceKindPCI, Vendor: p.vendor(),
+		Product: p.product(), VendorName: p.VendorName, ProductName: p.DeviceName, Address: p.Address, NUMANode: -1, IOMMUGroup: -1, Driver: p.Driver}
+	known := false
+	i.ClassCode, known = p.classCode()
 	i.Class = hypervisor.ClassOfPCI(i.ClassCode)
 	for _, r := range p.Dependencies {
 		i.GroupPeers = append(i.GroupPeers, hypervisor.DeviceID(inv.pcis[r].UUID))
 	}
 	for _, v := range inv.vms {
 		if slices.Contains(v.AttachedPCIs, ref) || inv.names(v, p) {
-			i.UsedBy = append(i.UsedBy, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name})
+			i.UsedBy = append(i.UsedBy, hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name})
 		}
 	}
 	no := func(r hypervisor.ReasonCode, format string, args ...any) hypervisor.DeviceInfo {
@@ -76,11 +73,11 @@ func (inv *inventory) device(ref xapi.Ref) hypervisor.DeviceInfo {
 	if isGPU {
 		i.Profiles = inv.profiles(gpu)
 		if len(i.Profiles) > 0 {
-			i.Kind = hypervisor.VGPUDevice
+			i.Kind = hypervisor.DeviceKindVGPU
 		}
 		for _, r := range gpu.Resident {
 			v := inv.vms[inv.vgpus[r].VM]
-			i.UsedBy = append(i.UsedBy, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name})
+			i.UsedBy = append(i.UsedBy, hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name})
 			full = full || inv.types[inv.vgpus[r].Type].Implementation == passthrough
 		}
 		full = full || len(gpu.Resident) > 0 && !slices.ContainsFunc(i.Profiles, func(p hypervisor.VGPUProfile) bool { return p.Available > 0 })
@@ -95,14 +92,18 @@ func (inv *inventory) device(ref xapi.Ref) hypervisor.DeviceInfo {
 		return no(hypervisor.ReasonHostUsesDevice, "the host shows its console on this GPU: take it away with PrepareDevice and restart the host")
 	case full:
 		return no(hypervisor.ReasonDeviceInUse, "in use by %v", i.UsedBy)
-	case i.Class == hypervisor.StorageCard || i.ClassCode>>16 == 0x06:
+	case i.Class == hypervisor.ClassStorage || i.ClassCode>>16 == 0x06:
 		return no(hypervisor.ReasonHostUsesDevice, "a bridge or storage controller that the host runs on")
+	case !known:
+		return no(hypervisor.ReasonAPIVersion, "the server does not report what the host uses this function for (class %q): xapi 25.10 and later do", p.ClassName)
 	}
-	i.Assignable = true
+	if i.Assignable = true; i.Product == "" {
+		i.Detail = idsDetail
+	}
 	return i
 }
 
-// hex4 takes the last four hex digits: "10de" of "10de" and "0x10de".
+// hex4 returns the last four hex digits: "10de" of "10de" and "0x10de".
 func hex4(s string) string {
 	s = strings.ToLower(strings.TrimPrefix(s, "0x"))
 	if len(s) < 4 {
@@ -112,7 +113,7 @@ func hex4(s string) string {
 }
 
 // names reports whether other_config:pci of a machine on the function's host,
-// or on none, has its address.
+// or on none, contains its address.
 func (inv *inventory) names(v vmRec, p pciRec) bool {
 	if v.IsSnapshot || !slices.Contains(addresses(v.Other[pciKey]), p.Address) {
 		return false
@@ -165,8 +166,8 @@ func (inv *inventory) profiles(g pgpuRec) []hypervisor.VGPUProfile {
 	return out
 }
 
-// movable reports whether a device's state can be kept and moved: an NVIDIA
-// vGPU whose host driver says with which others it is compatible
+// movable reports whether a device's state can be kept and moved. That is an
+// NVIDIA vGPU whose host driver reports the vGPUs that it is compatible with
 // (xapi_vm_lifecycle.ml).
 func (inv *inventory) movable(a hypervisor.AttachedDevice) bool {
 	for _, v := range inv.vgpus {
@@ -177,7 +178,7 @@ func (inv *inventory) movable(a hypervisor.AttachedDevice) bool {
 	return false
 }
 
-// devices lists what a machine has: its vGPUs and the functions of
+// devices lists a machine's devices: its vGPUs and the functions of
 // other_config:pci.
 func (inv *inventory) devices(v vmRec) []hypervisor.AttachedDevice {
 	var out []hypervisor.AttachedDevice
@@ -191,7 +192,7 @@ func (inv *inventory) devices(v vmRec) []hypervisor.AttachedDevice {
 			a.Profile = t.UUID
 		}
 		if p, ok := inv.pcis[inv.pgpus[g.ResidentOn].PCI]; ok {
-			a.Device, a.Address, a.Vendor, a.Product = hypervisor.DeviceID(p.UUID), p.Address, hex4(p.VendorID), hex4(p.DeviceID)
+			a.Device, a.Address, a.Vendor, a.Product = hypervisor.DeviceID(p.UUID), p.Address, p.vendor(), p.product()
 		}
 		out = append(out, a)
 	}
@@ -199,7 +200,7 @@ func (inv *inventory) devices(v vmRec) []hypervisor.AttachedDevice {
 		a := hypervisor.AttachedDevice{ID: hypervisor.AttachmentID("pci/" + addr), Address: addr}
 		for _, p := range inv.pcis {
 			if inv.names(v, p) && p.Address == addr {
-				a.Device, a.Vendor, a.Product = hypervisor.DeviceID(p.UUID), hex4(p.VendorID), hex4(p.DeviceID)
+				a.Device, a.Vendor, a.Product = hypervisor.DeviceID(p.UUID), p.vendor(), p.product()
 			}
 		}
 		out = append(out, a)

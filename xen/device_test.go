@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
 
@@ -29,10 +30,10 @@ func TestDeviceReasons(t *testing.T) {
 	for _, d := range w.devices(ctx, t, &hypervisor.DeviceFilter{Product: "193b"}) {
 		igpu = d
 	}
-	if igpu.Class != hypervisor.Display || igpu.Vendor != "8086" || igpu.Address != "0000:00:02.0" {
+	if igpu.Class != hypervisor.ClassDisplay || igpu.Vendor != "8086" || igpu.Address != "0000:00:02.0" {
 		t.Errorf("%+v", igpu)
 	}
-	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{ID: igpu.ID})); hypervisor.KindOf(err) != hypervisor.KindUnsupported {
+	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{ID: igpu.ID})); hypervisor.KindOf(err) != hypervisor.ErrUnsupported {
 		t.Errorf("AttachDevice of the host's console: %v", err)
 	}
 	// Taken from the host, it can be given away from the next boot on.
@@ -87,19 +88,19 @@ func TestWholeGPU(t *testing.T) {
 			t.Errorf("in use: %+v", d)
 		}
 		// A device is given and taken only while the machine is off, and by its owner.
-		for what, err := range map[string]error{"DetachDevice": wait(ctx, vm.DetachDevice(ctx, a.ID)), "AttachDevice": wait(ctx, vm.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.NetworkCard}))} {
-			if hypervisor.KindOf(err) != hypervisor.KindUnsupported {
+		for what, err := range map[string]error{"DetachDevice": wait(ctx, vm.DetachDevice(ctx, a.ID)), "AttachDevice": wait(ctx, vm.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.ClassNetwork}))} {
+			if hypervisor.KindOf(err) != hypervisor.ErrUnsupported {
 				t.Errorf("%s while it runs: %v", what, err)
 			}
 		}
-		if err := wait(ctx, w.off.DetachDevice(ctx, a.ID)); hypervisor.KindOf(err) != hypervisor.KindNotFound {
+		if err := wait(ctx, w.off.DetachDevice(ctx, a.ID)); hypervisor.KindOf(err) != hypervisor.ErrNotFound {
 			t.Errorf("another machine's device: %v", err)
 		}
 	}
-	if err := wait(ctx, w.off.AttachDevice(ctx, r)); hypervisor.KindOf(err) != hypervisor.KindExhausted {
+	if err := wait(ctx, w.off.AttachDevice(ctx, r)); hypervisor.KindOf(err) != hypervisor.ErrExhausted {
 		t.Errorf("a third machine: %v", err)
 	}
-	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{ID: used[0]})); hypervisor.KindOf(err) != hypervisor.KindBusy {
+	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{ID: used[0]})); hypervisor.KindOf(err) != hypervisor.ErrBusy {
 		t.Errorf("one that is in use, by ID: %v", err)
 	}
 }
@@ -108,15 +109,15 @@ func TestWholeGPU(t *testing.T) {
 func TestGPUByLicence(t *testing.T) {
 	ctx := settled(t)
 	w := newWorld(t, xapisim.Config{Hosts: 1, Restrictions: []string{"gpu", "vgpu"}, GPUs: []xapisim.GPU{{Model: xapisim.TeslaM60}}})
-	if s := ok[hypervisor.Support](t)(w.c.Supports(ctx, hypervisor.DevicePCI, hypervisor.Ref{})); s.Level != hypervisor.Partial || s.Reason != hypervisor.ReasonEdition {
+	if s := ok[hypervisor.Support](t)(w.c.Supports(ctx, capability.DevicePCI, hypervisor.Ref{})); s.Level != hypervisor.LevelPartial || s.Reason != hypervisor.ReasonEdition {
 		t.Errorf("%+v", s)
 	}
-	for _, r := range []hypervisor.DeviceRequest{{Class: hypervisor.Display}, {Profile: "GRID M60-2Q"}} {
-		if err := wait(ctx, w.off.AttachDevice(ctx, r)); reasonOf(err) != hypervisor.ReasonEdition || hypervisor.KindOf(err) != hypervisor.KindLicense {
+	for _, r := range []hypervisor.DeviceRequest{{Class: hypervisor.ClassDisplay}, {Profile: "GRID M60-2Q"}} {
+		if err := wait(ctx, w.off.AttachDevice(ctx, r)); reasonOf(err) != hypervisor.ReasonEdition || hypervisor.KindOf(err) != hypervisor.ErrLicense {
 			t.Errorf("%+v: %v", r, err)
 		}
 	}
-	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.NetworkCard})); err != nil {
+	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.ClassNetwork})); err != nil {
 		t.Error(err)
 	}
 }
@@ -136,7 +137,7 @@ func TestProfiles(t *testing.T) {
 		}
 		a := ok[hypervisor.VMInfo](t)(w.off.Info(ctx)).Devices[0]
 		d := w.devices(ctx, t, &hypervisor.DeviceFilter{ID: a.Device})[0]
-		if d.Kind != hypervisor.VGPUDevice || !d.Assignable || a.Profile == "" || a.Address != d.Address {
+		if d.Kind != hypervisor.DeviceKindVGPU || !d.Assignable || a.Profile == "" || a.Address != d.Address {
 			t.Errorf("%+v on %+v", a, d)
 		}
 		left := map[string]int{}
@@ -188,13 +189,13 @@ func TestDependentFunctions(t *testing.T) {
 	if err := wait(ctx, w.off.Start(ctx)); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range w.devices(ctx, t, &hypervisor.DeviceFilter{Class: hypervisor.NetworkCard}) {
+	for _, d := range w.devices(ctx, t, &hypervisor.DeviceFilter{Class: hypervisor.ClassNetwork}) {
 		if used := len(d.UsedBy) == 1 && d.UsedBy[0].ID == string(w.off.ID()); used != (d.Address != "0000:03:00.2") {
 			t.Errorf("%s is used by %v", d.Address, d.UsedBy)
 		}
 	}
-	for _, k := range []hypervisor.Capability{hypervisor.SnapshotMemory, hypervisor.PowerSuspend, hypervisor.MigrateLive} {
-		if s := ok[hypervisor.Support](t)(w.off.Supports(ctx, k)); k != hypervisor.MigrateLive && s.Reason != hypervisor.ReasonVMPassthrough {
+	for _, k := range []capability.Name{capability.SnapshotMemory, capability.PowerSuspend, capability.MigrateLive} {
+		if s := ok[hypervisor.Support](t)(w.off.Supports(ctx, k)); k != capability.MigrateLive && s.Reason != hypervisor.ReasonVMPassthrough {
 			t.Errorf("%s: %+v", k, s)
 		}
 	}
@@ -215,10 +216,74 @@ func TestMovableVGPU(t *testing.T) {
 		i := ok[hypervisor.VMInfo](t)(w.off.Info(ctx))
 		hosts := w.hosts(ctx)
 		to := hosts[slices.IndexFunc(hosts, func(h hypervisor.HostInfo) bool { return h.ID != i.Host })].ID
-		s := ok[hypervisor.Support](t)(w.off.Supports(ctx, hypervisor.MigrateLive))
+		s := ok[hypervisor.Support](t)(w.off.Supports(ctx, capability.MigrateLive))
 		err := wait(ctx, w.off.Migrate(ctx, hypervisor.MigrateOptions{Host: to}))
-		if can && (err != nil || s.Level != hypervisor.Yes) || !can && (!blockedBy(err, hypervisor.ReasonVMPassthrough) || s.Reason != hypervisor.ReasonVMPassthrough) {
+		if can && (err != nil || s.Level != hypervisor.LevelYes) || !can && (!blockedBy(err, hypervisor.ReasonVMPassthrough) || s.Reason != hypervisor.ReasonVMPassthrough) {
 			t.Errorf("the driver can: %v; Supports: %+v; Migrate: %v", can, s, err)
+		}
+	}
+}
+
+// TestDevicesByName: a xapi before 25.10 reports names of devices, not their IDs.
+func TestDevicesByName(t *testing.T) {
+	ctx := settled(t)
+	w := newWorld(t, xapisim.Config{Hosts: 1, Build: "24.11.0", GPUs: []xapisim.GPU{{Model: xapisim.TeslaT4}}})
+	for _, d := range w.devices(ctx, t, nil) {
+		if d.Product != "" {
+			t.Errorf("%s has the product %q", d.ProductName, d.Product)
+		}
+		storage := d.Class == hypervisor.ClassStorage
+		if d.Assignable == storage || storage && d.Reason != hypervisor.ReasonHostUsesDevice || !storage && !strings.Contains(d.Detail, "25.10") {
+			t.Errorf("%s: class %q, assignable %v (%s), %s", d.ProductName, d.Class, d.Assignable, d.Reason, d.Detail)
+		}
+	}
+	for _, f := range []hypervisor.DeviceFilter{{Class: hypervisor.ClassNetwork}, {Class: hypervisor.ClassDisplay}, {Class: hypervisor.ClassStorage}, {Vendor: "10de"}, {Vendor: "8086"}} {
+		if len(w.devices(ctx, t, &f)) == 0 {
+			t.Errorf("nothing matches %+v", f)
+		}
+	}
+	if err := wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.ClassStorage})); hypervisor.KindOf(err) != hypervisor.ErrUnsupported {
+		t.Errorf("the host's storage controller was given away: %v", err)
+	}
+	a := ok[hypervisor.AttachedDevice](t)(w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Vendor: "10de"}).Wait(ctx))
+	if err := wait(ctx, w.off.DetachDevice(ctx, a.ID)); err != nil {
+		t.Error(err)
+	}
+	// What a name does not show is not given away.
+	pci := w.sim.Refs("PCI")[0]
+	for name, assignable := range map[string]bool{"PCI bridge": false, "Host bridge": false, "RAID bus controller": false, "Non-Volatile memory controller": false, "Unassigned class [ff00]": false, "": false, "USB controller": true} {
+		if err := w.sim.SetField("PCI", pci, "class_name", name); err != nil {
+			t.Fatal(err)
+		}
+		d := w.devices(ctx, t, &hypervisor.DeviceFilter{ID: hypervisor.DeviceID(w.text(t, "PCI", pci, "uuid"))})[0]
+		if d.Assignable != assignable || !assignable && d.Detail == "" {
+			t.Errorf("a %q: assignable %v, %q", name, d.Assignable, d.Detail)
+		}
+	}
+}
+
+// TestPrepareOnOldServer: before 24.14 only GPUs can be taken from the host.
+func TestPrepareOnOldServer(t *testing.T) {
+	ctx := settled(t)
+	give := true
+	for _, c := range []struct {
+		gpus []xapisim.GPU
+		want hypervisor.Level
+	}{{nil, hypervisor.LevelNo}, {[]xapisim.GPU{{Model: xapisim.TeslaT4}}, hypervisor.LevelPartial}} {
+		w := newWorld(t, xapisim.Config{Hosts: 1, Build: "24.11.0", GPUs: c.gpus})
+		s := ok[hypervisor.Support](t)(w.c.Supports(ctx, capability.DevicePrepare, hypervisor.Ref{}))
+		if s.Level != c.want || s.Reason != hypervisor.ReasonAPIVersion || !strings.Contains(s.Detail, "24.14") {
+			t.Errorf("with %v: %+v", c.gpus, s)
+		}
+		for _, d := range w.devices(ctx, t, nil) {
+			if !d.Assignable {
+				continue
+			}
+			err := wait(ctx, w.c.PrepareDevice(ctx, d.ID, hypervisor.DevicePreparation{Passthrough: &give}))
+			gpu := d.Class == hypervisor.ClassDisplay
+			if gpu && err != nil || !gpu && (hypervisor.KindOf(err) != hypervisor.ErrUnsupported || reasonOf(err) != hypervisor.ReasonAPIVersion) {
+				t.Errorf("%s: %v", d.ProductName, err)
+			}
 		}
 	}
 }

@@ -6,17 +6,21 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// planDisk looks up where a disk goes and what it is made of.
+// planDisk looks up the datastore and the source of a disk.
 func (d *driver) planDisk(ctx context.Context, on hypervisor.Ref, s hypervisor.DiskSpec, machine hypervisor.DatastoreID) (diskPlan, error) {
 	p := diskPlan{spec: s}
-	if s.Provisioning != hypervisor.AnyProvisioning {
-		return p, hypervisor.Errorf(hypervisor.KindUnsupported, on, "Provisioning %q: a storage repository has one way to take space: choose the datastore instead", s.Provisioning)
+	if s.Provisioning != hypervisor.ProvisioningAny {
+		return p, hypervisor.Unsupported(on, capability.DiskAttach, hypervisor.ReasonPlatform,
+			fmt.Sprintf("Provisioning %q: a storage repository has one way to take space: choose the datastore instead", s.Provisioning))
 	}
 	if s.Bus != "" {
-		return p, hypervisor.Errorf(hypervisor.KindUnsupported, on, "Bus %q: Xen's machines have paravirtual disks with emulated ones for booting; leave Bus out", s.Bus)
+		return p, hypervisor.Unsupported(on, capability.DiskAttach, hypervisor.ReasonPlatform,
+			fmt.Sprintf("Bus %q: Xen's machines have paravirtual disks with emulated ones for booting; leave Bus out", s.Bus))
 	}
 	var err error
 	if v := s.Image + s.Volume; v != "" {
@@ -40,22 +44,23 @@ func (d *driver) planDisk(ctx context.Context, on hypervisor.Ref, s hypervisor.D
 		return p, err
 	}
 	if pool.DefaultSR.IsNull() {
-		return p, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the pool has no default datastore: name one in Placement.Datastore")
+		return p, errNoDefault(on)
 	}
 	p.sr = pool.DefaultSR
 	return p, nil
 }
 
 // newImage makes an image with VDI.create and, if from is given, copies that
-// one into it: so it carries this job's mark from the start and is never lost.
-func (j *job) newImage(ctx context.Context, name string, sr, from xapi.Ref, size int64) (xapi.Ref, error) {
+// image into it. So the new image carries this job's mark from the start and
+// is never lost.
+func (j *poolJob) newImage(ctx context.Context, name string, sr, from xapi.Ref, size int64) (xapi.Ref, error) {
 	if !from.IsNull() {
 		var rec vdiRec
 		if err := j.d.c.Call(ctx, &rec, "VDI.get_record", from); err != nil {
 			return "", err
 		}
 		if size > 0 && size < rec.Size {
-			return "", hypervisor.Errorf(hypervisor.KindInvalidArgument, j.on, "SizeBytes %d is below the image's %d", size, rec.Size)
+			return "", hypervisor.Errorf(hypervisor.ErrInvalidArgument, j.Object, "SizeBytes %d is below the image's %d", size, rec.Size)
 		}
 		size = max(size, rec.Size)
 	}
@@ -65,15 +70,15 @@ func (j *job) newImage(ctx context.Context, name string, sr, from xapi.Ref, size
 		"read_only": false, "other_config": other, "xenstore_data": map[string]string{}, "sm_config": map[string]string{}, "tags": []string{},
 	})
 	if err != nil {
-		return "", err
+		return "", j.d.defaultGone(ctx, j.Object, sr, err)
 	}
-	j.undo = append(j.undo, func(ctx context.Context) error {
+	var image *job.Undo
+	image = j.Remove(hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: name}, func(ctx context.Context) error {
 		var rec vdiRec
 		err := j.d.c.Call(ctx, &rec, "VDI.get_record", vdi)
 		if err == nil {
-			if err = j.d.destroy(ctx, "VDI", vdi); err != nil && kindOf(err) != hypervisor.KindNotFound {
-				j.left = append(j.left, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: rec.UUID, Name: name})
-			}
+			image.Made.ID = rec.UUID
+			err = j.d.removeImage(ctx, vdi)
 		}
 		return err
 	})
@@ -84,7 +89,7 @@ func (j *job) newImage(ctx context.Context, name string, sr, from xapi.Ref, size
 }
 
 // addDisk makes a disk's image and attaches it. It returns the VBD.
-func (j *job) addDisk(ctx context.Context, vm xapi.Ref, p diskPlan, device, name string, boot bool) (xapi.Ref, error) {
+func (j *poolJob) addDisk(ctx context.Context, vm xapi.Ref, p diskPlan, device, name string, boot bool) (xapi.Ref, error) {
 	vdi := p.from
 	var err error
 	if p.spec.Volume == "" {
@@ -105,27 +110,27 @@ func (j *job) addDisk(ctx context.Context, vm xapi.Ref, p diskPlan, device, name
 		"other_config": other, "qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
 	})
 	if err == nil {
-		j.undo = append(j.undo, func(ctx context.Context) error { return j.d.destroy(ctx, "VBD", vbd) })
+		j.SetBack("the machine's disks", func(ctx context.Context) error { return j.d.destroy(ctx, "VBD", vbd) })
 	}
 	return vbd, err
 }
 
-// awake refuses to change the devices of a suspended machine: they must be
-// there when it resumes.
+// awake refuses to change the devices of a suspended machine, because they
+// must exist when it resumes.
 func awake(on hypervisor.Ref, st hypervisor.PowerState) error {
-	if st == hypervisor.Suspended {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is suspended: resume it or power it off first")
+	if st == hypervisor.StateSuspended {
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, on, "the machine is suspended: resume it or power it off first")
 	}
 	return nil
 }
 
-// AttachDisk makes or takes an image, and plugs it into a running machine.
+// AttachDisk makes or uses an image, and plugs it into a running machine.
 func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor.DiskSpec) (hypervisor.DriverTask, error) {
-	vm, v, err := d.vm(ctx, id)
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
 	st := state(v.PowerState)
 	if err := awake(on, st); err != nil {
 		return nil, err
@@ -138,14 +143,14 @@ func (d *driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 	if err != nil {
 		return nil, err
 	}
-	return d.compose(ctx, "attach disk", on, hypervisor.DiskAttach, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		j.bound = true
+	return d.compose(ctx, "attach disk", on, capability.DiskAttach, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
+		j.Bound = true
 		vbd, err := j.addDisk(ctx, vm, p, "autodetect", fmt.Sprintf("%s disk", v.Name), false)
 		if err != nil {
 			return hypervisor.Ref{}, err
 		}
 		var plug error
-		if st != hypervisor.Off {
+		if st != hypervisor.StateOff {
 			if plug = d.c.Call(ctx, nil, "VBD.plug", vbd); plug != nil && !xapi.Lost(plug) {
 				return hypervisor.Ref{}, plug
 			}
@@ -167,14 +172,14 @@ func (d *driver) disk(ctx context.Context, vm xapi.Ref, id hypervisor.DiskID) (x
 		err = d.c.Call(ctx, &b, "VBD.get_record", ref)
 	}
 	if err == nil && b.VM != vm {
-		err = hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "this disk belongs to another machine")
+		err = hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "this disk belongs to another machine")
 	}
 	return ref, b, err
 }
 
-// DetachDisk unplugs and destroys the VBD and, if asked, the image.
+// DetachDisk unplugs and destroys the VBD and, if requested, the image.
 func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, policy hypervisor.DiskPolicy) (hypervisor.DriverTask, error) {
-	vm, v, err := d.vm(ctx, id)
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +187,7 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 	if err != nil {
 		return nil, err
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
 	if err := awake(on, state(v.PowerState)); err != nil {
 		return nil, err
 	}
@@ -193,11 +198,18 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 			return nil, err
 		}
 		if slices.ContainsFunc(img.VBDs, func(r xapi.Ref) bool { return r != vbd }) {
-			return nil, hypervisor.Errorf(hypervisor.KindBusy, hypervisor.VolumeID(img.UUID).Ref(), "another machine has this image attached: detach it there first, or keep the image")
+			return nil, hypervisor.Errorf(hypervisor.ErrBusy, hypervisor.VolumeID(img.UUID).Ref(), "another machine has this image attached: detach it there first, or keep the image")
 		}
 	}
-	return d.compose(ctx, "detach disk", on, hypervisor.DiskAttach, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		if b.Attached && state(v.PowerState) != hypervisor.Off {
+	var notes []string
+	if a := (attached{vbd: b, vdi: img, ref: b.VDI}); destroy && a.stays() {
+		destroy, notes = false, []string{a.keptNote()}
+	}
+	return d.compose(ctx, "detach disk", on, capability.DiskAttach, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
+		for _, n := range notes {
+			j.Note(n)
+		}
+		if b.Attached && state(v.PowerState) != hypervisor.StateOff {
 			if err := d.c.Call(ctx, nil, "VBD.unplug", vbd); err != nil {
 				return on, err
 			}
@@ -210,7 +222,7 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 		}
 		err := d.destroy(ctx, "VDI", b.VDI)
 		if err != nil {
-			j.left = append(j.left, hypervisor.VolumeID(img.UUID).Ref())
+			j.Left(hypervisor.VolumeID(img.UUID).Ref())
 		}
 		return on, err
 	})
@@ -219,7 +231,7 @@ func (d *driver) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hyperv
 // GrowDisk enlarges an image (VDI.resize). XAPI refuses it while a running
 // machine has it attached.
 func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, size int64) (hypervisor.DriverTask, error) {
-	vm, v, err := d.vm(ctx, id)
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -227,18 +239,18 @@ func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervis
 	if err != nil {
 		return nil, err
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
 	var img vdiRec
 	if err := d.c.Call(ctx, &img, "VDI.get_record", b.VDI); err != nil {
 		return nil, err
 	}
 	switch {
 	case size < img.Size:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, disk.Ref(), "the disk has %d bytes already, and disks can't shrink to %d", img.Size, size)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, disk.Ref(), "the disk has %d bytes already, and disks can't shrink to %d", img.Size, size)
 	case size == img.Size:
 		return done(on), nil
-	case b.Attached && state(v.PowerState) != hypervisor.Off:
-		return nil, hypervisor.Unsupported(on, hypervisor.DiskGrowLive, hypervisor.ReasonPlatform, growDetail)
+	case b.Attached && state(v.PowerState) != hypervisor.StateOff:
+		return nil, hypervisor.Unsupported(on, capability.DiskGrowLive, hypervisor.ReasonPlatform, growDetail)
 	}
-	return d.async(ctx, on, hypervisor.DiskGrow, nil, nil, "VDI.resize", b.VDI, size)
+	return d.async(ctx, on, capability.DiskGrow, nil, nil, "VDI.resize", b.VDI, size)
 }

@@ -41,12 +41,12 @@ func (w *world) migrating(ctx context.Context, t *testing.T, method string, step
 }
 
 // TestLostEvents loses events while a task is waited for, and while Watch
-// goes on.
+// continues.
 func TestLostEvents(t *testing.T) {
 	ctx := settled(t)
 	w := newWorld(t, faultPool)
 	task, h, o := w.migrating(ctx, t, "VM.pool_migrate", 1)
-	w.sim.LoseEvents()
+	w.sim.ForgetDeletions()
 	h.Release()
 	if _, err := task.Wait(ctx); err != nil {
 		t.Fatalf("a task whose events were lost: %v", err)
@@ -99,20 +99,18 @@ func TestLostEvents(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	next(hypervisor.VMChanged, label)
-	if e := next(hypervisor.Resync, w.sim.LoseEvents); e.Token == "" {
-		t.Error("the Resync has no token")
-	}
-	next(hypervisor.VMChanged, label)
+	next(hypervisor.EventVMChanged, label)
 	w.sim.ExpireSessions()
-	next(hypervisor.VMChanged, label)
+	next(hypervisor.EventVMChanged, label)
 	if err := w.sim.Failover(); err != nil {
 		t.Error(err)
 	}
-	next(hypervisor.Resync, func() {})
-	next(hypervisor.VMChanged, label)
+	if e := next(hypervisor.EventResync, func() {}); e.Token == "" {
+		t.Error("the Resync has no token")
+	}
+	next(hypervisor.EventVMChanged, label)
 	w.sim.Fault(xapisim.Fault{Method: "event.from", Drop: true})
-	next(hypervisor.VMChanged, label)
+	next(hypervisor.EventVMChanged, label)
 	stop()
 	for range events { // until the goroutine has ended
 	}
@@ -153,7 +151,7 @@ func TestMasterChange(t *testing.T) {
 				t.Errorf("moved: %v, the error is %v", moved, err)
 			case c.abort == moved:
 				t.Errorf("moved: %v, work aborted: %v", moved, c.abort)
-			case err != nil && hypervisor.KindOf(err) != hypervisor.KindUnavailable:
+			case err != nil && hypervisor.KindOf(err) != hypervisor.ErrUnavailable:
 				t.Errorf("the error is %v (%v), want Unavailable", err, hypervisor.KindOf(err))
 			}
 			if i.State != before.State || w.sim.Memory(string(w.run.ID())) != ram {
@@ -173,7 +171,7 @@ func TestMasterChangeAnywhere(t *testing.T) {
 		"VM.start": func(ctx context.Context, w *world) error { return wait(ctx, w.off.Start(ctx)) },
 		"VM.copy":  func(ctx context.Context, w *world) error { return wait(ctx, w.off.Clone(ctx, "web-02", nil)) },
 		"VM.clone": func(ctx context.Context, w *world) error {
-			return wait(ctx, w.off.Clone(ctx, "web-02", &hypervisor.CloneOptions{Mode: hypervisor.Linked, Token: "job-7"}))
+			return wait(ctx, w.off.Clone(ctx, "web-02", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked, Token: "job-7"}))
 		},
 		"VM.snapshot": func(ctx context.Context, w *world) error { _, err := snapshotOf(ctx, w); return err },
 		"VM.checkpoint": func(ctx context.Context, w *world) error {
@@ -223,7 +221,7 @@ func TestFullSR(t *testing.T) {
 			}
 			err := op.do(ctx, w, arg)
 			var e *hypervisor.Error
-			if !errors.As(err, &e) || e.Kind != hypervisor.KindExhausted && !blockedBy(err, hypervisor.ReasonNoSpace) {
+			if !errors.As(err, &e) || e.Kind != hypervisor.ErrExhausted && !blockedBy(err, hypervisor.ReasonNoSpace) {
 				t.Fatalf("the error is %v (%v), want Exhausted", err, hypervisor.KindOf(err))
 			}
 			got := w.truth(t)
@@ -253,9 +251,9 @@ var cancelCases = []struct{ op, method, steps string }{
 // taskNow finds the task that stands for the work that a message is part of.
 func (w *world) taskNow(ctx context.Context, t *testing.T, method string) hypervisor.TaskID {
 	t.Helper()
-	rpc, ok := hypervisor.As[*RPC](w.c)
-	if !ok {
-		t.Fatal("the Client has no *RPC")
+	rpc, err := hypervisor.As[*Session](t.Context(), w.c, w.c)
+	if err != nil {
+		t.Fatal(err)
 	}
 	var all map[Ref]struct {
 		Label  string `json:"name_label"`
@@ -313,9 +311,9 @@ func TestCancelAtEveryStep(t *testing.T) {
 					h.Release()
 				}
 				err = <-result
-				if want := c.steps[i]; want != 'd' && (cerr != nil || hypervisor.KindOf(err) != hypervisor.KindCanceled) {
+				if want := c.steps[i]; want != 'd' && (cerr != nil || hypervisor.KindOf(err) != hypervisor.ErrCanceled) {
 					t.Fatalf("Cancel: %v; the end: %v (%v), want Canceled", cerr, err, hypervisor.KindOf(err))
-				} else if want == 'd' && err != nil && hypervisor.KindOf(err) != hypervisor.KindCanceled {
+				} else if want == 'd' && err != nil && hypervisor.KindOf(err) != hypervisor.ErrCanceled {
 					t.Fatalf("Cancel: %v; the end: %v", cerr, err)
 				}
 				got := w.truth(t)

@@ -10,13 +10,13 @@ import (
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// fetcher reads single records at the same time.
+// fetcher reads single records in parallel.
 type fetcher struct {
 	d   *driver
 	g   *errgroup.Group
 	ctx context.Context
 	mu  sync.Mutex
-	// seen is only for who adds.
+	// seen is used only by the adding goroutine.
 	seen map[xapi.Ref]bool
 }
 
@@ -29,12 +29,13 @@ func fetch[T any](f *fetcher, into map[xapi.Ref]T, class string, ref xapi.Ref) {
 	get(f, class+".get_record", ref, func(rec T) { into[ref] = rec })
 }
 
-// get sends a message that reads, and hands the result on, one at a time.
+// get sends a message that only reads, and passes the results on one at a
+// time.
 func get[T any](f *fetcher, method string, ref xapi.Ref, set func(T)) {
 	f.g.Go(func() error {
 		var v T
 		if err := f.d.c.Call(f.ctx, &v, method, ref); err != nil {
-			if kindOf(err) == hypervisor.KindNotFound {
+			if kindOf(err) == hypervisor.ErrNotFound {
 				return nil
 			}
 			return err
@@ -58,7 +59,7 @@ func fetchUUID(f *fetcher, ref xapi.Ref, class string, set func(string)) {
 	get(f, class+".get_uuid", ref, set)
 }
 
-// each runs what f is given to fetch at the same time.
+// each runs everything that f fetches in parallel.
 func (d *driver) each(ctx context.Context, add func(f *fetcher)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelism)
@@ -66,7 +67,7 @@ func (d *driver) each(ctx context.Context, add func(f *fetcher)) error {
 	return g.Wait()
 }
 
-// byUUID finds a reference by uuid. The empty uuid is Null.
+// byUUID finds a reference by uuid. An empty uuid gives Null.
 func (d *driver) byUUID(ctx context.Context, class, uuid string) (xapi.Ref, error) {
 	if uuid == "" {
 		return xapi.Null, nil
@@ -76,7 +77,7 @@ func (d *driver) byUUID(ctx context.Context, class, uuid string) (xapi.Ref, erro
 	return ref, err
 }
 
-// records reads the records of some references at the same time.
+// records reads the records of some references in parallel.
 func records[T any](ctx context.Context, d *driver, class string, refs []xapi.Ref) (map[xapi.Ref]T, error) {
 	out := map[xapi.Ref]T{}
 	return out, d.each(ctx, func(f *fetcher) {

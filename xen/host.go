@@ -8,10 +8,11 @@ import (
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// Hosts reads hosts, their metrics and network ports in a call each.
+// Hosts reads hosts, their metrics and network ports in one call each.
 func (d *driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 	var hosts map[xapi.Ref]hostRec
 	var metrics map[xapi.Ref]hostMetricsRec
@@ -42,7 +43,7 @@ func (d *driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 }
 
 func hostInfo(h hostRec, m hostMetricsRec, pool poolRec) hypervisor.HostInfo {
-	n := func(k string) int { v, _ := strconv.Atoi(h.CPU[k]); return v } // absent: 0, unknown
+	n := func(k string) int { v, _ := strconv.Atoi(h.CPU[k]); return v } // absent means 0, unknown
 	mhz, _ := strconv.ParseFloat(h.CPU["speed"], 64)
 	i := hypervisor.HostInfo{ID: hypervisor.HostID(h.UUID), Name: h.Name, State: hypervisor.HostUp, Product: h.Software["product_brand"],
 		Version: h.Software["product_version"], Edition: h.Edition, Pool: hypervisor.PoolID(pool.UUID), MemoryBytes: m.Total, FreeBytes: m.Free,
@@ -57,7 +58,7 @@ func hostInfo(h hostRec, m hostMetricsRec, pool poolRec) hypervisor.HostInfo {
 	i.CPU.Virtualization = hypervisor.FactOf(hvm)
 	// xen_caps and the flags name hardware-assisted paging where it is known.
 	if f := " " + h.CPU["flags"] + " "; strings.Contains(f, " ept ") || strings.Contains(f, " npt ") {
-		i.CPU.NestedPaging = hypervisor.Present
+		i.CPU.NestedPaging = hypervisor.FactPresent
 	}
 	if v, ok := h.Chipset["iommu"]; ok {
 		i.IOMMU = hypervisor.FactOf(v == "true")
@@ -71,8 +72,8 @@ func hostInfo(h hostRec, m hostMetricsRec, pool poolRec) hypervisor.HostInfo {
 	return i
 }
 
-// EnterMaintenance is host.disable and, if asked, host.evacuate.
-func (d *driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r hypervisor.MaintenanceRequest) (hypervisor.DriverTask, error) {
+// EnterMaintenance calls host.disable and, if requested, host.evacuate.
+func (d *driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r hypervisor.MaintenanceOptions) (hypervisor.DriverTask, error) {
 	host, err := d.byUUID(ctx, "host", string(id))
 	var h hostRec
 	if err == nil {
@@ -92,7 +93,7 @@ func (d *driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 		}
 	}
 	if n > 0 && !r.Evacuate {
-		return nil, hypervisor.Errorf(hypervisor.KindBusy, id.Ref(), "%d machines run on the host: set Evacuate, or move them first", n)
+		return nil, hypervisor.Errorf(hypervisor.ErrBusy, id.Ref(), "%d machines run on the host: set Evacuate, or move them first", n)
 	}
 	if !h.Enabled && n == 0 {
 		return done(id.Ref()), nil
@@ -102,31 +103,27 @@ func (d *driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 			return nil, err
 		}
 	}
-	return d.compose(ctx, "maintenance", id.Ref(), hypervisor.HostMaintenance, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "maintenance", id.Ref(), capability.HostMaintenance, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
 		if h.Enabled {
 			args := []any{host}
-			if d.api >= 2021 {
+			if d.has(autoEnable) {
 				args = append(args, false) // auto_enable: stays disabled over a restart
 			}
 			if err := d.c.Call(ctx, nil, "host.disable", args...); err != nil {
 				return id.Ref(), err
 			}
-			j.undo = append(j.undo, func(ctx context.Context) error { return d.c.Call(ctx, nil, "host.enable", host) })
+			j.SetBack("the host's state", func(ctx context.Context) error { return d.c.Call(ctx, nil, "host.enable", host) })
 		}
 		if n == 0 {
 			return id.Ref(), nil
 		}
-		args := []any{host}
-		if d.api >= 2020 {
-			args = append(args, xapi.Null, 0) // network and batch size: the pool's choice
-		}
-		_, err := j.run(ctx, 0.1, 1, "host.evacuate", args...)
+		_, err := j.run(ctx, 0.1, 1, "host.evacuate", host)
 		return id.Ref(), err
 	})
 }
 
-// evacuable refuses what host.evacuate would: while HA is on it moves only
-// machines that HA protects.
+// evacuable refuses what host.evacuate would refuse: while HA is on, it moves
+// only machines that HA protects.
 func (d *driver) evacuable(ctx context.Context, vms map[xapi.Ref]vmRec) error {
 	p, _, err := d.pool(ctx)
 	if err != nil || !p.HA {
@@ -134,18 +131,18 @@ func (d *driver) evacuable(ctx context.Context, vms map[xapi.Ref]vmRec) error {
 	}
 	for _, v := range vms {
 		if !v.ControlDomain && !v.protected() {
-			return hypervisor.Errorf(hypervisor.KindInvalidState, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name},
+			return hypervisor.Errorf(hypervisor.ErrInvalidState, hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name},
 				"HA is on and doesn't protect this machine, and then XAPI doesn't evacuate it: give it a restart priority, or move it with Host.Evacuate first")
 		}
 	}
 	return nil
 }
 
-// ExitMaintenance is host.enable.
+// ExitMaintenance calls host.enable.
 func (d *driver) ExitMaintenance(ctx context.Context, id hypervisor.HostID) (hypervisor.DriverTask, error) {
 	host, err := d.byUUID(ctx, "host", string(id))
 	if err != nil {
 		return nil, err
 	}
-	return d.async(ctx, id.Ref(), hypervisor.HostMaintenance, nil, nil, "host.enable", host)
+	return d.async(ctx, id.Ref(), capability.HostMaintenance, nil, nil, "host.enable", host)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
 
-// TestHostFacts compares what is told of hosts with what they are.
+// TestHostFacts compares what is reported of hosts with what they are.
 func TestHostFacts(t *testing.T) {
 	ctx := settled(t)
 	w := newWorld(t, xapisim.Config{Hosts: 2, SRIOVNetwork: true, Edition: "enterprise-per-socket"})
@@ -20,7 +20,7 @@ func TestHostFacts(t *testing.T) {
 		if h.CPU.Sockets != 2 || h.CPU.Cores != 8 || h.CPU.Threads != 16 || h.CPU.MHz != 2400 || h.CPU.Vendor != "GenuineIntel" || h.CPU.Model == "" {
 			t.Errorf("CPUs: %+v", h.CPU)
 		}
-		if h.CPU.Virtualization != hypervisor.Present || h.CPU.NestedPaging != hypervisor.Present || h.IOMMU != hypervisor.Present || h.SRIOV != hypervisor.Present {
+		if h.CPU.Virtualization != hypervisor.FactPresent || h.CPU.NestedPaging != hypervisor.FactPresent || h.IOMMU != hypervisor.FactPresent || h.SRIOV != hypervisor.FactPresent {
 			t.Errorf("facts: %+v", h)
 		}
 		if h.MemoryBytes != 64*hypervisor.GiB || h.FreeBytes <= 0 || h.FreeBytes >= h.MemoryBytes || h.Running != running {
@@ -47,7 +47,7 @@ func TestHostFacts(t *testing.T) {
 	}
 	plain := newWorld(t, xapisim.Config{NoIOMMU: true, NoHVM: true})
 	for _, h := range plain.hosts(ctx) {
-		if h.IOMMU != hypervisor.Absent || h.SRIOV != hypervisor.Absent || h.CPU.Virtualization != hypervisor.Absent {
+		if h.IOMMU != hypervisor.FactAbsent || h.SRIOV != hypervisor.FactAbsent || h.CPU.Virtualization != hypervisor.FactAbsent {
 			t.Errorf("%+v", h)
 		}
 	}

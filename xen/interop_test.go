@@ -61,7 +61,7 @@ func TestForeignClients(t *testing.T) {
 		t.Errorf("os-xenapi sees %+v", seen)
 	}
 	i := ok[hypervisor.VMInfo](t)(vm.Info(ctx))
-	if i.State != hypervisor.Running || i.Labels["seen-by"] != "os-xenapi" || i.Snapshots != 1 || string(i.CurrentSnapshot) != seen.Snapshot {
+	if i.State != hypervisor.StateRunning || i.Labels["seen-by"] != "os-xenapi" || i.Snapshots != 1 || string(i.CurrentSnapshot) != seen.Snapshot {
 		t.Errorf("after os-xenapi the driver sees %+v", i)
 	}
 	if err := wait(ctx, vm.Snapshot(hypervisor.SnapshotID(seen.Snapshot)).Delete(ctx, nil)); err != nil {
@@ -71,7 +71,7 @@ func TestForeignClients(t *testing.T) {
 	for _, c := range []struct {
 		action string
 		want   hypervisor.PowerState
-	}{{"off", hypervisor.Off}, {"on", hypervisor.Running}, {"reboot", hypervisor.Running}} {
+	}{{"off", hypervisor.StateOff}, {"on", hypervisor.StateRunning}, {"reboot", hypervisor.StateRunning}} {
 		ram := w.sim.Memory(string(vm.ID()))
 		if out, err := w.foreign(t, "fence_xenapi", "-s", w.sim.URL(), "-l", w.sim.User(), "-p", w.sim.Password(), "-n", "driver-made", "-o", c.action); err != nil {
 			t.Fatalf("fence_xenapi %s: %v %s", c.action, err, out)

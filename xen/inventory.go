@@ -2,15 +2,19 @@ package xen
 
 import (
 	"context"
+	"iter"
+	"maps"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// inventory holds whole classes, a call each, whatever the number of objects.
+// inventory holds whole classes, each from one call, whatever the number of
+// objects.
 type inventory struct {
 	vms      map[xapi.Ref]vmRec
 	metrics  map[xapi.Ref]vmMetricsRec
@@ -25,13 +29,15 @@ type inventory struct {
 	pgpus    map[xapi.Ref]pgpuRec
 	pcis     map[xapi.Ref]pciRec
 	types    map[xapi.Ref]vgpuTypeRec
+	gone     map[xapi.Ref]bool // metrics that machines refer to
+	pool     hypervisor.PoolID
 	read     time.Time
 }
 
-// load reads the classes that a listing needs, at the same time.
-func (d *driver) load(ctx context.Context) (*inventory, error) {
-	inv := &inventory{read: time.Now()}
-	g, ctx := errgroup.WithContext(ctx)
+// load reads the classes that a listing needs, in parallel.
+func (d *driver) load(parent context.Context) (*inventory, error) {
+	inv := &inventory{pool: d.id, read: time.Now()}
+	g, ctx := errgroup.WithContext(parent)
 	get := func(into any, class string) {
 		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
 	}
@@ -51,13 +57,25 @@ func (d *driver) load(ctx context.Context) (*inventory, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return inv, nil
+	return inv, d.blame(parent, inv, maps.Values(inv.vms))
 }
 
-// of reads what belongs to some machines, the parts at the same time. The
-// number of calls depends on what the machines have, not on the pool.
+// blame finds the machines that may run unseen because their metrics are gone.
+func (d *driver) blame(ctx context.Context, inv *inventory, vms iter.Seq[vmRec]) (err error) {
+	var missing []xapi.Ref
+	for v := range vms {
+		if _, ok := inv.metrics[v.Metrics]; !ok && v.suspect() {
+			missing = append(missing, v.Metrics)
+		}
+	}
+	inv.gone, err = d.absent(ctx, missing)
+	return err
+}
+
+// of reads what belongs to some machines, in parallel. The number of calls
+// depends on the parts of the machines, not on the pool.
 func (d *driver) of(parent context.Context, vms ...vmRec) (*inventory, error) {
-	inv := &inventory{read: time.Now(), metrics: map[xapi.Ref]vmMetricsRec{}, guests: map[xapi.Ref]guestMetricsRec{}, vbds: map[xapi.Ref]vbdRec{},
+	inv := &inventory{pool: d.id, read: time.Now(), metrics: map[xapi.Ref]vmMetricsRec{}, guests: map[xapi.Ref]guestMetricsRec{}, vbds: map[xapi.Ref]vbdRec{},
 		vdis: map[xapi.Ref]vdiRec{}, vifs: map[xapi.Ref]vifRec{}, vgpus: map[xapi.Ref]vgpuRec{}, vms: map[xapi.Ref]vmRec{}, hosts: map[xapi.Ref]hostRec{},
 		srs: map[xapi.Ref]srRec{}, networks: map[xapi.Ref]networkRec{}}
 	g, ctx := errgroup.WithContext(parent)
@@ -96,8 +114,8 @@ func (d *driver) of(parent context.Context, vms ...vmRec) (*inventory, error) {
 	}); err != nil {
 		return nil, err
 	}
-	// Of these only the uuid is told, and their records list all that is on
-	// them: thousands of references in a big pool.
+	// Only the uuid of these is returned, and their records list everything
+	// that is on them: thousands of references in a big pool.
 	var hosts []xapi.Ref
 	for _, v := range vms {
 		for _, h := range []xapi.Ref{v.ResidentOn, v.Affinity} {
@@ -105,6 +123,9 @@ func (d *driver) of(parent context.Context, vms ...vmRec) (*inventory, error) {
 				hosts = append(hosts, h)
 			}
 		}
+	}
+	if err := d.blame(parent, inv, slices.Values(vms)); err != nil {
+		return nil, err
 	}
 	return inv, d.each(parent, func(f *fetcher) {
 		for _, h := range hosts {
@@ -119,9 +140,9 @@ func (d *driver) of(parent context.Context, vms ...vmRec) (*inventory, error) {
 	})
 }
 
-// surroundings reads what a machine from elsewhere finds in this pool.
+// surroundings reads what a machine from another pool finds in this one.
 func (d *driver) surroundings(ctx context.Context) (*inventory, error) {
-	inv := &inventory{read: time.Now()}
+	inv := &inventory{pool: d.id, read: time.Now()}
 	g, ctx := errgroup.WithContext(ctx)
 	for class, into := range map[string]any{"host": &inv.hosts, "SR": &inv.srs, "network": &inv.networks, "PGPU": &inv.pgpus, "VGPU_type": &inv.types} {
 		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })

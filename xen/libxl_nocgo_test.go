@@ -10,8 +10,8 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// TestPlainXenWithoutCgo demands the reason; XAPI's own tests show that the
-// rest of the package works in such a build.
+// TestPlainXenWithoutCgo demands the reason; some of XAPI's own tests run
+// in such a build too.
 func TestPlainXenWithoutCgo(t *testing.T) {
 	_, err := OpenLibxl(context.Background(), LibxlConfig{Hosts: []string{"xen:///system"}}, nil)
 	_, uerr := hypervisor.Open(context.Background(), "xen+tcp://h1,h2/", nil)

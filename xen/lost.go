@@ -7,17 +7,17 @@ import (
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// goal tells the outcome of work whose answer or task is lost: a broken
-// connection, or a master change, which ends all tasks while the hosts go on
-// with the work.
+// goal finds the outcome of work whose answer or task is lost, because of a
+// broken connection or a change of the master. The latter ends all tasks
+// while the hosts continue the work.
 type goal struct {
 	method string
-	vm     xapi.Ref // that shows the work in its current_operations; may be empty
-	// there looks whether the work has done what it should, and for what it
-	// made.
+	vm     xapi.Ref // shows the work in its current_operations; may be empty
+	// there checks whether the work is complete, and finds what it made.
 	there func(ctx context.Context) (xapi.Ref, bool, error)
 }
 
@@ -27,30 +27,37 @@ func forgotten(err error) bool {
 	return errors.As(err, &e) && e.Code == "HANDLE_INVALID" && len(e.Params) > 0 && e.Params[0] == "task"
 }
 
-// reached waits until the work can't be going on any more and looks for what
-// it did. lost is why its end is not known otherwise.
-func (g goal) reached(ctx context.Context, d *driver, lost error) (xapi.Ref, error) {
-	if err := d.settle(ctx, g.vm, g.method, nil); err != nil {
-		return "", err
-	}
-	ref, ok, err := g.there(ctx)
-	switch {
-	case err != nil:
-		return "", err
-	case ok:
-		return ref, nil
-	case forgotten(lost):
-		return "", hypervisor.Errorf(hypervisor.KindUnavailable, hypervisor.Ref{}, "the pool lost the task, as when its master changes, and the work was not done: %w", lost)
-	}
-	return "", lost
+// lostEvents reports whether a token of event.from is of no use any more.
+func lostEvents(err error) bool {
+	c := xapi.Code(err)
+	return c == "EVENTS_LOST" || c == "EVENT_FROM_TOKEN_PARSE_FAILURE"
 }
 
-// operations of a machine that its messages show while they work, where they
-// are not the message's own name (xen-api's ocaml/xapi/message_forwarding.ml).
+// after continues from the answer to the work, or from the end of its task.
+// If that is lost, it waits until nothing works on the goal any more and
+// looks for the result.
+func (g goal) after(ctx context.Context, d *driver, answer xapi.Ref, err error) (xapi.Ref, error) {
+	answer, err = job.Call[xapi.Ref]{
+		Lost: func(err error) bool { return (xapi.Lost(err) || forgotten(err)) && ctx.Err() == nil },
+		Goal: func(ctx context.Context) (xapi.Ref, bool, error) {
+			if err := d.settle(ctx, g.vm, g.method, nil); err != nil {
+				return "", false, err
+			}
+			return g.there(ctx)
+		},
+	}.After(ctx, answer, err)
+	if forgotten(err) && ctx.Err() == nil {
+		err = hypervisor.Errorf(hypervisor.ErrUnavailable, hypervisor.Ref{}, "the pool lost the task, as when its master changes: %w", err)
+	}
+	return answer, err
+}
+
+// operations of a machine during its messages, where the operation does not
+// have the message's own name (xen-api's ocaml/xapi/message_forwarding.ml).
 var operations = map[string]string{"VM.revert": "reverting"}
 
-// settle waits for tasks of a method that are pending now, mine if it says so,
-// and until the machine shows no such operation.
+// settle waits for the pending tasks of a method that mine accepts, and until
+// the machine shows no such operation.
 func (d *driver) settle(ctx context.Context, vm xapi.Ref, method string, mine func(xapi.Task) bool) error {
 	var tasks map[xapi.Ref]xapi.Task
 	if err := d.c.Call(ctx, &tasks, "task.get_all_records"); err != nil {
@@ -74,7 +81,7 @@ func (d *driver) settle(ctx context.Context, vm xapi.Ref, method string, mine fu
 	return d.quiet(ctx, vm, op)
 }
 
-// ended waits for a task; one that is gone has ended.
+// ended waits for a task. A task that is gone has ended.
 func (d *driver) ended(ctx context.Context, ref xapi.Ref) error {
 	for w := d.c.WatchTask(ref); ; {
 		if t, err := w.Next(ctx); err != nil || t.Ended() {
@@ -99,7 +106,7 @@ func (d *driver) quiet(ctx context.Context, vm xapi.Ref, op string) error {
 	for token := ""; ; {
 		var v vmRec
 		if err := d.c.Call(ctx, &v, "VM.get_record", vm); err != nil {
-			if kindOf(err) == hypervisor.KindNotFound {
+			if kindOf(err) == hypervisor.ErrNotFound {
 				return nil
 			}
 			return err
@@ -108,8 +115,7 @@ func (d *driver) quiet(ctx context.Context, vm xapi.Ref, op string) error {
 			return nil
 		}
 		e, err := d.c.From(ctx, []string{"VM/" + string(vm)}, token, watchWait)
-		switch xapi.Code(err) {
-		case "EVENTS_LOST", "EVENT_FROM_TOKEN_PARSE_FAILURE":
+		if lostEvents(err) {
 			token = ""
 			continue
 		}

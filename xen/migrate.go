@@ -6,35 +6,36 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// move is a migration with everything looked up.
+// move is a migration whose references were all looked up.
 type move struct {
 	vm       xapi.Ref
 	v        vmRec
 	on       hypervisor.Ref
 	r        hypervisor.MigrateRequest
 	inv      *inventory
-	dst      *driver // the pool it goes to
+	dst      *driver // the destination pool
 	there    *inventory
-	pbds     map[xapi.Ref]pbdRec // of that pool
+	pbds     map[xapi.Ref]pbdRec // of the destination pool
 	pifs     map[xapi.Ref]pifRec
 	herePIFs map[xapi.Ref]pifRec // of the machine's pool
 	load     map[xapi.Ref]hostMetricsRec
-	host     xapi.Ref // Null: stays, or any (off)
-	sr       xapi.Ref // Null: disks stay
-	taken    bool     // the other pool has its uuid
+	host     xapi.Ref // Null means that it stays, or any host (off)
+	sr       xapi.Ref // Null means that the disks stay
+	taken    bool     // its uuid is taken in the other pool
 	running  bool
 	live     bool
 }
 
-// how names the message that does it.
+// how returns the message for the move.
 func (m *move) how() string {
 	switch {
 	case m.r.To != nil, !m.sr.IsNull() || m.running && m.localDisks():
 		return "VM.migrate_send"
-	case m.running || state(m.v.PowerState) == hypervisor.Suspended:
+	case m.running || state(m.v.PowerState) == hypervisor.StateSuspended:
 		return "VM.pool_migrate"
 	case m.localDisks():
 		return "VM.migrate_send"
@@ -42,7 +43,7 @@ func (m *move) how() string {
 	return "VM.set_affinity"
 }
 
-// localDisks reports whether an image can't be reached by the destination.
+// localDisks reports whether the destination can't reach an image.
 func (m *move) localDisks() bool {
 	if m.host.IsNull() {
 		return false
@@ -65,6 +66,25 @@ func (m *move) images() map[xapi.Ref]vdiRec {
 	return out
 }
 
+// notOwn returns the images that must stay: VM.migrate_send moves each image
+// that a machine has, whoever else uses it.
+func (m *move) notOwn() (out []attached) {
+	for _, r := range m.v.VBDs {
+		b, ok := m.inv.vbds[r]
+		if !ok || b.Empty || b.Type != "Disk" {
+			continue
+		}
+		a := attached{vbd: b, vdi: m.inv.vdis[b.VDI], ref: b.VDI}
+		for _, u := range a.vdi.VBDs {
+			a.others = a.others || m.inv.vbds[u].VM != m.vm
+		}
+		if a.stays() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 func (m *move) reaches(host, sr xapi.Ref) bool {
 	for _, p := range m.pbds {
 		if p.Host == host && p.SR == sr && p.Attached {
@@ -74,29 +94,32 @@ func (m *move) reaches(host, sr xapi.Ref) bool {
 	return false
 }
 
-// plan looks everything up. It fails for IDs that are not there.
+// plan looks everything up. It fails for IDs that do not exist.
 func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
-	vm, v, err := d.vm(ctx, id)
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	m := &move{vm: vm, v: v, r: r, dst: d, on: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}}
+	if v.ill() {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), blindDetail)
+	}
+	m := &move{vm: vm, v: v, r: r, dst: d, on: hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}}
 	if r.To != nil {
 		other, ok := r.To.(*driver)
 		if !ok {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, m.on, "the other Client is no XAPI pool")
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, m.on, "the other Client is no XAPI pool")
 		}
 		m.dst = other
 	}
 	switch {
 	case r.Pool != "":
-		return nil, hypervisor.Errorf(hypervisor.KindUnsupported, m.on, "a XAPI pool has no resource pools: name a Host")
+		return nil, hypervisor.Unsupported(m.on, capability.MigrateLive, hypervisor.ReasonPlatform, "a XAPI pool has no resource pools: name a Host")
 	case r.PostCopy:
-		return nil, hypervisor.Unsupported(m.on, hypervisor.MigratePostCopy, hypervisor.ReasonPlatform, postCopyDetail)
+		return nil, hypervisor.Unsupported(m.on, capability.MigratePostCopy, hypervisor.ReasonPlatform, postCopyDetail)
 	case r.Tuned():
-		return nil, hypervisor.Unsupported(m.on, hypervisor.MigrateTuning, hypervisor.ReasonPlatform, tuningDetail)
+		return nil, hypervisor.Unsupported(m.on, capability.MigrateTuning, hypervisor.ReasonPlatform, tuningDetail)
 	case r.KeepSource && (r.Storage != "" || r.To != nil):
-		return nil, hypervisor.Errorf(hypervisor.KindUnsupported, m.on, "XAPI removes the source's images itself once the move is done: leave KeepSource out")
+		return nil, hypervisor.Unsupported(m.on, capability.MigrateStorage, hypervisor.ReasonPlatform, "XAPI removes the source's images itself once the move is done: leave KeepSource out")
 	}
 	if m.inv, err = d.of(ctx, v); err != nil {
 		return nil, err
@@ -109,7 +132,7 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 			return nil, err
 		}
 		_, err := m.dst.vmRef(ctx, hypervisor.VMID(v.UUID))
-		if m.taken = err == nil; err != nil && kindOf(err) != hypervisor.KindNotFound {
+		if m.taken = err == nil; err != nil && kindOf(err) != hypervisor.ErrNotFound {
 			return nil, err
 		}
 	}
@@ -134,32 +157,32 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		return nil, err
 	}
 	st := state(v.PowerState)
-	m.running = st == hypervisor.Running || st == hypervisor.Paused
-	m.live = r.Mode == hypervisor.Live || r.Mode == hypervisor.AutoMigrate && m.running
+	m.running = st == hypervisor.StateRunning || st == hypervisor.StatePaused
+	m.live = r.Mode == hypervisor.MigrateModeLive || r.Mode == hypervisor.MigrateModeAuto && m.running
 	if m.live && !m.running {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.on, "the machine is %s: only a running one can be moved live; use Cold", st)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.on, "the machine is %s: only a running one can be moved live; use MigrateModeCold", st)
 	}
 	if !m.live && m.running {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.on, "the machine is %s: power it off for a cold move, or move it live", st)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.on, "the machine is %s: power it off for a cold move, or move it live", st)
 	}
 	return m, d.allowed(ctx, m.on, m.capability())
 }
 
-// capability is the one that the move needs.
-func (m *move) capability() hypervisor.Capability {
+// capability returns the capability that the move needs.
+func (m *move) capability() capability.Name {
 	switch {
 	case m.r.To != nil:
-		return hypervisor.MigrateCross
+		return capability.MigrateCross
 	case !m.sr.IsNull() && m.host.IsNull() && m.live:
-		return hypervisor.MigrateLiveStorage
+		return capability.MigrateLiveStorage
 	case !m.sr.IsNull() && m.live:
-		return hypervisor.MigrateBoth
+		return capability.MigrateBoth
 	case !m.sr.IsNull():
-		return hypervisor.MigrateStorage
+		return capability.MigrateStorage
 	case m.live:
-		return hypervisor.MigrateLive
+		return capability.MigrateLive
 	}
-	return hypervisor.MigrateCold
+	return capability.MigrateCold
 }
 
 // sendArgs prepares the destination (host.migrate_receive) and builds the
@@ -197,7 +220,7 @@ func (m *move) sendArgs(ctx context.Context) ([]any, error) {
 		}
 	}
 	args := []any{m.vm, dest, m.live, vdis, vifs, map[string]string{}}
-	if m.r.To != nil && len(m.v.VGPUs) > 0 { // old servers don't take the argument
+	if m.r.To != nil && len(m.v.VGPUs) > 0 { // old servers don't accept the argument
 		groups := map[xapi.Ref]xapi.Ref{}
 		for _, r := range m.v.VGPUs {
 			groups[r] = m.groupThere(r)
@@ -230,9 +253,9 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		return nil, err
 	}
 	if !rep.OK() {
-		return nil, &hypervisor.Error{Kind: hypervisor.KindIncompatible, Object: m.on, Unsent: true, Err: &hypervisor.BlockedError{Blockers: rep.Blockers}}
+		return nil, &hypervisor.Error{Kind: hypervisor.ErrIncompatible, Object: m.on, Unsent: true, Err: &hypervisor.BlockedError{Blockers: rep.Blockers}}
 	}
-	return d.compose(ctx, "migrate", m.on, m.capability(), "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	return d.compose(ctx, "migrate", m.on, m.capability(), "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
 		if r.Timeout > 0 {
 			var stop context.CancelFunc
 			ctx, stop = context.WithTimeoutCause(ctx, r.Timeout, hypervisor.ErrTimeout)
@@ -241,23 +264,23 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		begin := time.Now()
 		if err := m.run(ctx, j, rep.Method); err != nil {
 			if context.Cause(ctx) == hypervisor.ErrTimeout {
-				return m.on, hypervisor.Errorf(hypervisor.KindTimeout, m.on, "the migration took longer than %v and was cancelled: %w", r.Timeout, err)
+				return m.on, hypervisor.Errorf(hypervisor.ErrTimeout, m.on, "the migration took longer than %v and was cancelled: %w", r.Timeout, err)
 			}
 			return m.on, err
 		}
-		j.mig = &hypervisor.MigrateResult{VM: id, Host: r.Host, Downtime: -1, Total: time.Since(begin), Method: rep.Method}
+		j.Migration = &hypervisor.MigrateResult{VM: id, Host: r.Host, Downtime: -1, Total: time.Since(begin), Method: rep.Method}
 		return m.on, nil
 	})
 }
 
-func (m *move) run(ctx context.Context, j *job, method string) error {
+func (m *move) run(ctx context.Context, j *poolJob, method string) error {
 	switch method {
 	case "VM.pool_migrate":
 		_, err := j.runTo(ctx, 0, 1, m.arrived(j.d), method, m.vm, m.host, map[string]string{"live": fmt.Sprint(m.live)})
 		return err
 	case "VM.set_affinity":
-		// A machine that is off on shared storage is on no host: its next start
-		// is what moves.
+		// A machine that is off on shared storage is on no host. Its next
+		// start is the move.
 		return j.d.c.Call(ctx, nil, method, m.vm, m.host)
 	}
 	args, err := m.sendArgs(ctx)
@@ -273,12 +296,12 @@ func (m *move) run(ctx context.Context, j *job, method string) error {
 	return nil
 }
 
-// arrived is the goal of a migration: the machine is where it should be, with
+// arrived is the goal of a migration: the machine is at its destination, with
 // its disks.
 func (m *move) arrived(d *driver) goal {
 	return goal{vm: m.vm, there: func(ctx context.Context) (xapi.Ref, bool, error) {
 		if m.r.To != nil {
-			if _, err := d.vmRef(ctx, hypervisor.VMID(m.v.UUID)); kindOf(err) != hypervisor.KindNotFound {
+			if _, err := d.vmRef(ctx, hypervisor.VMID(m.v.UUID)); kindOf(err) != hypervisor.ErrNotFound {
 				return "", false, err
 			}
 			ref, err := m.dst.vmRef(ctx, hypervisor.VMID(m.v.UUID))

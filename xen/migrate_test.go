@@ -89,7 +89,7 @@ func TestBlockers(t *testing.T) {
 			if got := reasons(rep.Blockers); fmt.Sprint(got) != fmt.Sprint(c.want) {
 				t.Errorf("blockers %+v, want %v", rep.Blockers, c.want)
 			}
-			if err := wait(ctx, w.run.Migrate(ctx, o)); !blockedBy(err, c.want[0]) || hypervisor.KindOf(err) != hypervisor.KindIncompatible {
+			if err := wait(ctx, w.run.Migrate(ctx, o)); !blockedBy(err, c.want[0]) || hypervisor.KindOf(err) != hypervisor.ErrIncompatible {
 				t.Errorf("Migrate: %v", err)
 			}
 			if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); i.Host != before.Host || i.State != before.State || i.Disks[0] != before.Disks[0] {
@@ -151,11 +151,11 @@ func TestColdMove(t *testing.T) {
 		if d.Shared {
 			continue
 		}
-		if err := wait(ctx, w.off.Migrate(ctx, hypervisor.MigrateOptions{Host: d.Hosts[0], Storage: d.ID, Mode: hypervisor.Cold})); err != nil {
+		if err := wait(ctx, w.off.Migrate(ctx, hypervisor.MigrateOptions{Host: d.Hosts[0], Storage: d.ID, Mode: hypervisor.MigrateModeCold})); err != nil {
 			t.Fatal(err)
 		}
 		i := ok[hypervisor.VMInfo](t)(w.off.Info(ctx))
-		if i.State != hypervisor.Off || i.Placement.Host != d.Hosts[0] || i.Disks[0].Datastore != d.ID {
+		if i.State != hypervisor.StateOff || i.Placement.Host != d.Hosts[0] || i.Disks[0].Datastore != d.ID {
 			t.Errorf("%+v", i)
 		}
 	}
@@ -173,14 +173,14 @@ func TestRefusedMoves(t *testing.T) {
 		o    hypervisor.MigrateOptions
 		kind hypervisor.Kind
 	}{
-		"source kept":       {w.run, hypervisor.MigrateOptions{Storage: local, KeepSource: true}, hypervisor.KindUnsupported},
-		"post-copy":         {w.run, hypervisor.MigrateOptions{Host: to, PostCopy: true}, hypervisor.KindUnsupported},
-		"bandwidth":         {w.run, hypervisor.MigrateOptions{Host: to, BandwidthBytes: 1 << 20}, hypervisor.KindUnsupported},
-		"resource pool":     {w.run, hypervisor.MigrateOptions{Pool: "p"}, hypervisor.KindUnsupported},
-		"live, and off":     {w.off, hypervisor.MigrateOptions{Host: to, Mode: hypervisor.Live}, hypervisor.KindInvalidState},
-		"cold, and running": {w.run, hypervisor.MigrateOptions{Host: to, Mode: hypervisor.Cold}, hypervisor.KindInvalidState},
-		"template":          {w.c.VM(hypervisor.VMID(tmpl.ID())), hypervisor.MigrateOptions{Storage: local}, hypervisor.KindIncompatible},
-		"no such datastore": {w.run, hypervisor.MigrateOptions{Storage: "none"}, hypervisor.KindNotFound},
+		"source kept":       {w.run, hypervisor.MigrateOptions{Storage: local, KeepSource: true}, hypervisor.ErrUnsupported},
+		"post-copy":         {w.run, hypervisor.MigrateOptions{Host: to, PostCopy: true}, hypervisor.ErrUnsupported},
+		"bandwidth":         {w.run, hypervisor.MigrateOptions{Host: to, BandwidthBytes: 1 << 20}, hypervisor.ErrUnsupported},
+		"resource pool":     {w.run, hypervisor.MigrateOptions{Pool: "p"}, hypervisor.ErrUnsupported},
+		"live, and off":     {w.off, hypervisor.MigrateOptions{Host: to, Mode: hypervisor.MigrateModeLive}, hypervisor.ErrInvalidState},
+		"cold, and running": {w.run, hypervisor.MigrateOptions{Host: to, Mode: hypervisor.MigrateModeCold}, hypervisor.ErrInvalidState},
+		"template":          {w.c.VM(hypervisor.VMID(tmpl.ID())), hypervisor.MigrateOptions{Storage: local}, hypervisor.ErrIncompatible},
+		"no such datastore": {w.run, hypervisor.MigrateOptions{Storage: "none"}, hypervisor.ErrNotFound},
 	} {
 		if err := wait(ctx, c.vm.Migrate(ctx, c.o)); hypervisor.KindOf(err) != c.kind {
 			t.Errorf("%s: %v (%v), want %v", label, err, hypervisor.KindOf(err), c.kind)
@@ -221,10 +221,10 @@ func TestTargetDies(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.Release()
-		if err := wait(ctx, task); hypervisor.KindOf(err) != hypervisor.KindUnavailable {
-			t.Errorf("step %d: %v (%v), want %v", step, err, hypervisor.KindOf(err), hypervisor.KindUnavailable)
+		if err := wait(ctx, task); hypervisor.KindOf(err) != hypervisor.ErrUnavailable {
+			t.Errorf("step %d: %v (%v), want %v", step, err, hypervisor.KindOf(err), hypervisor.ErrUnavailable)
 		}
-		if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); i.Host != before.Host || i.State != hypervisor.Running || w.sim.Memory(string(w.run.ID())) != ram {
+		if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); i.Host != before.Host || i.State != hypervisor.StateRunning || w.sim.Memory(string(w.run.ID())) != ram {
 			t.Errorf("step %d: it is %s on %s", step, i.State, i.Host)
 		}
 	}

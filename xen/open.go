@@ -2,18 +2,15 @@ package xen
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
-	"fmt"
+	"log/slog"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
@@ -22,158 +19,101 @@ func init() {
 	hypervisor.Register("xenserver", openURL)
 }
 
-// Config says how to reach a XenServer or XCP-ng pool.
+// Config is the XenServer or XCP-ng pool to connect to and the way to log in.
 type Config struct {
-	// Address of any member: "pool.example", "10.0.0.5:443".
-	Address     string
-	Credentials hypervisor.Credentials
-	// Fingerprint is the SHA-256 of the server's certificate in hex; with it
-	// no authority is asked. Each member of a pool has a certificate of its own:
-	// several are separated by commas.
-	Fingerprint string
-	CAFile      string // PEM file of authorities, in place of the system's
-	Insecure    bool   // verify nothing
+	Host     string // name or address of any member, with a port if it isn't 443
+	Username string
+	Password hypervisor.Secret
+
+	// The server's certificate is verified against the system's authorities,
+	// unless one of these fields is set.
+	CA string // file with PEM certificates of authorities
+	// Thumbprint is the SHA-256 or SHA-1 of the certificate, in hexadecimal.
+	// Each member of a pool has a certificate of its own: several thumbprints
+	// are separated by commas.
+	Thumbprint string
+	Insecure   bool // verify nothing: anybody in between may read the password
+
+	// MaxAnswer is the largest answer to read, in bytes. 0 means 64 MiB,
+	// which is enough for some 40,000 machines.
+	MaxAnswer int
 }
 
-// Ref is a reference of XAPI, OpaqueRef:….
-type Ref = xapi.Ref
+// String shows no secret.
+func (c Config) String() string { return endpoint.Address("xapi", c.Username, c.Host) }
 
-// RPC is the session behind a Client, for calls that the API doesn't cover.
-type RPC struct{ c *xapi.Client }
+// GoString shows no secret.
+func (c Config) GoString() string { return c.String() }
 
-// Call sends a message; the session is added as its first argument.
-func (r *RPC) Call(ctx context.Context, result any, method string, args ...any) error {
-	return r.c.Call(ctx, result, method, args...)
-}
+// LogValue shows no secret.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // driver is a XAPI pool.
 type driver struct {
 	c     *xapi.Client
 	desc  hypervisor.Description
 	group hypervisor.TaskGroup
-	// api is the master's API version, major*1000+minor: newer servers want
-	// more arguments in places.
-	api int64
+	id    hypervisor.PoolID // of the pool
+	xapi  release           // the coordinator's
 
-	tokens tokens
+	tokens job.Tokens
 
 	mu    sync.Mutex
-	known map[xapi.Ref]knownVM // for events of objects that are gone
+	names names // guarded by mu
 }
 
-// Open connects to a pool.
+// Open connects to a pool and logs in. Options.Credentials, if set, replace
+// Username and Password.
 func Open(ctx context.Context, cfg Config, o *hypervisor.Options) (*hypervisor.Client, error) {
-	if o == nil {
-		o = &hypervisor.Options{}
-	}
-	d, err := open(ctx, cfg)
-	if err != nil {
-		var e *hypervisor.Error
-		if !errors.As(err, &e) {
-			e = &hypervisor.Error{Kind: kindOf(err), Err: err}
-		}
-		c := *e
-		c.Op, c.Object = "open", hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: cfg.Address}
-		return nil, &c
-	}
-	return hypervisor.New(ctx, d, o)
+	d, err := open(ctx, cfg, o)
+	return endpoint.Client(ctx, d, err, cfg.String(), o)
 }
 
+// openURL is the Opener. The forms and parameters of URLs are in the package
+// documentation.
 func openURL(ctx context.Context, u *url.URL, o *hypervisor.Options) (hypervisor.Driver, error) {
-	cfg := Config{Address: u.Host}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: u.Redacted()}
+	cfg, err := parseURL(u)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, cfg, o)
+}
+
+func parseURL(u *url.URL) (Config, error) {
+	cfg := Config{Host: u.Host}
 	if p := strings.Trim(u.Path, "/"); p != "" {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the URL has the path %q: a pool is named by host and port alone", p)
+		return cfg, endpoint.Invalid("the URL has the path %q: a pool is named by host and port alone", p)
 	}
-	for k, v := range u.Query() {
-		switch k {
-		case "fingerprint":
-			cfg.Fingerprint = v[0]
-		case "cafile":
-			cfg.CAFile = v[0]
-		case "insecure":
-			cfg.Insecure = v[0] == "1" || v[0] == "true"
-		default:
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "unknown parameter %q: fingerprint, cafile and insecure are known", k)
-		}
-	}
-	if o.Credentials != nil {
-		cfg.Credentials = *o.Credentials
-	} else if u.User != nil {
-		cfg.Credentials.Username = u.User.Username()
-		cfg.Credentials.Password, _ = u.User.Password()
-	}
-	d, err := open(ctx, cfg)
-	if err != nil {
-		if k := kindOf(err); k != hypervisor.KindUnknown {
-			return nil, hypervisor.Errorf(k, on, "%w", err)
-		}
-		return nil, err
-	}
-	return d, nil
+	cfg.Username, cfg.Password = endpoint.UserInfo(u)
+	return cfg, endpoint.Params{
+		"ca":         endpoint.Text(&cfg.CA),
+		"thumbprint": endpoint.Text(&cfg.Thumbprint),
+		"insecure":   endpoint.Bool(&cfg.Insecure),
+		"maxanswer":  endpoint.Count(&cfg.MaxAnswer),
+	}.Read(u)
 }
 
-func open(ctx context.Context, cfg Config) (*driver, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: cfg.Address}
-	if cfg.Address == "" {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the address is empty: name a member of the pool")
-	}
-	if cfg.Credentials.Username == "" {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "no user name: give it in the URL or in Options.Credentials")
-	}
-	t, err := cfg.tls()
-	if err != nil {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%w", err)
-	}
-	c, err := xapi.Open(ctx, xapi.Config{URL: &url.URL{Scheme: "https", Host: cfg.Address}, Username: cfg.Credentials.Username,
-		Password: cfg.Credentials.Password, TLS: t})
-	if err != nil {
-		return nil, err
-	}
-	d := &driver{c: c, known: map[xapi.Ref]knownVM{}}
-	if err := d.describe(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return d, nil
-}
-
-func (cfg Config) tls() (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
+func open(ctx context.Context, cfg Config, o *hypervisor.Options) (hypervisor.Driver, error) {
+	endpoint.Login(o, &cfg.Username, &cfg.Password)
 	switch {
-	case cfg.Fingerprint != "":
-		var want []string
-		for f := range strings.SplitSeq(cfg.Fingerprint, ",") {
-			f = strings.ToLower(strings.ReplaceAll(strings.TrimSpace(f), ":", ""))
-			if b, err := hex.DecodeString(f); err != nil || len(b) != sha256.Size {
-				return nil, fmt.Errorf("fingerprint %q is no SHA-256 in hex", f)
-			}
-			want = append(want, f)
-		}
-		// The fingerprint stands in for the chain of authorities.
-		t.InsecureSkipVerify = true
-		t.VerifyConnection = func(s tls.ConnectionState) error {
-			got := sha256.Sum256(s.PeerCertificates[0].Raw)
-			for _, w := range want {
-				if hex.EncodeToString(got[:]) == w {
-					return nil
-				}
-			}
-			return &tls.CertificateVerificationError{UnverifiedCertificates: s.PeerCertificates,
-				Err: fmt.Errorf("the server's certificate has the fingerprint %x, which is none of those given", got)}
-		}
-	case cfg.CAFile != "":
-		pem, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return nil, err
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no PEM certificate", cfg.CAFile)
-		}
-	case cfg.Insecure:
-		t.InsecureSkipVerify = true
+	case cfg.Host == "":
+		return nil, endpoint.Invalid("the host is empty: name a member of the pool")
+	case cfg.Username == "":
+		return nil, endpoint.Invalid("no user name: give Options.Credentials, Config.Username or user@ in the URL")
 	}
-	return t, nil
+	t, err := endpoint.Trust{CA: cfg.CA, Thumbprint: cfg.Thumbprint, Insecure: cfg.Insecure}.TLS(nil)
+	if err != nil {
+		return nil, err
+	}
+	c, err := xapi.Open(ctx, xapi.Config{URL: &url.URL{Scheme: "https", Host: cfg.Host}, Username: cfg.Username, Password: cfg.Password, TLS: t, MaxAnswer: int64(cfg.MaxAnswer)})
+	if err != nil {
+		return nil, classed(err)
+	}
+	d := &driver{c: c}
+	if err := d.describe(ctx); err != nil {
+		return nil, classed(errors.Join(err, c.Close()))
+	}
+	return d, nil
 }
 
 func (d *driver) describe(ctx context.Context) error {
@@ -191,12 +131,13 @@ func (d *driver) describe(ctx context.Context) error {
 	}
 	d.c.SetMembers(members)
 	h := hosts[p.Master]
-	d.api = h.APIMajor*1000 + h.APIMinor
+	d.id = hypervisor.PoolID(p.UUID)
+	d.xapi = parseRelease(h.Software["xapi_build"])
 	d.desc = hypervisor.Description{Driver: "xapi", Product: h.Software["product_brand"], Version: h.Software["product_version"], Endpoint: d.c.Address()}
 	return nil
 }
 
-// pool reads the pool's record; there is exactly one.
+// pool reads the pool's record, of which there is exactly one.
 func (d *driver) pool(ctx context.Context) (poolRec, xapi.Ref, error) {
 	var all map[xapi.Ref]poolRec
 	if err := d.c.Call(ctx, &all, "pool.get_all_records"); err != nil {
@@ -208,28 +149,8 @@ func (d *driver) pool(ctx context.Context) (poolRec, xapi.Ref, error) {
 	return poolRec{}, "", errors.New("the server has no pool")
 }
 
-// Describe says what the pool is.
+// Describe describes the pool.
 func (d *driver) Describe() hypervisor.Description { return d.desc }
 
-// As gives the session or a machine's reference.
-func (d *driver) As(on hypervisor.Ref, target any) bool {
-	switch t := target.(type) {
-	case **RPC:
-		*t = &RPC{d.c}
-		return true
-	case *Ref:
-		if on.Kind != hypervisor.KindOfVM {
-			return false
-		}
-		r, err := d.vmRef(context.Background(), hypervisor.VMID(on.ID))
-		*t = r
-		return err == nil
-	}
-	return false
-}
-
 // Close logs out.
-func (d *driver) Close() error {
-	d.group.Close()
-	return d.c.Close()
-}
+func (d *driver) Close() error { return errors.Join(d.group.Close(), d.c.Close()) }

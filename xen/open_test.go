@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
 
@@ -33,25 +34,25 @@ func TestOpenRefused(t *testing.T) {
 		change func(*Config)
 		kind   hypervisor.Kind // KindUnknown: it connects
 	}{
-		{"good", func(*Config) {}, hypervisor.KindUnknown},
-		{"colons in the fingerprint", func(c *Config) {
+		{"good", func(*Config) {}, hypervisor.ErrUnknown},
+		{"colons in the thumbprint", func(c *Config) {
 			var parts []string
-			for i := 0; i < len(c.Fingerprint); i += 2 {
-				parts = append(parts, strings.ToUpper(c.Fingerprint[i:i+2]))
+			for i := 0; i < len(c.Thumbprint); i += 2 {
+				parts = append(parts, strings.ToUpper(c.Thumbprint[i:i+2]))
 			}
-			c.Fingerprint = strings.Join(parts, ":")
-		}, hypervisor.KindUnknown},
-		{"authority in a file", func(c *Config) { c.Fingerprint, c.CAFile = "", ca }, hypervisor.KindUnknown},
-		{"insecure", func(c *Config) { c.Fingerprint, c.Insecure = "", true }, hypervisor.KindUnknown},
-		{"a slave", func(c *Config) { c.Address = slave }, hypervisor.KindUnknown},
-		{"wrong fingerprint", func(c *Config) { c.Fingerprint = strings.Repeat("ab", 32) }, hypervisor.KindUnavailable},
-		{"unknown authority", func(c *Config) { c.Fingerprint = "" }, hypervisor.KindUnavailable},
-		{"malformed fingerprint", func(c *Config) { c.Fingerprint = "abc" }, hypervisor.KindInvalidArgument},
-		{"no such file", func(c *Config) { c.Fingerprint, c.CAFile = "", ca+"x" }, hypervisor.KindInvalidArgument},
-		{"wrong password", func(c *Config) { c.Credentials.Password = "wrong-secret" }, hypervisor.KindUnauthenticated},
-		{"no user", func(c *Config) { c.Credentials.Username = "" }, hypervisor.KindInvalidArgument},
-		{"no address", func(c *Config) { c.Address = "" }, hypervisor.KindInvalidArgument},
-		{"nobody there", func(c *Config) { c.Address = "127.0.0.1:1" }, hypervisor.KindUnavailable},
+			c.Thumbprint = strings.Join(parts, ":")
+		}, hypervisor.ErrUnknown},
+		{"authority in a file", func(c *Config) { c.Thumbprint, c.CA = "", ca }, hypervisor.ErrUnknown},
+		{"insecure", func(c *Config) { c.Thumbprint, c.Insecure = "", true }, hypervisor.ErrUnknown},
+		{"a slave", func(c *Config) { c.Host = slave }, hypervisor.ErrUnknown},
+		{"wrong thumbprint", func(c *Config) { c.Thumbprint = strings.Repeat("ab", 32) }, hypervisor.ErrUnavailable},
+		{"unknown authority", func(c *Config) { c.Thumbprint = "" }, hypervisor.ErrUnavailable},
+		{"malformed thumbprint", func(c *Config) { c.Thumbprint = "abc" }, hypervisor.ErrInvalidArgument},
+		{"no such file", func(c *Config) { c.Thumbprint, c.CA = "", ca+"x" }, hypervisor.ErrInvalidArgument},
+		{"wrong password", func(c *Config) { c.Password = "wrong-secret" }, hypervisor.ErrUnauthenticated},
+		{"no user", func(c *Config) { c.Username = "" }, hypervisor.ErrInvalidArgument},
+		{"no host", func(c *Config) { c.Host = "" }, hypervisor.ErrInvalidArgument},
+		{"nobody there", func(c *Config) { c.Host = "127.0.0.1:1" }, hypervisor.ErrUnavailable},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := good
@@ -61,11 +62,11 @@ func TestOpenRefused(t *testing.T) {
 				defer client.Close()
 			}
 			switch {
-			case (err == nil) != (c.kind == hypervisor.KindUnknown), hypervisor.KindOf(err) != c.kind:
+			case (err == nil) != (c.kind == hypervisor.ErrUnknown), hypervisor.KindOf(err) != c.kind:
 				t.Fatalf("the error is %v (%v), want %v", err, hypervisor.KindOf(err), c.kind)
 			case err != nil && strings.Contains(err.Error(), "wrong-secret"):
-				t.Errorf("the error tells the password: %v", err)
-			case err == nil && "https://"+cfg.Address != client.Describe().Endpoint && c.name != "a slave":
+				t.Errorf("the error reports the password: %v", err)
+			case err == nil && "https://"+cfg.Host != client.Describe().Endpoint && c.name != "a slave":
 				t.Errorf("connected to %s", client.Describe().Endpoint)
 			}
 		})
@@ -88,15 +89,18 @@ func TestOpenURL(t *testing.T) {
 		url  string
 		kind hypervisor.Kind // KindUnknown: it connects
 	}{
-		{"xapi://" + login + at + "/?fingerprint=" + sim.Fingerprint(), hypervisor.KindUnknown},
-		{"xenserver://" + login + at + "?cafile=" + url.QueryEscape(ca), hypervisor.KindUnknown},
-		{"xapi://" + login + at + "/?insecure=1", hypervisor.KindUnknown},
-		{"xapi://" + login + at + "/?insecure=0", hypervisor.KindUnavailable},
-		{"xapi://" + sim.User() + ":s3cret-word@" + at + "/?insecure=1", hypervisor.KindUnauthenticated},
-		{"xapi://" + at + "/?insecure=1", hypervisor.KindInvalidArgument},
-		{"xapi://root:s3cret-word@" + at + "/pool1", hypervisor.KindInvalidArgument},
-		{"xapi://root:s3cret-word@" + at + "/?secure=1", hypervisor.KindInvalidArgument},
-		{"xapi://root:s3cret-word@127.0.0.1:1/", hypervisor.KindUnavailable},
+		{"xapi://" + login + at + "/?thumbprint=" + sim.Thumbprint(), hypervisor.ErrUnknown},
+		{"xenserver://" + login + at + "?ca=" + url.QueryEscape(ca), hypervisor.ErrUnknown},
+		{"xapi://" + login + at + "/?insecure=1", hypervisor.ErrUnknown},
+		{"xapi://" + login + at + "/?insecure=0", hypervisor.ErrUnavailable},
+		{"xapi://" + sim.User() + ":s3cret-word@" + at + "/?insecure=1", hypervisor.ErrUnauthenticated},
+		{"xapi://" + at + "/?insecure=1", hypervisor.ErrInvalidArgument},
+		{"xapi://root:s3cret-word@" + at + "/pool1", hypervisor.ErrInvalidArgument},
+		{"xapi://root:s3cret-word@" + at + "/?secure=1", hypervisor.ErrInvalidArgument},
+		{"xapi://" + login + at + "/?password=s3cret-word", hypervisor.ErrInvalidArgument},
+		{"xapi://" + login + at + "/?insecure=s3cret-word", hypervisor.ErrInvalidArgument},
+		{"xapi://" + login + at + "/?insecure=true&ca=" + url.QueryEscape(ca), hypervisor.ErrInvalidArgument},
+		{"xapi://root:s3cret-word@127.0.0.1:1/", hypervisor.ErrUnavailable},
 	} {
 		client, err := hypervisor.Open(settled(t), c.url, nil)
 		if err == nil {
@@ -104,27 +108,81 @@ func TestOpenURL(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if (err == nil) != (c.kind == hypervisor.KindUnknown) || hypervisor.KindOf(err) != c.kind {
+		if (err == nil) != (c.kind == hypervisor.ErrUnknown) || hypervisor.KindOf(err) != c.kind {
 			t.Errorf("%s: %v (%v), want %v", c.url, err, hypervisor.KindOf(err), c.kind)
 		}
 		if err != nil && strings.Contains(err.Error(), "s3cret-word") {
-			t.Errorf("the error tells the password: %v", err)
+			t.Errorf("the error reports the password: %v", err)
 		}
 	}
 }
 
+// TestCredentials: Options come first, then the Config or the URL, then the
+// environment.
+func TestCredentials(t *testing.T) {
+	sim, err := xapisim.Start(xapisim.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(sim.Close)
+	user, right := sim.User(), sim.Password()
+	good := &hypervisor.Options{Credentials: &hypervisor.Credentials{Username: user, Password: hypervisor.Secret(right)}}
+	bad := &hypervisor.Options{Credentials: &hypervisor.Credentials{Username: user, Password: "wrong"}}
+	for _, c := range []struct {
+		name           string
+		username, word string // in Config and URL
+		env            string
+		o              *hypervisor.Options
+		want           hypervisor.Kind // ErrUnknown: it connects
+	}{
+		{"options over wrong ones", user, "wrong", "wrong", good, hypervisor.ErrUnknown},
+		{"options alone", "", "", "", good, hypervisor.ErrUnknown},
+		{"wrong options over right ones", user, right, right, bad, hypervisor.ErrUnauthenticated},
+		{"URL over the environment", user, right, "wrong", nil, hypervisor.ErrUnknown},
+		{"no user", "", "", right, nil, hypervisor.ErrInvalidArgument},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(endpoint.PasswordVariable, c.env)
+			cfg := config(sim)
+			cfg.Username, cfg.Password = c.username, hypervisor.Secret(c.word)
+			u := url.URL{Scheme: "xapi", Host: cfg.Host, RawQuery: "thumbprint=" + cfg.Thumbprint}
+			if c.username != "" {
+				u.User = url.UserPassword(c.username, c.word)
+			}
+			if err := opened(hypervisor.Open(settled(t), u.String(), c.o)); hypervisor.KindOf(err) != c.want {
+				t.Errorf("by URL: %v, want %v", err, c.want)
+			}
+			if err := opened(Open(settled(t), cfg, c.o)); hypervisor.KindOf(err) != c.want {
+				t.Errorf("by Config: %v, want %v", err, c.want)
+			}
+		})
+	}
+	t.Setenv(endpoint.PasswordVariable, right)
+	if err := opened(hypervisor.Open(settled(t), "xapi://"+user+"@"+config(sim).Host+"/?thumbprint="+sim.Thumbprint(), nil)); err != nil {
+		t.Errorf("with the password in the environment: %v", err)
+	}
+}
+
+// opened closes a Client at once.
+func opened(c *hypervisor.Client, err error) error {
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
 // TestSecretsStaySecret looks for the password and the session in everything
-// that a Client tells: logs, errors, descriptions, what the Observer gets.
+// that a Client reports: logs, errors, descriptions, what the Observer gets.
 func TestSecretsStaySecret(t *testing.T) {
 	ctx := settled(t)
 	w := newWorld(t, xapisim.Config{Hosts: 2, Password: "s3cret-word"})
 	var told bytes.Buffer
-	observe := func(ctx context.Context, op hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
-		return ctx, func(e hypervisor.OperationEnd) { fmt.Fprintf(&told, "%+v %+v\n", op, e) }
+	observe := func(ctx context.Context, op hypervisor.Call) (context.Context, func(hypervisor.CallEnd)) {
+		return ctx, func(e hypervisor.CallEnd) { fmt.Fprintf(&told, "%+v %+v\n", op, e) }
 	}
 	o := &hypervisor.Options{Logger: slog.New(slog.NewTextHandler(&told, &slog.HandlerOptions{Level: slog.LevelDebug})), Observer: observe,
-		Credentials: &hypervisor.Credentials{Username: w.sim.User(), Password: w.sim.Password()}}
-	c, err := hypervisor.Open(ctx, "xapi://"+config(w.sim).Address+"/?fingerprint="+w.sim.Fingerprint(), o)
+		Credentials: &hypervisor.Credentials{Username: w.sim.User(), Password: hypervisor.Secret(w.sim.Password())}}
+	c, err := hypervisor.Open(ctx, "xapi://"+config(w.sim).Host+"/?thumbprint="+w.sim.Thumbprint(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +212,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	for _, secret := range append(sessions, "s3cret-word") {
 		if at := strings.Index(told.String(), secret); at >= 0 {
-			t.Errorf("%q is told: %s", secret, told.String()[max(at-200, 0):min(at+100, told.Len())])
+			t.Errorf("%q is reported: %s", secret, told.String()[max(at-200, 0):min(at+100, told.Len())])
 		}
 	}
 }

@@ -83,7 +83,7 @@ func opCases() []opCase {
 	pause := (*hypervisor.VM).Pause
 	return []opCase{
 		do("list brief", func(ctx context.Context, w *world) error {
-			return drain(w.c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}))
+			return drain(w.c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.DetailBrief}))
 		}),
 		do("list full", func(ctx context.Context, w *world) error { return drain(w.c.VMs(ctx, nil)) }),
 		do("info", func(ctx context.Context, w *world) error { _, err := w.run.Info(ctx); return err }),
@@ -101,7 +101,7 @@ func opCases() []opCase {
 		{"create with token", none, spec(hypervisor.VMSpec{Name: "made", MemoryBytes: 256 * hypervisor.MiB, Disks: []hypervisor.DiskSpec{newDisk()},
 			NICs: []hypervisor.NICSpec{{}}, Token: "t1", Start: true}), "made"},
 		clone("clone full", off, hypervisor.CloneOptions{Token: "t1"}),
-		clone("clone linked", off, hypervisor.CloneOptions{Token: "t1", Mode: hypervisor.Linked, CPUs: 3, Labels: map[string]string{"k": "v"}}),
+		clone("clone linked", off, hypervisor.CloneOptions{Token: "t1", Mode: hypervisor.CloneModeLinked, CPUs: 3, Labels: map[string]string{"k": "v"}}),
 		clone("clone running", run, hypervisor.CloneOptions{Token: "t1"}),
 		{"clone without token", none, func(ctx context.Context, w *world, _ any) error { return wait(ctx, w.run.Clone(ctx, "made", nil)) }, ""},
 		{"clone from snapshot", snapshotOf, func(ctx context.Context, w *world, s any) error {
@@ -163,7 +163,7 @@ func opCases() []opCase {
 			return wait(ctx, t.(*hypervisor.Template).MarkVM(ctx, hypervisor.Placement{}))
 		}, ""},
 		do("attach device", func(ctx context.Context, w *world) error {
-			return wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.NetworkCard}))
+			return wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Class: hypervisor.ClassNetwork}))
 		}),
 		do("attach vGPU", func(ctx context.Context, w *world) error {
 			return wait(ctx, w.off.AttachDevice(ctx, hypervisor.DeviceRequest{Profile: "GRID M60-2Q"}))

@@ -8,20 +8,21 @@ import (
 	"strconv"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// mostStars is what Workload Balancing gives the best host
+// mostStars is the rating that Workload Balancing gives the best host
 // (VM.retrieve_wlb_recommendations: source, stars, and the recommendation's
 // number, or 0.0, a number and the reason).
 const mostStars = 5
 
-// Recommend asks the Workload Balancing server which hosts would take a
-// machine; it knows only machines that exist.
+// Recommend asks the Workload Balancing server which hosts can take a
+// machine. The server knows only machines that exist.
 func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hypervisor.Recommendation, error) {
 	on := r.VM.Ref()
 	if r.VM == "" || r.Datastore != "" || r.Device != nil {
-		return nil, hypervisor.Errorf(hypervisor.KindUnsupported, on, "Workload Balancing places machines that exist, by their own needs: name a VM, and leave Datastore and Device out")
+		return nil, hypervisor.Errorf(hypervisor.ErrUnsupported, on, "Workload Balancing places machines that exist, by their own needs: name a VM, and leave Datastore and Device out")
 	}
 	vm, _, err := d.vm(ctx, r.VM)
 	if err != nil {
@@ -29,7 +30,7 @@ func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 	}
 	var ratings map[xapi.Ref][]string
 	if err := d.c.Call(ctx, &ratings, "VM.retrieve_wlb_recommendations", vm); err != nil {
-		return nil, native(on, hypervisor.PlacementNative, err)
+		return nil, native(on, capability.PlacementNative, err)
 	}
 	var hosts map[xapi.Ref]hostID
 	if err := d.c.Call(ctx, &hosts, "host.get_all_records"); err != nil {
@@ -48,7 +49,7 @@ func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 			Reason: rating[0] + " gives it " + rating[1] + " stars", Native: true})
 	}
 	if len(out) == 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindExhausted, on, "Workload Balancing finds no host for the machine: %v", ratings)
+		return nil, hypervisor.Errorf(hypervisor.ErrExhausted, on, "Workload Balancing finds no host for the machine: %v", ratings)
 	}
 	slices.SortFunc(out, func(a, b hypervisor.Recommendation) int {
 		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.Host, b.Host))
@@ -58,12 +59,12 @@ func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 
 // BalancePlan asks the Workload Balancing server for the moves that it
 // recommends (pool.retrieve_wlb_recommendations: for each machine source, the
-// target's uuid, two numbers, and the reason; a control domain stands for a
-// host to be switched on or off, which is no move).
+// target's uuid, two numbers, and the reason; a control domain means a host
+// to be switched on or off, which is not a move).
 func (d *driver) BalancePlan(ctx context.Context) ([]hypervisor.Move, error) {
 	var moves map[xapi.Ref][]string
 	if err := d.c.Call(ctx, &moves, "pool.retrieve_wlb_recommendations"); err != nil {
-		return nil, native(hypervisor.Ref{Kind: hypervisor.KindOfClient}, hypervisor.PlacementNative, err)
+		return nil, native(hypervisor.Ref{Kind: hypervisor.ObjectClient}, capability.PlacementNative, err)
 	}
 	vms, err := records[vmBrief](ctx, d, "VM", slices.Collect(maps.Keys(moves)))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
 
@@ -11,8 +12,8 @@ import (
 func TestWorkloadBalancing(t *testing.T) {
 	ctx := settled(t)
 	w := newWorld(t, xapisim.Config{Hosts: 3})
-	s := ok[hypervisor.Support](t)(w.c.Supports(ctx, hypervisor.PlacementNative, hypervisor.Ref{}))
-	if s.Level != hypervisor.No || s.Reason != hypervisor.ReasonConfig {
+	s := ok[hypervisor.Support](t)(w.c.Supports(ctx, capability.PlacementNative, hypervisor.Ref{}))
+	if s.Level != hypervisor.LevelNo || s.Reason != hypervisor.ReasonConfig {
 		t.Errorf("without a server: %+v", s)
 	}
 	recs := ok[[]hypervisor.Recommendation](t)(w.c.Place(ctx, hypervisor.PlaceRequest{VM: w.run.ID()}))

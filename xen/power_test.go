@@ -1,11 +1,13 @@
 package xen
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
 
@@ -19,11 +21,11 @@ func TestShutdown(t *testing.T) {
 		kind  hypervisor.Kind // KindUnknown: it is done
 		state hypervisor.PowerState
 	}{
-		{"goes", nil, hypervisor.ShutdownOptions{}, hypervisor.KindUnknown, hypervisor.Off},
-		{"too late", deaf, hypervisor.ShutdownOptions{Timeout: soon}, hypervisor.KindTimeout, hypervisor.Running},
-		{"too late, then off", deaf, hypervisor.ShutdownOptions{Timeout: soon, ThenOff: true}, hypervisor.KindUnknown, hypervisor.Off},
-		{"no tools", noTools, hypervisor.ShutdownOptions{}, hypervisor.KindUnsupported, hypervisor.Running},
-		{"no tools, then off", noTools, hypervisor.ShutdownOptions{ThenOff: true}, hypervisor.KindUnknown, hypervisor.Off},
+		{"goes", nil, hypervisor.ShutdownOptions{}, hypervisor.ErrUnknown, hypervisor.StateOff},
+		{"too late", deaf, hypervisor.ShutdownOptions{Timeout: soon}, hypervisor.ErrTimeout, hypervisor.StateRunning},
+		{"too late, then off", deaf, hypervisor.ShutdownOptions{Timeout: soon, Force: true}, hypervisor.ErrUnknown, hypervisor.StateOff},
+		{"no tools", noTools, hypervisor.ShutdownOptions{}, hypervisor.ErrUnsupported, hypervisor.StateRunning},
+		{"no tools, then off", noTools, hypervisor.ShutdownOptions{Force: true}, hypervisor.ErrUnknown, hypervisor.StateOff},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := settled(t)
@@ -32,20 +34,34 @@ func TestShutdown(t *testing.T) {
 				c.guest(t, w)
 			}
 			err := wait(ctx, w.run.Shutdown(ctx, &c.o))
-			if hypervisor.KindOf(err) != c.kind || (err == nil) != (c.kind == hypervisor.KindUnknown) {
+			if hypervisor.KindOf(err) != c.kind || (err == nil) != (c.kind == hypervisor.ErrUnknown) {
 				t.Errorf("%v (%v), want %v", err, hypervisor.KindOf(err), c.kind)
 			}
-			if c.kind == hypervisor.KindUnsupported && reasonOf(err) != hypervisor.ReasonToolsMissing {
+			if c.kind == hypervisor.ErrUnsupported && reasonOf(err) != hypervisor.ReasonToolsMissing {
 				t.Errorf("%v, want the reason %s", err, hypervisor.ReasonToolsMissing)
 			}
 			if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); i.State != c.state {
 				t.Errorf("it is %s, want %s", i.State, c.state)
 			}
-			s := ok[hypervisor.Support](t)(w.run.Supports(ctx, hypervisor.PowerShutdown))
-			if c.state == hypervisor.Running && (s.Level == hypervisor.Yes) != (c.kind == hypervisor.KindTimeout) {
+			s := ok[hypervisor.Support](t)(w.run.Supports(ctx, capability.PowerShutdown))
+			if c.state == hypervisor.StateRunning && (s.Level == hypervisor.LevelYes) != (c.kind == hypervisor.ErrTimeout) {
 				t.Errorf("Supports: %+v", s)
 			}
 		})
+	}
+}
+
+// TestToolsUnread: metrics that can't be read are no sign that a guest has no
+// tools.
+func TestToolsUnread(t *testing.T) {
+	ctx := settled(t)
+	w := newWorld(t, xapisim.Config{})
+	defer w.sim.Fault(xapisim.Fault{Method: "VM_guest_metrics.get_record", Count: -1, Err: &xapisim.Failure{Code: "INTERNAL_ERROR", Params: []string{"x"}}})()
+	if err := wait(ctx, w.run.Shutdown(ctx, nil)); err == nil || errors.Is(err, hypervisor.ErrUnsupported) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if s, err := w.run.Supports(ctx, capability.PowerShutdown); err == nil {
+		t.Errorf("Supports: %+v", s)
 	}
 }
 
@@ -71,9 +87,9 @@ func TestGuestFacts(t *testing.T) {
 		t.Errorf("%+v", g)
 	}
 	if i := ok[hypervisor.VMInfo](t)(w.run.Info(ctx)); !slices.Equal(i.Addresses, g.Addresses) {
-		t.Errorf("Info tells %v, Guest %v", i.Addresses, g.Addresses)
+		t.Errorf("Info reports %v, Guest %v", i.Addresses, g.Addresses)
 	}
-	if _, err := w.off.Guest(ctx); hypervisor.KindOf(err) != hypervisor.KindInvalidState {
+	if _, err := w.off.Guest(ctx); hypervisor.KindOf(err) != hypervisor.ErrInvalidState {
 		t.Errorf("of a machine that is off: %v", err)
 	}
 	noTools(t, w)

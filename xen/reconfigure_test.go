@@ -38,7 +38,7 @@ func TestSizesOff(t *testing.T) {
 		{hypervisor.Changes{CPUs: 6}, [6]int64{1024 * mib, 1024 * mib, 1024 * mib, 1024 * mib, 6, 6}},
 		{hypervisor.Changes{CPUs: 5}, [6]int64{1024 * mib, 1024 * mib, 1024 * mib, 1024 * mib, 5, 5}}, // a machine without room for more stays one
 		{hypervisor.Changes{MemoryBytes: 512 * mib}, [6]int64{512 * mib, 512 * mib, 512 * mib, 512 * mib, 5, 5}},
-		{hypervisor.Changes{MemoryBytes: 2048 * mib, MaxMemory: 4096 * mib}, [6]int64{512 * mib, 2048 * mib, 2048 * mib, 4096 * mib, 5, 5}},
+		{hypervisor.Changes{MemoryBytes: 2048 * mib, MaxMemoryBytes: 4096 * mib}, [6]int64{512 * mib, 2048 * mib, 2048 * mib, 4096 * mib, 5, 5}},
 		{hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{MinBytes: 256 * mib, MaxBytes: 2048 * mib}}, [6]int64{256 * mib, 256 * mib, 2048 * mib, 4096 * mib, 5, 5}},
 		{hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{}}, [6]int64{256 * mib, 2048 * mib, 2048 * mib, 4096 * mib, 5, 5}},
 	} {
@@ -60,8 +60,8 @@ func TestSizesOff(t *testing.T) {
 		change hypervisor.Changes
 		kind   hypervisor.Kind
 	}{
-		{hypervisor.Changes{MaxCPUs: 2}, hypervisor.KindInvalidArgument}, {hypervisor.Changes{CPUs: 65}, hypervisor.KindInvalidArgument},
-		{hypervisor.Changes{MaxMemory: 1024 * mib}, hypervisor.KindInvalidArgument}, {hypervisor.Changes{MemoryBytes: 65 * hypervisor.GiB}, hypervisor.KindExhausted},
+		{hypervisor.Changes{MaxCPUs: 2}, hypervisor.ErrInvalidArgument}, {hypervisor.Changes{CPUs: 65}, hypervisor.ErrInvalidArgument},
+		{hypervisor.Changes{MaxMemoryBytes: 1024 * mib}, hypervisor.ErrInvalidArgument}, {hypervisor.Changes{MemoryBytes: 65 * hypervisor.GiB}, hypervisor.ErrExhausted},
 	} {
 		if err := wait(ctx, vm.Reconfigure(ctx, c.change)); hypervisor.KindOf(err) != c.kind {
 			t.Errorf("%+v: %v (%v), want %v", c.change, err, hypervisor.KindOf(err), c.kind)
@@ -110,7 +110,7 @@ func TestSizesLive(t *testing.T) {
 	if err := w.sim.SetField("VM", string(vm.ID()), "memory_target", int64(768*mib)); err != nil { // the pool balloons it
 		t.Fatal(err)
 	}
-	for v, err := range w.c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}) {
+	for v, err := range w.c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.DetailBrief}) {
 		if err != nil || v.ID == vm.ID() && v.MemoryBytes != 768*mib {
 			t.Errorf("it has %d MiB now, %v", v.MemoryBytes/mib, err)
 		}
@@ -126,18 +126,21 @@ func TestSizesByLicence(t *testing.T) {
 	w := newWorld(t, xapisim.Config{Hosts: 2, Restrictions: []string{"dmc", "set_vcpus_number_live"}})
 	room := hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, MaxMemoryBytes: 2048 * mib}
 	span := hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, DynamicMemory: &hypervisor.MemoryRange{MinBytes: 512 * mib, MaxBytes: 1024 * mib}}
-	plain := hypervisor.VMSpec{Name: "plain", CPUs: 1, MaxCPUs: 2, MemoryBytes: 1024 * mib}
+	plain := hypervisor.VMSpec{Name: "plain", CPUs: 1, MemoryBytes: 1024 * mib}
+	more := hypervisor.VMSpec{Name: "x", CPUs: 1, MaxCPUs: 2, MemoryBytes: 1024 * mib}
 	vm := ok[*hypervisor.VM](t)(w.c.CreateVM(ctx, plain).Wait(ctx))
 	before := w.sizes(t, vm)
 	for label, err := range map[string]error{
+		"create with CPUs":     wait(ctx, w.c.CreateVM(ctx, more)),
+		"room for CPUs":        wait(ctx, vm.Reconfigure(ctx, hypervisor.Changes{MaxCPUs: 2})),
 		"create with room":     wait(ctx, w.c.CreateVM(ctx, room)),
 		"create with a range":  wait(ctx, w.c.CreateVM(ctx, span)),
-		"room":                 wait(ctx, vm.Reconfigure(ctx, hypervisor.Changes{MaxMemory: 2048 * mib})),
+		"room":                 wait(ctx, vm.Reconfigure(ctx, hypervisor.Changes{MaxMemoryBytes: 2048 * mib})),
 		"range":                wait(ctx, vm.Reconfigure(ctx, hypervisor.Changes{DynamicMemory: &hypervisor.MemoryRange{MinBytes: 512 * mib, MaxBytes: 1024 * mib}})),
 		"CPUs while it runs":   wait(ctx, w.run.Reconfigure(ctx, hypervisor.Changes{CPUs: 1})),
 		"memory while it runs": wait(ctx, w.run.Reconfigure(ctx, hypervisor.Changes{MemoryBytes: 512 * mib})),
 	} {
-		if reasonOf(err) != hypervisor.ReasonEdition || hypervisor.KindOf(err) != hypervisor.KindLicense {
+		if reasonOf(err) != hypervisor.ReasonEdition || hypervisor.KindOf(err) != hypervisor.ErrLicense {
 			t.Errorf("%s: %v (%v)", label, err, hypervisor.KindOf(err))
 		}
 	}
@@ -153,13 +156,13 @@ func TestSizesByLicence(t *testing.T) {
 func TestCreateOptions(t *testing.T) {
 	ctx := settled(t)
 	w := newWorld(t, xapisim.Config{Hosts: 2})
-	vm := ok[*hypervisor.VM](t)(w.c.CreateVM(ctx, hypervisor.VMSpec{Name: "win", MemoryBytes: 1024 * mib, GuestOS: "windows", Firmware: hypervisor.UEFI, SecureBoot: true}).Wait(ctx))
+	vm := ok[*hypervisor.VM](t)(w.c.CreateVM(ctx, hypervisor.VMSpec{Name: "win", MemoryBytes: 1024 * mib, GuestOS: "windows", Firmware: hypervisor.FirmwareUEFI, SecureBoot: true}).Wait(ctx))
 	platform, _ := w.field(t, "VM", string(vm.ID()), "platform").(map[string]any)
 	boot, _ := w.field(t, "VM", string(vm.ID()), "HVM_boot_params").(map[string]any)
 	if platform["viridian"] != "true" || platform["secureboot"] != "true" || boot["firmware"] != "uefi" {
 		t.Errorf("platform %v, boot %v", platform, boot)
 	}
-	if i := ok[hypervisor.VMInfo](t)(vm.Info(ctx)); i.GuestOS != "windows" || i.Firmware != hypervisor.UEFI || i.Machine != "hvm" {
+	if i := ok[hypervisor.VMInfo](t)(vm.Info(ctx)); i.GuestOS != "windows" || i.Firmware != hypervisor.FirmwareUEFI || i.Machine != "hvm" {
 		t.Errorf("%+v", i)
 	}
 	plain, _ := w.field(t, "VM", string(ok[*hypervisor.VM](t)(w.c.CreateVM(ctx, spec("plain")).Wait(ctx)).ID()), "platform").(map[string]any)
@@ -171,16 +174,16 @@ func TestCreateOptions(t *testing.T) {
 		s    hypervisor.VMSpec
 		kind hypervisor.Kind
 	}{
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, SecureBoot: true}, hypervisor.KindInvalidArgument},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, CPUs: 65}, hypervisor.KindInvalidArgument},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 65 * hypervisor.GiB}, hypervisor.KindExhausted},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Machine: "pc-q35-7.2"}, hypervisor.KindUnsupported},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Placement: hypervisor.Placement{Folder: "f"}}, hypervisor.KindUnsupported},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Placement: hypervisor.Placement{Host: "none"}}, hypervisor.KindNotFound},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Disks: []hypervisor.DiskSpec{{SizeBytes: mib, Provisioning: hypervisor.Thick}}}, hypervisor.KindUnsupported},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Disks: []hypervisor.DiskSpec{{SizeBytes: mib, Bus: "nvme"}}}, hypervisor.KindUnsupported},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, NICs: []hypervisor.NICSpec{{Model: "e1000"}}}, hypervisor.KindUnsupported},
-		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, NICs: []hypervisor.NICSpec{{Network: "none"}}}, hypervisor.KindNotFound},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, SecureBoot: true}, hypervisor.ErrInvalidArgument},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, CPUs: 65}, hypervisor.ErrInvalidArgument},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 65 * hypervisor.GiB}, hypervisor.ErrExhausted},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Machine: "pc-q35-7.2"}, hypervisor.ErrUnsupported},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Placement: hypervisor.Placement{Folder: "f"}}, hypervisor.ErrUnsupported},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Placement: hypervisor.Placement{Host: "none"}}, hypervisor.ErrNotFound},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Disks: []hypervisor.DiskSpec{{SizeBytes: mib, Provisioning: hypervisor.ProvisioningThick}}}, hypervisor.ErrUnsupported},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, Disks: []hypervisor.DiskSpec{{SizeBytes: mib, Bus: "nvme"}}}, hypervisor.ErrUnsupported},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, NICs: []hypervisor.NICSpec{{Model: "e1000"}}}, hypervisor.ErrUnsupported},
+		{hypervisor.VMSpec{Name: "x", MemoryBytes: 1024 * mib, NICs: []hypervisor.NICSpec{{Network: "none"}}}, hypervisor.ErrNotFound},
 	} {
 		if err := wait(ctx, w.c.CreateVM(ctx, c.s)); hypervisor.KindOf(err) != c.kind {
 			t.Errorf("%+v: %v (%v), want %v", c.s, err, hypervisor.KindOf(err), c.kind)
@@ -194,7 +197,7 @@ func TestCreateOptions(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	grown.SizeBytes = hypervisor.GiB
-	if err := wait(ctx, w.c.CreateVM(ctx, hypervisor.VMSpec{Name: "small", MemoryBytes: 1024 * mib, Disks: []hypervisor.DiskSpec{grown}})); hypervisor.KindOf(err) != hypervisor.KindInvalidArgument {
+	if err := wait(ctx, w.c.CreateVM(ctx, hypervisor.VMSpec{Name: "small", MemoryBytes: 1024 * mib, Disks: []hypervisor.DiskSpec{grown}})); hypervisor.KindOf(err) != hypervisor.ErrInvalidArgument {
 		t.Errorf("an image that shrinks: %v", err)
 	}
 	if n := w.sim.Count("VM"); n != vms+1 {

@@ -7,7 +7,7 @@ import (
 // The fields of XAPI's records that the driver reads. Names and types are
 // those of the published data model.
 
-// vmBrief is what a brief listing tells; reading less makes it faster.
+// vmBrief holds the fields of a brief listing. Reading fewer makes it faster.
 type vmBrief struct {
 	UUID          string   `json:"uuid"`
 	Name          string   `json:"name_label"`
@@ -48,6 +48,7 @@ type vmRec struct {
 	Children          []xapi.Ref        `json:"children"`
 	CurrentOperations map[string]string `json:"current_operations"`
 	AllowedOperations []string          `json:"allowed_operations"`
+	Blocked           map[string]string `json:"blocked_operations"`
 	Platform          map[string]string `json:"platform"`
 	HAPriority        string            `json:"ha_restart_priority"`
 	HAAlways          bool              `json:"ha_always_run"`
@@ -82,6 +83,8 @@ type vbdRec struct {
 	Type       string   `json:"type"`
 	Empty      bool     `json:"empty"`
 	Attached   bool     `json:"currently_attached"`
+
+	Other map[string]string `json:"other_config"`
 }
 
 type vdiRec struct {
@@ -93,9 +96,11 @@ type vdiRec struct {
 	Used       int64             `json:"physical_utilisation"`
 	Type       string            `json:"type"`
 	ReadOnly   bool              `json:"read_only"`
+	Sharable   bool              `json:"sharable"`
 	Managed    bool              `json:"managed"`
 	Missing    bool              `json:"missing"`
 	SM         map[string]string `json:"sm_config"`
+	Other      map[string]string `json:"other_config"`
 	IsSnapshot bool              `json:"is_a_snapshot"`
 	SnapshotOf xapi.Ref          `json:"snapshot_of"`
 	CBT        bool              `json:"cbt_enabled"`
@@ -154,8 +159,6 @@ type hostRec struct {
 	Name         string            `json:"name_label"`
 	Address      string            `json:"address"`
 	Enabled      bool              `json:"enabled"`
-	APIMajor     int64             `json:"API_version_major"`
-	APIMinor     int64             `json:"API_version_minor"`
 	Software     map[string]string `json:"software_version"`
 	Capabilities []string          `json:"capabilities"`
 	CPU          map[string]string `json:"cpu_info"`
@@ -187,6 +190,7 @@ type poolRec struct {
 type pciRec struct {
 	UUID         string     `json:"uuid"`
 	ClassID      string     `json:"class_id"`
+	ClassName    string     `json:"class_name"`
 	VendorID     string     `json:"vendor_id"`
 	VendorName   string     `json:"vendor_name"`
 	DeviceID     string     `json:"device_id"`

@@ -28,8 +28,8 @@ func TestCloneResumed(t *testing.T) {
 		running      bool
 		mode         hypervisor.CloneMode
 	}{
-		{"full", "VM.copy", 3, false, hypervisor.FullClone}, {"linked", "VM.clone", 2, false, hypervisor.Linked},
-		{"running, in the snapshot", "VM.snapshot", 2, true, hypervisor.FullClone}, {"running, in the copy", "VM.copy", 3, true, hypervisor.FullClone},
+		{"full", "VM.copy", 3, false, hypervisor.CloneModeFull}, {"linked", "VM.clone", 2, false, hypervisor.CloneModeLinked},
+		{"running, in the snapshot", "VM.snapshot", 2, true, hypervisor.CloneModeFull}, {"running, in the copy", "VM.copy", 3, true, hypervisor.CloneModeFull},
 	} {
 		for step := 1; step <= c.steps; step++ {
 			for label, end := range map[string]func(*world, *testing.T, *hypervisor.Client){
@@ -39,7 +39,7 @@ func TestCloneResumed(t *testing.T) {
 					}
 				}, "killed": (*world).killed,
 			} {
-				for _, early := range []bool{true, false} { // the copy goes on before the second call, or while it waits
+				for _, early := range []bool{true, false} { // the copy continues before the second call, or while it waits
 					t.Run(c.name+" "+label+map[bool]string{true: " and done", false: ""}[early], func(t *testing.T) {
 						ctx := settled(t)
 						w := newWorld(t, faultPool)
@@ -79,10 +79,11 @@ func TestCloneResumed(t *testing.T) {
 // idle waits until the pool works on nothing that its machines show.
 func (w *world) idle(t *testing.T) {
 	t.Helper()
-	d, err := open(t.Context(), config(w.sim))
+	opened, err := open(t.Context(), config(w.sim), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := opened.(*driver)
 	defer d.Close()
 	for _, m := range []string{"VM.snapshot", "VM.copy", "VM.clone"} {
 		if err := d.settle(settled(t), "", m, nil); err != nil {
@@ -102,7 +103,7 @@ func (w *world) one(ctx context.Context, t *testing.T, vm, src *hypervisor.VM) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i.Token != "job-7" || i.Labels["k"] != "v" || i.Template || i.State != hypervisor.Off || i.CPUs != 2 || len(i.Disks) != 1 {
+	if i.Token != "job-7" || i.Labels["k"] != "v" || i.Template || i.State != hypervisor.StateOff || i.CPUs != 2 || len(i.Disks) != 1 {
 		t.Errorf("the clone is %+v", i)
 	}
 	got := w.truth(t)
@@ -137,7 +138,7 @@ func TestCreateResumed(t *testing.T) {
 					back = append(back, w.sim.Fault(xapisim.Fault{Method: m, Drop: true, Count: -1}))
 				}
 				_, err := w.c.CreateVM(ctx, s).Wait(ctx)
-				if err != nil && hypervisor.KindOf(err) != hypervisor.KindUnavailable {
+				if err != nil && hypervisor.KindOf(err) != hypervisor.ErrUnavailable {
 					t.Fatalf("the first call: %v", err)
 				}
 				w.killed(t, w.c)

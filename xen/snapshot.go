@@ -2,9 +2,12 @@ package xen
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
@@ -34,11 +37,11 @@ func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hyperviso
 	var out []hypervisor.SnapshotInfo
 	for ref, s := range recs {
 		i := hypervisor.SnapshotInfo{ID: hypervisor.SnapshotID(s.UUID), VM: id, Name: s.Name, Description: s.Description, Current: v.Parent == ref,
-			Memory: state(s.PowerState) == hypervisor.Suspended, CreatedAt: s.SnapshotTime.Time, SizeBytes: sizes[ref], Depth: depth(ref), State: hypervisor.Off, Kind: "snapshot"}
+			Memory: state(s.PowerState) == hypervisor.StateSuspended, CreatedAt: s.SnapshotTime.Time, SizeBytes: sizes[ref], Depth: depth(ref), State: hypervisor.StateOff, Kind: "snapshot"}
 		if p, ok := recs[s.Parent]; ok {
 			i.Parent = hypervisor.SnapshotID(p.UUID)
 		}
-		// snapshot_info tells the state that the machine was in.
+		// snapshot_info has the state of the machine at the time.
 		if st := state(s.SnapshotInfo["power-state-at-snapshot"]); st != hypervisor.StateUnknown {
 			i.State = st
 		}
@@ -56,7 +59,7 @@ func (d *driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hyperviso
 	return out, nil
 }
 
-// snapshotSizes adds up what the images of each snapshot take.
+// snapshotSizes adds up the space of the images and the RAM of each snapshot.
 func (d *driver) snapshotSizes(ctx context.Context, recs map[xapi.Ref]vmRec) (map[xapi.Ref]int64, error) {
 	var refs []xapi.Ref
 	for _, s := range recs {
@@ -70,12 +73,18 @@ func (d *driver) snapshotSizes(ctx context.Context, recs map[xapi.Ref]vmRec) (ma
 	for _, b := range vbds {
 		refs = append(refs, b.VDI)
 	}
+	for _, s := range recs {
+		if !s.SuspendVDI.IsNull() {
+			refs = append(refs, s.SuspendVDI)
+		}
+	}
 	vdis, err := records[vdiRec](ctx, d, "VDI", refs)
 	if err != nil {
 		return nil, err
 	}
 	out := map[xapi.Ref]int64{}
 	for ref, s := range recs {
+		out[ref] = vdis[s.SuspendVDI].Used
 		for _, b := range s.VBDs {
 			out[ref] += vdis[vbds[b].VDI].Used
 		}
@@ -83,58 +92,56 @@ func (d *driver) snapshotSizes(ctx context.Context, recs map[xapi.Ref]vmRec) (ma
 	return out, nil
 }
 
-// CreateSnapshot is VM.snapshot, or VM.checkpoint with RAM.
+// CreateSnapshot calls VM.snapshot, or VM.checkpoint with RAM.
 func (d *driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest) (hypervisor.DriverTask, error) {
-	vm, v, err := d.vm(ctx, id)
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
-	k := hypervisor.SnapshotDisk
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
+	k := capability.SnapshotDisk
 	switch {
 	case v.Template:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "this is a template: XAPI makes snapshots of machines only")
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, on, "this is a template: XAPI makes snapshots of machines only")
 	case r.Quiesce:
-		return nil, hypervisor.Unsupported(on, hypervisor.SnapshotQuiesce, hypervisor.ReasonAPIVersion, quiesceDetail)
+		return nil, hypervisor.Unsupported(on, capability.SnapshotQuiesce, hypervisor.ReasonAPIVersion, quiesceDetail)
 	case r.Memory:
-		k = hypervisor.SnapshotMemory
-		if st := state(v.PowerState); st == hypervisor.Off {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidState, on, "the machine is off and has no RAM to keep: leave Memory out")
+		k = capability.SnapshotMemory
+		if st := state(v.PowerState); st == hypervisor.StateOff {
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, on, "the machine is off and has no RAM to keep: leave Memory out")
 		}
 		if err := d.allowed(ctx, on, k); err != nil {
 			return nil, err
 		}
 	}
-	return d.compose(ctx, "snapshot", on, k, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		method, args := "VM.snapshot", []any{vm, r.Name}
+	return d.compose(ctx, "snapshot", on, k, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
+		method := "VM.snapshot"
 		if r.Memory {
 			method = "VM.checkpoint"
-		} else if d.api >= 2021 {
-			args = append(args, []xapi.Ref{}) // ignore_vdis, since API version 2.21
 		}
 		ref, err := j.runTo(ctx, 0, 0.9, goal{vm: vm, there: func(ctx context.Context) (xapi.Ref, bool, error) {
 			return d.newSnapshot(ctx, vm, v.Snapshots, r.Name)
-		}}, method, args...)
+		}}, method, vm, r.Name)
 		if err != nil {
 			return hypervisor.Ref{}, err
 		}
-		ctx, stop := late(ctx)
+		ctx, stop := job.Late(ctx)
 		defer stop()
 		var s vmRec
 		if err := d.c.Call(ctx, &s, "VM.get_record", ref); err != nil {
 			return hypervisor.Ref{}, err
 		}
-		made := hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: s.UUID, Name: s.Name}
+		made := hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, ID: s.UUID, Name: s.Name}
 		if r.Description != v.Description {
 			if err = d.c.Call(ctx, nil, "VM.set_name_description", ref, r.Description); err != nil {
-				j.left = append(j.left, made) // it is whole, but for its text
+				j.Left(made) // it is complete, except for its text
 			}
 		}
 		return made, err
 	})
 }
 
-// newSnapshot finds a snapshot of a machine that is none of those known.
+// newSnapshot finds a snapshot of a machine that is not one of those known.
 func (d *driver) newSnapshot(ctx context.Context, vm xapi.Ref, known []xapi.Ref, name string) (xapi.Ref, bool, error) {
 	var now vmRec
 	if err := d.c.Call(ctx, &now, "VM.get_record", vm); err != nil {
@@ -153,8 +160,8 @@ func (d *driver) newSnapshot(ctx context.Context, vm xapi.Ref, known []xapi.Ref,
 func (d *driver) snapshot(ctx context.Context, vm xapi.Ref, id hypervisor.SnapshotID) (xapi.Ref, vmRec, error) {
 	ref, s, err := d.anyVM(ctx, hypervisor.VMID(id))
 	if err != nil {
-		if kindOf(err) == hypervisor.KindNotFound {
-			err = hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "%w", err)
+		if kindOf(err) == hypervisor.ErrNotFound {
+			err = hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "%w", err)
 		}
 		return ref, s, err
 	}
@@ -164,10 +171,10 @@ func (d *driver) snapshot(ctx context.Context, vm xapi.Ref, id hypervisor.Snapsh
 	return ref, s, nil
 }
 
-// RevertSnapshot is VM.revert, which leaves the machine Halted or, after a
-// checkpoint, Suspended; then it is resumed.
-func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.RevertRequest) (hypervisor.DriverTask, error) {
-	vm, v, err := d.vm(ctx, id)
+// RevertSnapshot calls VM.revert, which leaves the machine Halted or, after a
+// checkpoint, Suspended. Then it resumes the machine.
+func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.RevertOptions) (hypervisor.DriverTask, error) {
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -175,35 +182,103 @@ func (d *driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 	if err != nil {
 		return nil, err
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
-	return d.compose(ctx, "revert", on, hypervisor.SnapshotDisk, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		if _, err := j.runTo(ctx, 0, 0.6, d.reverted(vm, ref, v), "VM.revert", ref); err != nil {
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
+	notes, err := d.lostByRevert(ctx, on, v, s)
+	if err != nil {
+		return nil, err
+	}
+	return d.compose(ctx, "revert", on, capability.SnapshotDisk, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
+		for _, n := range notes {
+			j.Note(n)
+		}
+		if _, err := j.runTo(ctx, 0, 0.6, d.reverted(vm, ref, v, s), "VM.revert", ref); err != nil {
 			return on, err
 		}
-		if r.KeepOff || state(s.PowerState) != hypervisor.Suspended {
+		if r.KeepOff || state(s.PowerState) != hypervisor.StateSuspended {
 			return on, nil
 		}
-		_, err := j.runTo(ctx, 0.6, 1, *d.inState(vm, "", hypervisor.Running), "VM.resume", vm, false, false)
+		// The snapshot's RAM is useless where it is not resumed. A message that
+		// did not arrive is sent again: its goal showed that nothing happened.
+		var err error
+		for range 2 {
+			_, err = j.runTo(ctx, 0.6, 1, *d.inState(vm, "", hypervisor.StateRunning), "VM.resume", vm, false, false)
+			if ctx.Err() != nil || !xapi.Lost(err) && !forgotten(err) {
+				break
+			}
+		}
 		return on, err
 	})
 }
 
-// reverted is the goal of a revert. One to the snapshot that is the current
-// one already can't be told from none.
-func (d *driver) reverted(vm, snap xapi.Ref, before vmRec) goal {
+// lostByRevert returns what a machine lacks after a revert. VM.revert
+// destroys each image that the snapshot has a copy of and removes all other
+// drives (xapi_vm_snapshot.ml), so it is refused if such an image is not the
+// machine's alone.
+func (d *driver) lostByRevert(ctx context.Context, on hypervisor.Ref, v, snap vmRec) (notes []string, err error) {
+	nowDrives, err := records[vbdRec](ctx, d, "VBD", v.VBDs)
+	if err != nil {
+		return nil, err
+	}
+	thenDrives, err := records[vbdRec](ctx, d, "VBD", snap.VBDs)
+	if err != nil {
+		return nil, err
+	}
+	now, err := d.attachedImages(ctx, nowDrives)
+	if err != nil {
+		return nil, err
+	}
+	then, err := d.attachedImages(ctx, thenDrives)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range now {
+		has := slices.ContainsFunc(then, func(t attached) bool { return t.vdi.SnapshotOf == a.ref })
+		switch {
+		case has && a.stays():
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, on, "the revert would delete image %s (%s), which is not the machine's alone: detach it first (KeepDisks); the machine then gets the snapshot's copy", a.vdi.UUID, a.vdi.Name)
+		case !has:
+			notes = append(notes, "disk "+a.vbd.UUID+" came after the snapshot: it is detached, image "+a.vdi.UUID+" ("+a.vdi.Name+") is kept")
+		}
+	}
+	if p := v.Other[pciKey]; p != "" && snap.Other[pciKey] != p {
+		notes = append(notes, "PCI functions "+p+" came after the snapshot: they are detached")
+	}
+	return append(notes, laterCDs(nowDrives, thenDrives)...), nil
+}
+
+// laterCDs names the CD drives that a machine has now and did not have then.
+func laterCDs(now, then map[xapi.Ref]vbdRec) (notes []string) {
+	for _, b := range now {
+		had := false
+		for _, t := range then {
+			had = had || t.Type == "CD" && t.UserDevice == b.UserDevice
+		}
+		if b.Type == "CD" && !had {
+			notes = append(notes, "CD drive "+b.UUID+" came after the snapshot: it is taken away")
+		}
+	}
+	return notes
+}
+
+// reverted is the goal of a revert. A revert to the snapshot that already is
+// the current one shows in the drives, which are all new. Without drives it
+// can't be distinguished from no revert.
+func (d *driver) reverted(vm, snap xapi.Ref, before, then vmRec) goal {
 	return goal{vm: vm, there: func(ctx context.Context) (xapi.Ref, bool, error) {
 		var v vmRec
 		err := d.c.Call(ctx, &v, "VM.get_record", vm)
 		st := state(v.PowerState)
-		return vm, before.Parent != snap && v.Parent == snap && (st == hypervisor.Off || st == hypervisor.Suspended), err
+		parent := before.Parent != snap && v.Parent == snap
+		drives := len(v.VBDs) > 0 && len(v.VBDs) == len(then.VBDs) && !slices.ContainsFunc(v.VBDs, func(r xapi.Ref) bool { return slices.Contains(before.VBDs, r) })
+		return vm, (parent || drives) && (st == hypervisor.StateOff || st == hypervisor.StateSuspended), err
 	}}
 }
 
-// DeleteSnapshot destroys the snapshot and its images; XAPI hands its children
-// to its parent. The storage manager coalesces chains later, in the
-// background: XAPI shows no task for it, and the result is the same before.
-func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.DeleteSnapshotRequest) (hypervisor.DriverTask, error) {
-	vm, v, err := d.vm(ctx, id)
+// DeleteSnapshot destroys the snapshot and its images. XAPI passes its
+// children to its parent. Then it waits until the storage manager has merged
+// the images below.
+func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.DeleteSnapshotOptions) (hypervisor.DriverTask, error) {
+	vm, v, err := d.machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -225,17 +300,21 @@ func (d *driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 			}
 		}
 	}
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: v.UUID, Name: v.Name}
-	return d.compose(ctx, "delete snapshot", on, hypervisor.SnapshotDisk, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: v.UUID, Name: v.Name}
+	return d.compose(ctx, "delete snapshot", on, capability.SnapshotDisk, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
+		images := map[xapi.Ref]vdiRec{}
 		for i, s := range slices.Backward(gone) {
 			if err := ctx.Err(); err != nil {
 				return on, err
 			}
-			if err := d.destroyWithDisks(ctx, s); err != nil {
+			went, err := d.destroyWith(ctx, s)
+			if err != nil {
 				return on, err
 			}
-			j.report(hypervisor.TaskState{Fraction: float64(len(gone)-i) / float64(len(gone)), Phase: "merging"})
+			maps.Copy(images, went.images)
+			j.Report(hypervisor.TaskState{Fraction: 0.5 * float64(len(gone)-i) / float64(len(gone)), Phase: "deleting"})
 		}
+		j.merged(ctx, images, 0.5)
 		return on, nil
 	})
 }

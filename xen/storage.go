@@ -6,10 +6,11 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/xen/internal/xapi"
 )
 
-// Datastores lists storage repositories, ISO libraries included.
+// Datastores lists storage repositories, including ISO libraries.
 func (d *driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, error) {
 	var srs map[xapi.Ref]srRec
 	var pbds map[xapi.Ref]pbdRec
@@ -40,7 +41,7 @@ func (d *driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, er
 	return out, nil
 }
 
-// Volumes lists the images that the storage manager shows; the hidden bases
+// Volumes lists the images that the storage manager shows. The hidden bases
 // of clones and snapshots are not among them.
 func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
 	sr, err := d.byUUID(ctx, "SR", string(ds))
@@ -67,15 +68,15 @@ func (d *driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 	return out, nil
 }
 
-// CreateVolume is VDI.create and, of another image, VDI.copy into it.
+// CreateVolume calls VDI.create and, to copy another image, VDI.copy into it.
 func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: s.Name}
 	p, err := d.planDisk(ctx, on, hypervisor.DiskSpec{SizeBytes: s.SizeBytes, Provisioning: s.Provisioning, Datastore: s.Datastore, Image: s.From}, "")
 	if err != nil {
 		return nil, err
 	}
-	return d.compose(ctx, "create image", on, hypervisor.VolumeManage, "", func(ctx context.Context, j *job) (hypervisor.Ref, error) {
-		j.bound = true
+	return d.compose(ctx, "create image", on, capability.VolumeManage, "", func(ctx context.Context, j *poolJob) (hypervisor.Ref, error) {
+		j.Bound = true
 		vdi, err := j.newImage(ctx, s.Name, p.sr, p.from, s.SizeBytes)
 		if err != nil {
 			return on, err
@@ -86,8 +87,8 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 	})
 }
 
-// DeleteVolume is VDI.destroy. XAPI itself would refuse only images of running
-// machines; here any machine's disk is refused.
+// DeleteVolume calls VDI.destroy. XAPI itself would refuse only images of
+// running machines; here any machine's disk is refused.
 func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
 	ref, err := d.byUUID(ctx, "VDI", string(id))
 	var v vdiRec
@@ -96,6 +97,11 @@ func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 	}
 	if err != nil {
 		return nil, err
+	}
+	if v.Type != "user" && v.Type != "system" {
+		if err := d.noDisk(ctx, id, ref, v); err != nil {
+			return nil, err
+		}
 	}
 	vbds, err := records[vbdRec](ctx, d, "VBD", v.VBDs)
 	if err != nil {
@@ -106,9 +112,26 @@ func (d *driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 		if err := d.c.Call(ctx, &vm, "VM.get_record", b.VM); err != nil {
 			return nil, err
 		}
-		return nil, hypervisor.Errorf(hypervisor.KindBusy, id.Ref(), "machine %s (%q) has this image as a disk: detach it first", vm.UUID, vm.Name)
+		return nil, hypervisor.Errorf(hypervisor.ErrBusy, id.Ref(), "machine %s (%q) has this image as a disk: detach it first", vm.UUID, vm.Name)
 	}
-	return d.async(ctx, id.Ref(), hypervisor.VolumeManage, nil, nil, "VDI.destroy", ref)
+	return d.async(ctx, id.Ref(), capability.VolumeManage, nil, nil, "VDI.destroy", ref)
+}
+
+// noDisk refuses an image that is no disk and in use: the memory of a
+// suspended machine or of a snapshot, or what XAPI keeps for itself. XAPI
+// would destroy the memory (xapi_vdi.ml looks at VBDs).
+func (d *driver) noDisk(ctx context.Context, id hypervisor.VolumeID, ref xapi.Ref, v vdiRec) error {
+	if v.Type != "suspend" && v.Type != "crashdump" {
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "the image is not a disk: XAPI keeps data of its own in it (type %s)", v.Type)
+	}
+	var users map[xapi.Ref]vmRec
+	err := d.c.Call(ctx, &users, "VM.get_all_records")
+	for _, vm := range users {
+		if vm.SuspendVDI == ref {
+			return hypervisor.Errorf(hypervisor.ErrBusy, id.Ref(), "the memory of %s (%q) is in this image", vm.UUID, vm.Name)
+		}
+	}
+	return err
 }
 
 // Networks lists the pool's networks.
@@ -123,7 +146,7 @@ func (d *driver) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error)
 	}
 	var out []hypervisor.NetworkInfo
 	for _, n := range nets {
-		i := hypervisor.NetworkInfo{ID: hypervisor.NetworkID(n.UUID), Name: n.Name, Type: "internal", SRIOV: hypervisor.Absent}
+		i := hypervisor.NetworkInfo{ID: hypervisor.NetworkID(n.UUID), Name: n.Name, Type: "internal", SRIOV: hypervisor.FactAbsent}
 		for _, r := range n.PIFs {
 			p := pifs[r]
 			i.Type = "bridged"
@@ -132,7 +155,7 @@ func (d *driver) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error)
 				i.VLAN = int(p.VLAN)
 			}
 			if len(p.SRIOVlog) > 0 {
-				i.SRIOV = hypervisor.Present
+				i.SRIOV = hypervisor.FactPresent
 			}
 		}
 		slices.Sort(i.Hosts)

@@ -21,7 +21,7 @@ const (
 
 // states maps vm_power_state.
 var states = map[string]hypervisor.PowerState{
-	"Halted": hypervisor.Off, "Running": hypervisor.Running, "Paused": hypervisor.Paused, "Suspended": hypervisor.Suspended,
+	"Halted": hypervisor.StateOff, "Running": hypervisor.StateRunning, "Paused": hypervisor.StatePaused, "Suspended": hypervisor.StateSuspended,
 }
 
 func state(s string) hypervisor.PowerState {
@@ -31,10 +31,11 @@ func state(s string) hypervisor.PowerState {
 	return hypervisor.StateUnknown
 }
 
-// fewNamed is up to how many machines of one name are read one by one.
+// fewNamed is the largest number of machines of one name that are read one by
+// one.
 const fewNamed = 4
 
-// named reads the machines of a name, if they are few.
+// named reads the machines of a name, if there are only few.
 func (d *driver) named(ctx context.Context, name string) (vms map[xapi.Ref]vmRec, few bool, err error) {
 	var refs []xapi.Ref
 	if err := d.c.Call(ctx, &refs, "VM.get_by_name_label", name); err != nil || len(refs) > fewNamed {
@@ -44,8 +45,8 @@ func (d *driver) named(ctx context.Context, name string) (vms map[xapi.Ref]vmRec
 	return vms, true, err
 }
 
-// ListVMs lists in 3 calls (brief) or 13 (full), in one page. A name is looked
-// up by the server.
+// ListVMs lists in 3 calls (brief) or 13 (full), in one page. The server
+// looks up a name.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
 	switch {
 	case q.Name != "":
@@ -60,7 +61,7 @@ func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 			}
 			return inv.page(vms, q), nil
 		}
-	case q.Detail == hypervisor.Brief && q.Token == "":
+	case q.Detail == hypervisor.DetailBrief && q.Token == "":
 		return d.listBrief(ctx, q)
 	}
 	inv, err := d.load(ctx)
@@ -86,12 +87,12 @@ func (inv *inventory) page(vms map[xapi.Ref]vmRec, q hypervisor.VMQuery) hypervi
 	return p
 }
 
-func (d *driver) listBrief(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
+func (d *driver) listBrief(parent context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
 	var vms map[xapi.Ref]vmBrief
 	var metrics map[xapi.Ref]metricsBrief
 	var hosts map[xapi.Ref]hostID
 	read := time.Now()
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(parent)
 	for class, into := range map[string]any{"VM": &vms, "VM_metrics": &metrics, "host": &hosts} {
 		g.Go(func() error { return d.c.Call(ctx, into, class+".get_all_records") })
 	}
@@ -99,9 +100,22 @@ func (d *driver) listBrief(ctx context.Context, q hypervisor.VMQuery) (hyperviso
 	if err := g.Wait(); err != nil {
 		return p, err
 	}
+	var missing []xapi.Ref
+	for _, v := range vms {
+		if _, ok := metrics[v.Metrics]; !ok && v.suspect() {
+			missing = append(missing, v.Metrics)
+		}
+	}
+	gone, err := d.absent(parent, missing)
+	if err != nil {
+		return p, err
+	}
 	p.VMs = make([]hypervisor.VMInfo, 0, len(vms))
 	for _, ref := range slices.Sorted(maps.Keys(vms)) {
 		v := vms[ref]
+		if gone[v.Metrics] {
+			v.Metrics = xapi.Null
+		}
 		i := v.info(metrics[v.Metrics], hosts[v.ResidentOn].UUID, read)
 		if v.wanted(q) && (q.Host == "" || i.Host == q.Host) {
 			p.VMs = append(p.VMs, i)
@@ -118,7 +132,10 @@ func (v *vmBrief) wanted(q hypervisor.VMQuery) bool {
 func (v *vmBrief) info(m metricsBrief, host string, read time.Time) hypervisor.VMInfo {
 	i := hypervisor.VMInfo{ID: hypervisor.VMID(v.UUID), Name: v.Name, State: state(v.PowerState), Host: hypervisor.HostID(host), Template: v.Template, ReadAt: read,
 		CPUs: int(v.VCPUsStart), MemoryBytes: v.DynamicMax}
-	if i.State == hypervisor.Running || i.State == hypervisor.Paused {
+	if v.unseen() {
+		i.State = hypervisor.StateUnknown
+	}
+	if i.State == hypervisor.StateRunning || i.State == hypervisor.StatePaused {
 		if m.VCPUs > 0 {
 			i.CPUs = int(m.VCPUs)
 		}
@@ -154,7 +171,7 @@ func (d *driver) vmRef(ctx context.Context, id hypervisor.VMID) (xapi.Ref, error
 func (d *driver) vm(ctx context.Context, id hypervisor.VMID) (xapi.Ref, vmRec, error) {
 	ref, v, err := d.anyVM(ctx, id)
 	if err == nil && (v.IsSnapshot || v.ControlDomain) {
-		err = hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "this is a snapshot or a control domain, not a machine")
+		err = hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "this is a snapshot or a control domain, not a machine")
 	}
 	return ref, v, err
 }
@@ -178,11 +195,14 @@ func snapshotID(inv *inventory, ref xapi.Ref) hypervisor.SnapshotID {
 // info makes the portable value of a record.
 func (inv *inventory) info(v vmRec) hypervisor.VMInfo {
 	m := inv.metrics[v.Metrics]
+	if inv.gone[v.Metrics] {
+		v.Metrics = xapi.Null
+	}
 	i := v.vmBrief.info(m.metricsBrief, inv.hosts[v.ResidentOn].UUID, inv.read)
 	i.Description, i.MaxCPUs, i.MaxMemoryBytes = v.Description, int(v.VCPUsMax), v.StaticMax
 	i.Firmware, i.Machine = hypervisor.Firmware(v.HVMBootParams["firmware"]), v.DomainType
 	if i.Firmware == "" && v.DomainType == "hvm" {
-		i.Firmware = hypervisor.BIOS // the default of HVM_boot_params:firmware
+		i.Firmware = hypervisor.FirmwareBIOS // the default of HVM_boot_params:firmware
 	}
 	if v.DynamicMin != v.DynamicMax {
 		i.DynamicMemory = &hypervisor.MemoryRange{MinBytes: v.DynamicMin, MaxBytes: v.DynamicMax}
@@ -191,9 +211,11 @@ func (inv *inventory) info(v vmRec) hypervisor.VMInfo {
 	i.Labels, i.Token = labelsOf(v.Other), v.Other[tokenKey]
 	i.CreatedAt = m.Installed.Time
 	i.Snapshots, i.CurrentSnapshot = len(v.Snapshots), snapshotID(inv, v.Parent)
+	i.Placement.Pool, i.Placement.Host = inv.pool, i.Host
 	if h, ok := inv.hosts[v.Affinity]; ok {
 		i.Placement.Host = hypervisor.HostID(h.UUID)
 	}
+	i.SecureBoot = v.Platform["secureboot"] == "true"
 	for task := range v.CurrentOperations {
 		i.Tasks = append(i.Tasks, hypervisor.TaskID(task))
 	}
@@ -262,7 +284,7 @@ func (d *driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[s
 	if err != nil {
 		return err
 	}
-	// The whole map is set in one message: no reader sees half of the labels.
+	// One message sets the whole map, so no reader sees half of the labels.
 	other := maps.Clone(v.Other)
 	maps.DeleteFunc(other, func(k, _ string) bool { return strings.HasPrefix(k, labelKey) })
 	for k, l := range labels {

@@ -124,9 +124,9 @@ func (w *world) hosts(ctx context.Context) []hypervisor.HostInfo {
 
 func (w *world) rpc(ctx context.Context, t *testing.T, result any, method string, args ...any) {
 	t.Helper()
-	rpc, ok := hypervisor.As[*RPC](w.c)
-	if !ok {
-		t.Fatal("the Client has no *RPC")
+	rpc, err := hypervisor.As[*Session](t.Context(), w.c, w.c)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := rpc.Call(ctx, result, method, args...); err != nil {
 		t.Fatal(err)

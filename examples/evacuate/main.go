@@ -1,6 +1,6 @@
 // Command evacuate moves every running machine away from a host by live
-// migration and shows the progress. Interrupt it and the move that is under
-// way is cancelled, with its true outcome.
+// migration and shows the progress. An interrupt cancels the move that is
+// under way, and the true outcome is reported.
 //
 //	go run ./examples/evacuate -url 'xapi://root@pool.example' -host host-3
 package main
@@ -61,7 +61,7 @@ func run(ctx context.Context, url, name string, plan bool, parallel int) error {
 	t := h.Evacuate(ctx, &hypervisor.EvacuateOptions{Parallel: parallel})
 	for p, err := range t.Progress(ctx) {
 		if err != nil {
-			break // Run below tells the true outcome
+			break // Run below reports the true outcome
 		}
 		fmt.Printf("%3.0f%% %s\n", 100*max(p.Fraction, 0), p.Phase)
 	}
@@ -78,9 +78,9 @@ func run(ctx context.Context, url, name string, plan bool, parallel int) error {
 	return err
 }
 
-// check says what stands in the way of each machine.
+// check reports what blocks the move of each machine.
 func check(ctx context.Context, c *hypervisor.Client, h *hypervisor.Host) error {
-	for v, err := range c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief, Host: h.ID()}) {
+	for v, err := range c.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.DetailBrief, Host: h.ID()}) {
 		if err != nil {
 			return err
 		}

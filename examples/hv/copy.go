@@ -70,8 +70,12 @@ func (k *cloneCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o := &hypervisor.CloneOptions{Start: k.Start, Token: k.Token, Placement: hypervisor.Placement{Host: h, Datastore: hypervisor.DatastoreID(k.Store)},
-		Mode: map[string]hypervisor.CloneMode{"full": hypervisor.FullClone, "linked": hypervisor.Linked, "instant": hypervisor.Instant}[k.Mode]}
+	ds, err := a.store(k.Store)
+	if err != nil {
+		return err
+	}
+	o := &hypervisor.CloneOptions{Start: k.Start, Token: k.Token, Placement: hypervisor.Placement{Host: h, Datastore: ds},
+		Mode: map[string]hypervisor.CloneMode{"full": hypervisor.CloneModeFull, "linked": hypervisor.CloneModeLinked, "instant": hypervisor.CloneModeInstant}[k.Mode]}
 	if k.Template {
 		t, err := a.template(k.Source)
 		if err != nil {

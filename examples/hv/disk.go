@@ -51,30 +51,42 @@ func (k *nicCmd) Run(a *app) error {
 	if k.Op == "detach" {
 		return only(a, vm.DetachNIC(a.ctx, hypervisor.NICID(k.NIC)))
 	}
-	id, err := done(a, vm.AttachNIC(a.ctx, hypervisor.NICSpec{Network: hypervisor.NetworkID(k.Network)}))
+	network, err := a.network(k.Network)
+	if err != nil {
+		return err
+	}
+	nic, err := done(a, vm.AttachNIC(a.ctx, hypervisor.NICSpec{Network: network}))
 	if err == nil {
-		fmt.Fprintln(a.out, id)
+		fmt.Fprintln(a.out, nic.ID)
 	}
 	return err
 }
 
 type volumeCmd struct {
 	Op    string `arg:"" enum:"list,create,delete,needs"`
-	Name  string `arg:"" optional:"" help:"Of a new image; ID of one to delete; the machine for needs, which lists what its disks stand on and who else does."`
-	Store string
-	Size  int64 `help:"MiB."`
+	Name  string `arg:"" optional:"" help:"Name of a new image, or of one to delete; the machine for needs, which lists what its disks depend on and who else does."`
+	Store string `help:"Datastore; for list and delete all of them by default."`
+	Size  int64  `help:"MiB."`
 }
 
 func (k *volumeCmd) Run(a *app) error {
+	ds, err := a.store(k.Store)
+	if err != nil {
+		return err
+	}
 	switch k.Op {
 	case "create":
-		id, err := done(a, a.c.CreateVolume(a.ctx, hypervisor.VolumeSpec{Name: k.Name, Datastore: hypervisor.DatastoreID(k.Store), SizeBytes: k.Size * hypervisor.MiB}))
+		id, err := done(a, a.c.CreateVolume(a.ctx, hypervisor.VolumeSpec{Name: k.Name, Datastore: ds, SizeBytes: k.Size * hypervisor.MiB}))
 		if err == nil {
-			fmt.Fprintln(a.out, id)
+			fmt.Fprintln(a.out, "id:"+id)
 		}
 		return err
 	case "delete":
-		return only(a, a.c.DeleteVolume(a.ctx, hypervisor.VolumeID(k.Name)))
+		id, err := a.volume(k.Name, ds)
+		if err != nil {
+			return err
+		}
+		return only(a, a.c.DeleteVolume(a.ctx, id))
 	case "needs":
 		vm, err := a.vm(k.Name)
 		if err != nil {
@@ -90,13 +102,13 @@ func (k *volumeCmd) Run(a *app) error {
 		}
 		return a.print(d, "VOLUME PARENT DEPTH DEPENDANTS", rows)
 	}
-	all, err := hypervisor.Collect(a.c.Volumes(a.ctx, hypervisor.DatastoreID(k.Store)))
+	all, err := hypervisor.Collect(a.c.Volumes(a.ctx, ds))
 	if err != nil {
 		return err
 	}
 	var rows [][]any
 	for _, v := range all {
-		rows = append(rows, []any{v.Name, v.Datastore, mib(v.SizeBytes), mib(v.UsedBytes), v.ID})
+		rows = append(rows, []any{v.Name, v.Datastore, mib(v.SizeBytes), mib(v.UsedBytes), "id:" + v.ID})
 	}
 	return a.print(all, "NAME STORE SIZE USED ID", rows)
 }

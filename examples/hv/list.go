@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type capsCmd struct {
@@ -26,9 +27,9 @@ func (k *capsCmd) Run(a *app) error {
 		}
 		scope = h.Ref()
 	}
-	all := map[hypervisor.Capability]hypervisor.Support{}
+	all := map[capability.Name]hypervisor.Support{}
 	var rows [][]any
-	for _, c := range hypervisor.Capabilities() {
+	for _, c := range capability.All() {
 		s, err := a.c.Supports(a.ctx, c, scope)
 		if err != nil {
 			return err
@@ -43,12 +44,12 @@ type hostsCmd struct{}
 
 func (*hostsCmd) Run(a *app) error {
 	all, err := hypervisor.Collect(a.c.Hosts(a.ctx))
+	if err != nil {
+		return err
+	}
 	var rows [][]any
 	for _, h := range all {
 		rows = append(rows, []any{h.Name, h.State, h.Product + " " + h.Version, h.CPU.Model, h.CPU.Threads, mib(h.FreeBytes), mib(h.MemoryBytes), h.Running, "id:" + h.ID})
-	}
-	if err != nil {
-		return err
 	}
 	return a.print(all, "NAME STATE VERSION CPU THREADS FREE MEMORY RUNNING ID", rows)
 }
@@ -64,8 +65,8 @@ func (k *vmsCmd) Run(a *app) error {
 		return err
 	}
 	o := &hypervisor.ListOptions{Host: h, Labels: k.Labels}
-	if len(k.Labels) == 0 && !a.JSON {
-		o.Detail = hypervisor.Brief
+	if len(k.Labels) == 0 && a.Output == "table" {
+		o.Detail = hypervisor.DetailBrief
 	}
 	all, err := hypervisor.Collect(a.c.VMs(a.ctx, o))
 	if err != nil {
@@ -168,6 +169,5 @@ func (k *infoCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	a.JSON = true
-	return a.print(i, "", nil)
+	return a.document(i)
 }

@@ -1,10 +1,13 @@
-// Command hv does everything that package hypervisor can, from a shell:
+// Command hv offers everything that package hypervisor can do, in a shell:
 //
 //	hv -c kvm:///system vms
 //	hv -c vsphere://administrator@vcenter/ snapshot create web-01 before --memory
 //	hv -c xapi://root@pool migrate web-01 --host xcp-2
 //
-// Machines, templates, hosts and snapshots are given by name or as id:ID.
+// The password is in the environment variable ANYVISOR_PASSWORD. Machines,
+// templates, hosts, snapshots, datastores, networks and disk images are given by
+// name or as id:ID. Instead of a URL, -c takes the name of a connection in the
+// configuration file; see config.
 package main
 
 import (
@@ -16,11 +19,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+	"go.yaml.in/yaml/v3"
 
 	_ "github.com/anyvisor/anyvisor/hyperv"
 	"github.com/anyvisor/anyvisor/hypervisor"
@@ -32,12 +38,12 @@ import (
 
 // globals are the flags of every command.
 type globals struct {
-	URL      string        `short:"c" env:"HV_URL" default:"fake://" help:"Where the hypervisor is (${env})."`
-	User     string        `env:"HV_USER" help:"User name, in place of the URL's."`
-	Password string        `env:"HV_PASSWORD" help:"Password, better from the environment."`
-	JSON     bool          `help:"Print JSON."`
-	Debug    bool          `help:"Log every operation."`
-	Grace    time.Duration `default:"1m" help:"How long to wait for the true outcome after an interrupt."`
+	Connect string           `short:"c" env:"HV_URL" help:"URL of the hypervisor, or name of a connection (${env}; by default the current connection, or else the fake)."`
+	Config  string           `env:"HV_CONFIG" type:"path" help:"File with the connections (${env}; by default hv/config.yaml in the user's folder for configurations)."`
+	Output  string           `short:"o" enum:"table,json,yaml" default:"table" help:"How to print: table, json or yaml."`
+	Debug   bool             `help:"Log every operation."`
+	Grace   time.Duration    `default:"1m" help:"How long to wait for the true outcome after an interrupt."`
+	Version kong.VersionFlag `help:"Print hv's version."`
 }
 
 type cli struct {
@@ -57,7 +63,7 @@ type cli struct {
 	Set         setCmd         `cmd:"" help:"Change CPUs, memory, name or labels."`
 	Disk        diskCmd        `cmd:"" help:"Disks of a machine."`
 	NIC         nicCmd         `cmd:"" name:"nic" help:"Network adapters of a machine."`
-	Volume      volumeCmd      `cmd:"" help:"Disk images apart from machines, and what stands on what."`
+	Volume      volumeCmd      `cmd:"" help:"Disk images apart from machines, and what depends on what."`
 	Snapshot    snapshotCmd    `cmd:"" help:"Snapshots of a machine."`
 	Clone       cloneCmd       `cmd:"" help:"Copy a machine or deploy a template."`
 	Template    templateCmd    `cmd:"" help:"Turn a machine into a template, or back."`
@@ -72,76 +78,79 @@ type cli struct {
 	Device      deviceCmd      `cmd:"" help:"Give a host device to a machine, or take it back."`
 	Guest       guestCmd       `cmd:"" help:"Ask the guest."`
 	Task        taskCmd        `cmd:"" help:"Watch or cancel work started earlier."`
+	Tour        tourCmd        `cmd:"" help:"Try everything with machines of its own, and remove them."`
+
+	Connections connectionsCmd `cmd:"" help:"List the connections of the configuration file."`
+	Completion  completionCmd  `cmd:"" help:"Print the line that makes a shell complete hv's command lines."`
 }
 
-// app is what commands run with.
+// app is the environment that commands run in.
 type app struct {
 	globals
-	ctx context.Context
-	c   *hypervisor.Client
-	out io.Writer
+	config config
+	ctx    context.Context
+	c      *hypervisor.Client
+	out    io.Writer
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	var args cli
-	k := kong.Parse(&args, kong.Name("hv"), kong.UsageOnError(),
-		kong.Description("Runs virtual machines on every hypervisor that has a driver: "+strings.Join(hypervisor.Schemes(), ", ")+"."))
-	k.FatalIfErrorf(run(ctx, k, args.globals, os.Stdout))
+	args := os.Args[1:]
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	var line cli
+	p := parser(&line)
+	kongcompletion.Register(p)
+	k, err := p.Parse(args)
+	if err == nil {
+		err = run(ctx, k, line.globals, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hv:", err)
+		var parse *kong.ParseError
+		if errors.As(err, &parse) {
+			fmt.Fprintln(os.Stderr, "hv: see hv --help")
+		}
+	}
+	os.Exit(exitCode(err))
+}
+
+func parser(line *cli) *kong.Kong {
+	return kong.Must(line, kong.Name("hv"), kong.Vars{"version": version()},
+		kong.Description("Runs virtual machines on every hypervisor that has a driver: "+strings.Join(hypervisor.Schemes(), ", ")+".\n\n"+exitHelp))
+}
+
+// version is that of the module, as go install records it.
+func version() string {
+	if i, ok := debug.ReadBuildInfo(); ok {
+		return i.Main.Version
+	}
+	return "unknown"
 }
 
 func run(ctx context.Context, k *kong.Context, g globals, out io.Writer) (err error) {
-	o := &hypervisor.Options{}
-	if g.User != "" || g.Password != "" {
-		o.Credentials = &hypervisor.Credentials{Username: g.User, Password: g.Password}
+	a := &app{globals: g, ctx: ctx, out: out}
+	if a.config, err = readConfig(g.Config); err != nil {
+		return err
 	}
+	if strings.HasPrefix(k.Command(), "connections") || strings.HasPrefix(k.Command(), "completion") { // they need no hypervisor
+		return k.Run(a)
+	}
+	o := &hypervisor.Options{}
 	if g.Debug {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	c, err := hypervisor.Open(ctx, g.URL, o)
-	if err != nil {
+	var at string
+	if at, o.Credentials, err = a.config.target(g.Connect); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	return k.Run(&app{globals: g, ctx: ctx, c: c, out: out})
-}
-
-// vm finds a machine by name or id:ID.
-func (a *app) vm(name string) (*hypervisor.VM, error) {
-	if id, ok := strings.CutPrefix(name, "id:"); ok {
-		return a.c.VM(hypervisor.VMID(id)), nil
+	if a.c, err = hypervisor.Open(ctx, at, o); err != nil {
+		return err
 	}
-	return a.c.FindVM(a.ctx, name)
-}
-
-func (a *app) template(name string) (*hypervisor.Template, error) {
-	if id, ok := strings.CutPrefix(name, "id:"); ok {
-		return a.c.Template(hypervisor.TemplateID(id)), nil
-	}
-	return a.c.FindTemplate(a.ctx, name)
-}
-
-func (a *app) host(name string) (hypervisor.HostID, error) {
-	if name == "" {
-		return "", nil
-	}
-	if id, ok := strings.CutPrefix(name, "id:"); ok {
-		return hypervisor.HostID(id), nil
-	}
-	h, err := a.c.FindHost(a.ctx, name)
-	if err != nil {
-		return "", err
-	}
-	return h.ID(), nil
-}
-
-// snapshot finds a snapshot of a machine by name or id:ID.
-func (a *app) snapshot(vm *hypervisor.VM, name string) (*hypervisor.Snapshot, error) {
-	if id, ok := strings.CutPrefix(name, "id:"); ok {
-		return vm.Snapshot(hypervisor.SnapshotID(id)), nil
-	}
-	return vm.FindSnapshot(a.ctx, name)
+	defer func() { err = errors.Join(err, a.c.Close()) }()
+	return k.Run(a)
 }
 
 // done shows progress and waits for the true outcome.
@@ -150,7 +159,7 @@ func done[T any](a *app, t *hypervisor.Task[T]) (T, error) {
 		if err != nil || p.Done {
 			break
 		}
-		if p.Fraction >= 0 && !a.JSON {
+		if p.Fraction >= 0 && a.Output == "table" {
 			fmt.Fprintf(os.Stderr, "%3.0f%% %s\n", 100*p.Fraction, p.Phase)
 		}
 	}
@@ -161,18 +170,16 @@ func done[T any](a *app, t *hypervisor.Task[T]) (T, error) {
 	return r, err
 }
 
-// only is done for tasks whose result is not printed.
+// only is like done, for tasks whose result is not printed.
 func only[T any](a *app, t *hypervisor.Task[T]) error {
 	_, err := done(a, t)
 	return err
 }
 
-// print writes rows as a table, or values as JSON.
+// print writes rows as a table, or values as JSON or YAML with the same names.
 func (a *app) print(values any, header string, rows [][]any) error {
-	if a.JSON {
-		e := json.NewEncoder(a.out)
-		e.SetIndent("", "  ")
-		return e.Encode(values)
+	if a.Output != "table" {
+		return a.document(values)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.ReplaceAll(header, " ", "\t"))
@@ -186,6 +193,35 @@ func (a *app) print(values any, header string, rows [][]any) error {
 		fmt.Fprintln(w)
 	}
 	return w.Flush()
+}
+
+// document writes values as JSON or YAML; a table has no form for one value, so
+// that it is JSON too.
+func (a *app) document(values any) error {
+	b, err := json.MarshalIndent(values, "", "  ")
+	if err != nil {
+		return err
+	}
+	if a.Output == "yaml" {
+		var tree yaml.Node // keeps the order of JSON, which is YAML too
+		if err := yaml.Unmarshal(b, &tree); err != nil {
+			return err
+		}
+		block(&tree)
+		if b, err = yaml.Marshal(&tree); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintln(a.out, strings.TrimRight(string(b), "\n"))
+	return err
+}
+
+// block gives a tree YAML's own style instead of JSON's.
+func block(n *yaml.Node) {
+	n.Style = 0
+	for _, c := range n.Content {
+		block(c)
+	}
 }
 
 func mib(n int64) string { return fmt.Sprintf("%d MiB", n/hypervisor.MiB) }

@@ -26,9 +26,13 @@ func (k *migrateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o := hypervisor.MigrateOptions{Host: h, Storage: hypervisor.DatastoreID(k.Store), BandwidthBytes: k.Limit * hypervisor.MiB, Timeout: k.Timeout}
+	ds, err := a.store(k.Store)
+	if err != nil {
+		return err
+	}
+	o := hypervisor.MigrateOptions{Host: h, Storage: ds, BandwidthBytes: k.Limit * hypervisor.MiB, Timeout: k.Timeout}
 	if k.Cold {
-		o.Mode = hypervisor.Cold
+		o.Mode = hypervisor.MigrateModeCold
 	}
 	if k.Check {
 		r, err := vm.CheckMigrate(a.ctx, o)
@@ -93,7 +97,11 @@ type placeCmd struct {
 }
 
 func (k *placeCmd) Run(a *app) error {
-	r := hypervisor.PlaceRequest{CPUs: k.CPUs, MemoryBytes: k.Memory * hypervisor.MiB, Datastore: hypervisor.DatastoreID(k.Store)}
+	ds, err := a.store(k.Store)
+	if err != nil {
+		return err
+	}
+	r := hypervisor.PlaceRequest{CPUs: k.CPUs, MemoryBytes: k.Memory * hypervisor.MiB, Datastore: ds}
 	if k.VM != "" {
 		vm, err := a.vm(k.VM)
 		if err != nil {

@@ -8,16 +8,16 @@ import (
 )
 
 type createCmd struct {
-	Name    string   `arg:""`
-	CPUs    int      `name:"cpus" default:"1"`
-	Memory  int64    `default:"512" help:"MiB."`
-	Disk    []int64  `help:"Sizes of blank disks in MiB."`
-	Image   string   `help:"Disk image to copy."`
-	Network []string `help:"Networks, an adapter each."`
-	UEFI    bool     `name:"uefi"`
-	Host    string
-	Store   string
-	Start   bool
+	Name    string            `arg:""`
+	CPUs    int               `name:"cpus" default:"1"`
+	Memory  int64             `default:"512" help:"MiB."`
+	Disk    []int64           `help:"Sizes of blank disks in MiB."`
+	Image   string            `help:"Disk image to copy."`
+	Network []string          `help:"Networks, an adapter each."`
+	UEFI    bool              `name:"uefi" help:"UEFI in place of BIOS."`
+	Host    string            `help:"Run it on this host."`
+	Store   string            `help:"Datastore for its disks."`
+	Start   bool              `help:"Start it too."`
 	Token   string            `help:"Makes the call repeatable."`
 	Labels  map[string]string `short:"l"`
 }
@@ -27,19 +27,31 @@ func (k *createCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	ds, err := a.store(k.Store)
+	if err != nil {
+		return err
+	}
 	s := hypervisor.VMSpec{Name: k.Name, CPUs: k.CPUs, MemoryBytes: k.Memory * hypervisor.MiB, Start: k.Start, Token: k.Token, Labels: k.Labels,
-		Placement: hypervisor.Placement{Host: h, Datastore: hypervisor.DatastoreID(k.Store)}}
+		Placement: hypervisor.Placement{Host: h, Datastore: ds}}
 	if k.UEFI {
-		s.Firmware = hypervisor.UEFI
+		s.Firmware = hypervisor.FirmwareUEFI
 	}
 	if k.Image != "" {
-		s.Disks = append(s.Disks, hypervisor.DiskSpec{Image: hypervisor.VolumeID(k.Image)})
+		image, err := a.volume(k.Image, "")
+		if err != nil {
+			return err
+		}
+		s.Disks = append(s.Disks, hypervisor.DiskSpec{Image: image})
 	}
 	for _, d := range k.Disk {
 		s.Disks = append(s.Disks, hypervisor.DiskSpec{SizeBytes: d * hypervisor.MiB})
 	}
 	for _, n := range k.Network {
-		s.NICs = append(s.NICs, hypervisor.NICSpec{Network: hypervisor.NetworkID(n)})
+		id, err := a.network(n)
+		if err != nil {
+			return err
+		}
+		s.NICs = append(s.NICs, hypervisor.NICSpec{Network: id})
 	}
 	return a.made(a.c.CreateVM(a.ctx, s))
 }
@@ -75,7 +87,7 @@ type powerCmd struct {
 	Op      string        `arg:"" enum:"start,shutdown,reboot,off,reset,pause,suspend,resume"`
 	VM      string        `arg:""`
 	Timeout time.Duration `default:"5m" help:"Of shutdown and reboot."`
-	ThenOff bool          `help:"After the timeout of shutdown."`
+	Force   bool          `help:"After the timeout of shutdown."`
 }
 
 func (k *powerCmd) Run(a *app) error {
@@ -83,7 +95,7 @@ func (k *powerCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o := &hypervisor.ShutdownOptions{Timeout: k.Timeout, ThenOff: k.ThenOff}
+	o := &hypervisor.ShutdownOptions{Timeout: k.Timeout, Force: k.Force}
 	switch k.Op {
 	case "shutdown":
 		return only(a, vm.Shutdown(a.ctx, o))

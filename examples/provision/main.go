@@ -1,6 +1,6 @@
 // Command provision makes a number of machines from a template, several at a
-// time, and prints them as a table. Running it again with the same -run finds
-// the machines that are there and makes only those that are missing.
+// time, and prints them as a table. A second run with the same -run finds the
+// existing machines and makes only the missing ones.
 //
 //	go run ./examples/provision -url fake:// -template golden -count 20
 package main
@@ -18,6 +18,7 @@ import (
 
 	_ "github.com/anyvisor/anyvisor/hyperv"
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	_ "github.com/anyvisor/anyvisor/hypervisor/fake"
 	_ "github.com/anyvisor/anyvisor/kvm"
 	_ "github.com/anyvisor/anyvisor/vsphere"
@@ -36,7 +37,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 
-	c, err := hypervisor.Open(ctx, *url, &hypervisor.Options{Require: []hypervisor.Capability{hypervisor.Templates}})
+	c, err := hypervisor.Open(ctx, *url, &hypervisor.Options{Require: []capability.Name{capability.Templates}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -47,7 +48,7 @@ func main() {
 	}
 	opt := hypervisor.CloneOptions{Start: true, Labels: map[string]string{"run": *run}}
 	if *linked {
-		opt.Mode = hypervisor.Linked
+		opt.Mode = hypervisor.CloneModeLinked
 	}
 	rows := make([]string, *count)
 	var wg sync.WaitGroup
@@ -82,7 +83,7 @@ func main() {
 	}
 }
 
-// find returns the template, or makes one where none is named.
+// find returns the template, or makes one if none is named.
 func find(ctx context.Context, c *hypervisor.Client, name string) (*hypervisor.Template, error) {
 	if name != "" {
 		return c.FindTemplate(ctx, name)

@@ -1,6 +1,6 @@
 // Package fleet rolls out releases of a service, blue and green: new machines
-// are made beside the old ones, and the old ones go when the new ones answer.
-// It is here to show how such code is tested with the fake; see the tests.
+// are made beside the old ones, and the old ones are removed when the new
+// ones answer. It shows how such code is tested with the fake; see the tests.
 package fleet
 
 import (
@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// Fleet is where machines come from.
+// Fleet is the source of machines.
 type Fleet struct {
 	Client   *hypervisor.Client
 	Template hypervisor.TemplateID
-	Parallel int // machines at a time; 0 means 4
+	Parallel int // machines at the same time; 0 means 4
 }
 
 const (
@@ -25,13 +26,14 @@ const (
 	releaseLabel = "fleet/release"
 )
 
-// attempts to start one piece of work that the hypervisor refuses as busy or
-// never got.
+// number of attempts to start one piece of work that the hypervisor refuses
+// as busy or never received.
 const attempts = 3
 
-// Rollout replaces a service's machines by n of a release. When it fails the
-// old machines run on and what it made is removed. It may be called again
-// after a crash of its process: machines that were made are found again.
+// Rollout replaces a service's machines by n machines of a release. When it
+// fails the old machines keep running and what it made is removed. It may be
+// called again after a crash of its process: machines that were made are
+// found again.
 func (f *Fleet) Rollout(ctx context.Context, service, release string, n int) error {
 	if err := f.able(ctx); err != nil {
 		return err
@@ -45,21 +47,22 @@ func (f *Fleet) Rollout(ctx context.Context, service, release string, n int) err
 		err = f.answer(ctx, green)
 	}
 	if err != nil {
-		// The caller may have given up: the removal goes on regardless.
+		// The caller may have given up. The removal continues regardless.
 		return errors.Join(fmt.Errorf("fleet: release %s of %s is not rolled out: %w", release, service, err),
 			f.remove(context.WithoutCancel(ctx), green))
 	}
 	return f.remove(ctx, old)
 }
 
-// able fails before anything is made if the hypervisor can't do what it takes.
+// able fails before anything is made if the hypervisor lacks a capability
+// that the roll-out needs.
 func (f *Fleet) able(ctx context.Context) error {
-	for _, k := range []hypervisor.Capability{hypervisor.CloneLinked, hypervisor.Labels} {
+	for _, k := range []capability.Name{capability.CloneLinked, capability.Labels} {
 		s, err := f.Client.Supports(ctx, k, hypervisor.Ref{})
 		if err != nil {
 			return err
 		}
-		if s.Level == hypervisor.No {
+		if s.Level == hypervisor.LevelNo {
 			return hypervisor.Unsupported(f.Template.Ref(), k, s.Reason, s.Detail)
 		}
 	}
@@ -108,10 +111,10 @@ func (f *Fleet) provision(ctx context.Context, service, release string, n int) (
 	err := f.each(n, func(i int) error {
 		name := fmt.Sprintf("%s-%s-%d", service, release, i)
 		vm, err := again(ctx, func() (*hypervisor.VM, error) {
-			// Run, not Wait: a machine of a roll-out that was given up must
-			// not come to be afterwards.
+			// Run, not Wait: a machine of an abandoned roll-out must not
+			// appear afterwards.
 			return f.Client.Template(f.Template).Deploy(ctx, name, &hypervisor.CloneOptions{
-				Mode: hypervisor.Linked, Start: true, Token: name, // the same one after a restart
+				Mode: hypervisor.CloneModeLinked, Start: true, Token: name, // the same one after a restart
 				Labels: map[string]string{serviceLabel: service, releaseLabel: release},
 			}).Run(ctx, time.Minute)
 		})
@@ -123,7 +126,7 @@ func (f *Fleet) provision(ctx context.Context, service, release string, n int) (
 		var e *hypervisor.Error
 		if errors.As(err, &e) {
 			for _, r := range e.Leftover {
-				if r.Kind == hypervisor.KindOfVM {
+				if r.Kind == hypervisor.ObjectVM {
 					made = append(made, f.Client.VM(hypervisor.VMID(r.ID)))
 				}
 			}
@@ -133,13 +136,13 @@ func (f *Fleet) provision(ctx context.Context, service, release string, n int) (
 	return made, err
 }
 
-// again repeats what the hypervisor says may be repeated, and what a token
-// makes safe to repeat.
+// again repeats a call if the hypervisor reports that it may be repeated; a
+// token makes the repetition safe.
 func again[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	for n := 1; ; n++ {
 		v, err := do()
 		var e *hypervisor.Error
-		repeat := errors.As(err, &e) && (e.Retryable() || e.Kind == hypervisor.KindUnavailable)
+		repeat := errors.As(err, &e) && (e.Retryable() || e.Kind == hypervisor.ErrUnavailable)
 		if !repeat || n == attempts {
 			return v, err
 		}
@@ -151,7 +154,7 @@ func again[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	}
 }
 
-// answer waits until every guest tells its host name, up to a minute.
+// answer waits until every guest reports its host name, up to a minute.
 func (f *Fleet) answer(ctx context.Context, vms []*hypervisor.VM) error {
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
@@ -161,7 +164,7 @@ func (f *Fleet) answer(ctx context.Context, vms []*hypervisor.VM) error {
 			if err == nil && g.HostName != "" {
 				return nil
 			}
-			if err != nil && hypervisor.KindOf(err) != hypervisor.KindUnavailable {
+			if err != nil && hypervisor.KindOf(err) != hypervisor.ErrUnavailable {
 				return err
 			}
 			select {
@@ -173,7 +176,8 @@ func (f *Fleet) answer(ctx context.Context, vms []*hypervisor.VM) error {
 	})
 }
 
-// remove powers machines off and deletes them; one that is gone is fine.
+// remove powers machines off and deletes them. A machine that is gone already
+// is no error.
 func (f *Fleet) remove(ctx context.Context, vms []*hypervisor.VM) error {
 	return f.each(len(vms), func(i int) error {
 		_, err := again(ctx, func() (hypervisor.None, error) {

@@ -9,9 +9,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/anyvisor/anyvisor/hypervisor"
-	"github.com/anyvisor/anyvisor/hypervisor/fake"
 	"go.uber.org/goleak"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/fake"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,7 +54,7 @@ func running(t *testing.T, f *Fleet) string {
 			t.Fatal(err)
 		}
 		name := v.Name
-		if v.State != hypervisor.Running {
+		if v.State != hypervisor.StateRunning {
 			name += "(" + string(v.State) + ")"
 		}
 		names = append(names, name)
@@ -60,9 +63,9 @@ func running(t *testing.T, f *Fleet) string {
 	return strings.Join(names, " ")
 }
 
-func ops(b *fake.Backend, op string) (out []fake.Call) {
+func ops(b *fake.Backend, name op.Name) (out []fake.Call) {
 	for _, c := range b.Calls() {
-		if c.Op == op {
+		if c.Op == name {
 			out = append(out, c)
 		}
 	}
@@ -93,7 +96,7 @@ func TestRollout(t *testing.T) {
 	}
 	for _, c := range calls {
 		r := c.Args.(hypervisor.CloneRequest)
-		if r.Mode != hypervisor.Linked || r.Token != r.Name || !r.Start {
+		if r.Mode != hypervisor.CloneModeLinked || r.Token != r.Name || !r.Start {
 			t.Errorf("deployed with %+v", r)
 		}
 	}
@@ -101,11 +104,11 @@ func TestRollout(t *testing.T) {
 
 // A deployment that fails leaves the old release as it was, and nothing new.
 func TestRolloutFails(t *testing.T) {
-	full := &fake.NativeError{Kind: hypervisor.KindExhausted, Text: "datastore full"}
+	full := &fake.NativeError{Kind: hypervisor.ErrExhausted, Text: "datastore full"}
 	for name, fault := range map[string]fake.Fault{
 		"refused":         {Op: "template.deploy", Nth: 2, Err: full},
 		"in the middle":   {Op: "template.deploy", Nth: 2, Err: full, After: 0.5},
-		"guest is silent": {Op: "guest.info", Nth: 3, Count: -1, Err: &fake.NativeError{Kind: hypervisor.KindPermission, Text: "no"}},
+		"guest is silent": {Op: "guest.info", Nth: 3, Count: -1, Err: &fake.NativeError{Kind: hypervisor.ErrPermission, Text: "no"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, b := stand(t, fake.Config{})
@@ -132,7 +135,7 @@ func TestRolloutFails(t *testing.T) {
 func TestLostAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, b := stand(t, fake.Config{})
-		b.Fail(fake.Fault{Op: "template.deploy", Nth: 1, Lost: fake.AfterSend})
+		b.Fail(fake.Fault{Op: op.TemplateDeploy, Nth: 1, Lost: fake.AfterSend})
 		if err := f.Rollout(t.Context(), "web", "v1", 2); err != nil {
 			t.Fatal(err)
 		}
@@ -148,11 +151,11 @@ func TestLostAnswer(t *testing.T) {
 // A session that expires in the middle is renewed by the driver.
 func TestExpiredSession(t *testing.T) {
 	f, b := stand(t, fake.Config{})
-	b.Fail(fake.Fault{Op: "template.deploy", Nth: 2, Expire: true})
+	b.Fail(fake.Fault{Op: op.TemplateDeploy, Nth: 2, Expire: true})
 	if err := f.Rollout(t.Context(), "web", "v1", 3); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(ops(b, "session.login")); n != 1 {
+	if n := len(ops(b, op.ClientLogin)); n != 1 {
 		t.Errorf("%d logins, want 1", n)
 	}
 }
@@ -160,7 +163,7 @@ func TestExpiredSession(t *testing.T) {
 // Four machines, two at a time, an hour each: two hours, in no time.
 func TestSlowPlatform(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, b := stand(t, fake.Config{Delays: map[string]time.Duration{"template.deploy": time.Hour}})
+		f, b := stand(t, fake.Config{Delays: map[op.Name]time.Duration{op.TemplateDeploy: time.Hour}})
 		f.Parallel = 2
 		begin := time.Now()
 		if err := f.Rollout(t.Context(), "web", "v1", 4); err != nil {
@@ -178,7 +181,7 @@ func TestSlowPlatform(t *testing.T) {
 // The operator gives up after half an hour: nothing new comes to be.
 func TestGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, b := stand(t, fake.Config{Delays: map[string]time.Duration{"template.deploy": time.Hour}})
+		f, b := stand(t, fake.Config{Delays: map[op.Name]time.Duration{op.TemplateDeploy: time.Hour}})
 		images := len(b.Images())
 		ctx, stop := context.WithTimeout(t.Context(), 30*time.Minute)
 		defer stop()
@@ -198,13 +201,13 @@ func TestGivenUp(t *testing.T) {
 // The process dies in the middle of a roll-out and a new one does it again.
 func TestRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, b := stand(t, fake.Config{Delays: map[string]time.Duration{"template.deploy": time.Hour}})
-		before := f.Client.Template(f.Template).Deploy(t.Context(), "web-v1-0", &hypervisor.CloneOptions{Mode: hypervisor.Linked, Start: true, Token: "web-v1-0",
+		f, b := stand(t, fake.Config{Delays: map[op.Name]time.Duration{op.TemplateDeploy: time.Hour}})
+		before := f.Client.Template(f.Template).Deploy(t.Context(), "web-v1-0", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked, Start: true, Token: "web-v1-0",
 			Labels: map[string]string{serviceLabel: "web", releaseLabel: "v1"}})
 		if err := before.Err(); err != nil {
 			t.Fatal(err)
 		}
-		_ = f.Client.Close() // the clone goes on in the hypervisor
+		_ = f.Client.Close() // the clone continues in the hypervisor
 		c, err := b.Open(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -220,10 +223,10 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// A platform without linked clones is told apart before anything is made.
+// A platform without linked clones is recognized before anything is made.
 func TestUnable(t *testing.T) {
-	f, b := stand(t, fake.Config{Disable: map[hypervisor.Capability]hypervisor.Support{
-		hypervisor.CloneLinked: {Level: hypervisor.No, Reason: hypervisor.ReasonPlatform, Detail: "disks can't share a base"}}})
+	f, b := stand(t, fake.Config{Disable: map[capability.Name]hypervisor.Support{
+		capability.CloneLinked: {Level: hypervisor.LevelNo, Reason: hypervisor.ReasonPlatform, Detail: "disks can't share a base"}}})
 	err := f.Rollout(t.Context(), "web", "v1", 2)
 	var u *hypervisor.UnsupportedError
 	if !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonPlatform {

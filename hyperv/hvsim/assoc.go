@@ -34,11 +34,24 @@ var (
 	aExport    = [3]string{"Msvm_SystemExportSettingData", "ManagedElement", "SettingData"}
 )
 
+// processorLinks ties the computer to its processors [D: Win32_ComputerSystemProcessor].
+func (h *Host) processorLinks(i *cimx.Instance) []link {
+	var out []link
+	cs := h.cimv2.only(h.cimv2.ns.Class("Win32_ComputerSystem"))
+	h.cimv2.each(h.cimv2.ns.Class("Win32_Processor"), func(p *cimx.Instance) bool {
+		if i == cs || i == p {
+			out = append(out, tie([3]string{"Win32_ComputerSystemProcessor", "GroupComponent", "PartComponent"}, cs, p))
+		}
+		return true
+	})
+	return out
+}
+
 func tie(a [3]string, x, y *cimx.Instance) link {
 	return link{class: a[0], roles: [2]string{a[1], a[2]}, ends: [2]*cimx.Instance{x, y}}
 }
 
-// linksOf gives every association of an instance.
+// linksOf returns every association of an instance.
 func (h *Host) linksOf(i *cimx.Instance) []link {
 	var out []link
 	add := func(a [3]string, x, y *cimx.Instance) {
@@ -46,7 +59,11 @@ func (h *Host) linksOf(i *cimx.Instance) []link {
 			out = append(out, tie(a, x, y))
 		}
 	}
-	if i.Class.Namespace != nsVirt {
+	switch i.Class.Namespace {
+	case nsVirt:
+	case nsCIMV2:
+		return h.processorLinks(i)
+	default:
 		return h.clusterLinks(i)
 	}
 	if m := h.vms[i.Str("Name")]; m != nil && m.cs == i {

@@ -18,17 +18,17 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wsmand"
 )
 
-// session is what a connection has authenticated as; NTLM authenticates connections, not requests [D: MS-NTHT], and sealed
-// messages need the keys of their connection.
+// session is the authentication of a connection. NTLM authenticates connections, not requests [D: MS-NTHT], and sealed messages
+// need the keys of their connection.
 type session struct {
 	mu    sync.Mutex
 	login *ntlmd.Login
 	user  string
 	keys  sealer
-	// protocol is that of the connection's sealed messages.
+	// protocol is the protocol of the connection's sealed messages.
 	protocol string
-	// once ends the login with its request. HTTP.sys keeps no Kerberos logins unless it is told to [D:
-	// HTTP_SERVER_AUTHENTICATION_INFO, ExFlags]; that WinRM keeps them where it seals alone is believed [M].
+	// once ends the login with its request. HTTP.sys keeps no Kerberos logins unless it is configured to [D:
+	// HTTP_SERVER_AUTHENTICATION_INFO, ExFlags]; that WinRM keeps them only where it seals is believed [M].
 	once bool
 }
 
@@ -51,12 +51,15 @@ func (h *Host) door(f *front, secure bool) http.Handler {
 		}
 		cfg := &h.sim.cfg
 		clear := secure || cfg.AllowUnencrypted
-		if user, pass, ok := r.BasicAuth(); ok && clear && !cfg.NoBasic && h.known(user, pass) {
-			f.wsman.ServeHTTP(w, r)
-			return
+		if user, pass, ok := r.BasicAuth(); ok && clear && !cfg.NoBasic {
+			if h.known(user, pass) {
+				f.wsman[h.rights(user)].ServeHTTP(w, r)
+				return
+			}
+			h.count("login refused")
 		}
 		if r.Header.Get("Authorization") == certificateProfile && h.certified(r) {
-			f.wsman.ServeHTTP(w, r)
+			f.wsman[Administrator].ServeHTTP(w, r)
 			return
 		}
 		s := r.Context().Value(connKey{}).(*session)
@@ -99,7 +102,7 @@ func (h *Host) certified(r *http.Request) bool {
 	return c != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && subtle.ConstantTimeCompare(r.TLS.PeerCertificates[0].Raw, c.Raw) == 1
 }
 
-// negotiate does a leg of a handshake; false means that the answer has been written.
+// negotiate does one leg of a handshake. It returns false if it has written the answer.
 func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string, w http.ResponseWriter) bool {
 	raw, err := base64.StdEncoding.DecodeString(token)
 	if err == nil && h.acceptor != nil && krbd.Is(raw) {
@@ -121,7 +124,7 @@ func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string
 	switch msg[8] {
 	case 1:
 		s.user, s.keys = "", nil
-		s.login = &ntlmd.Login{Computer: h.cfg.Name, Password: h.password, RequireBinding: h.sim.cfg.RequireChannelBinding}
+		s.login = &ntlmd.Login{Computer: h.cfg.Name, Password: h.password, RequireBinding: h.sim.cfg.RequireChannelBinding, Without: h.sim.cfg.NTLMWithout}
 		if secure {
 			s.login.Certificate = f.cert.Raw
 		}
@@ -133,12 +136,14 @@ func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string
 		w.WriteHeader(http.StatusUnauthorized)
 		return false
 	case 3:
+		h.count("NTLM AUTHENTICATE")
 		if s.login == nil {
 			break
 		}
 		user, keys, err := s.login.Authenticate(msg)
 		s.login = nil
 		if err != nil {
+			h.count("login refused")
 			break
 		}
 		s.user, s.keys, s.protocol, s.once = user, nil, spnegoProtocol, false
@@ -154,7 +159,7 @@ func (h *Host) negotiate(f *front, s *session, secure bool, scheme, token string
 	return false
 }
 
-// kerberos does a login of one leg; false means that the answer has been written.
+// kerberos does a login of one leg. It returns false if it has written the answer.
 func (h *Host) kerberos(f *front, s *session, secure bool, scheme string, raw []byte, w http.ResponseWriter) bool {
 	var binding []byte
 	if secure {
@@ -208,7 +213,7 @@ func (h *Host) speak(f *front, s *session, clear bool, w http.ResponseWriter, r 
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		f.wsman.ServeHTTP(w, r)
+		f.wsman[h.rights(s.user)].ServeHTTP(w, r)
 		return
 	}
 	if s.keys == nil {
@@ -221,7 +226,7 @@ func (h *Host) speak(f *front, s *session, clear bool, w http.ResponseWriter, r 
 		return
 	}
 	h.count("HTTP sealed")
-	status, reply, drop := f.wsman.Answer(plain)
+	status, reply, drop := f.wsman[h.rights(s.user)].Answer(plain)
 	if reply == "" {
 		wsmand.Refuse(w, status, drop)
 		return
@@ -240,7 +245,7 @@ func (h *Host) count(what string) {
 	h.sim.mu.Unlock()
 }
 
-// unseal takes the message out of its multipart body [D: MS-WSMV 2.2.9.1; the parts' headers begin with a tab].
+// unseal extracts the message from its multipart body [D: MS-WSMV 2.2.9.1; the parts' headers begin with a tab].
 func unseal(k sealer, protocol string, body []byte) ([]byte, error) {
 	_, rest, ok := bytes.Cut(body, []byte("Content-Type: application/octet-stream\r\n"))
 	end := bytes.LastIndex(rest, []byte("--"+boundary+"--"))
@@ -269,7 +274,7 @@ func (h *Host) password(user string) (string, bool) {
 		user = u
 	}
 	for u, p := range h.sim.cfg.Users {
-		if strings.EqualFold(u, user) {
+		if strings.EqualFold(u, user) && !h.sim.noLogins.Load() {
 			return p, true
 		}
 	}
@@ -280,3 +285,7 @@ func (h *Host) known(user, pass string) bool {
 	p, ok := h.password(user)
 	return ok && subtle.ConstantTimeCompare([]byte(p), []byte(pass)) == 1
 }
+
+// RefuseLogins refuses every login from now on, as after a change of the password, or accepts them again. Calls counts them as
+// "login refused".
+func (s *Sim) RefuseLogins(on bool) { s.noLogins.Store(on) }

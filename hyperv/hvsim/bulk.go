@@ -19,8 +19,8 @@ type Machine struct {
 	Guest      Guest
 }
 
-// Add puts machines on the host and gives their GUIDs. It is quick enough for ten thousands of them; a running one is not
-// checked against the host's memory.
+// Add puts machines on the host and returns their GUIDs. It is fast enough for ten thousand of them. A running one is not checked
+// against the host's memory.
 func (h *Host) Add(machines ...Machine) ([]string, error) {
 	h.sim.mu.Lock()
 	defer h.sim.mu.Unlock()

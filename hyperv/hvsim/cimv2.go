@@ -9,7 +9,7 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wql"
 )
 
-// addCIMV2 adds the classes of root\cimv2 that tell about the host [D: the Win32_* pages].
+// addCIMV2 adds the classes of root\cimv2 that describe the host [D: the Win32_* pages].
 func (h *Host) addCIMV2() {
 	v, c := h.cimv2, h.cfg
 	now := h.sim.now()
@@ -31,7 +31,7 @@ func (h *Host) addCIMV2() {
 	if c.Edition.client() {
 		product = 1
 	}
-	v.add(v.new("Win32_OperatingSystem").Set("Name", caption+`|C:\Windows|\Device\Harddisk0\Partition4`).Set("Caption", caption).
+	h.os = v.add(v.new("Win32_OperatingSystem").Set("Name", caption+`|C:\Windows|\Device\Harddisk0\Partition4`).Set("Caption", caption).
 		Set("CreationClassName", "Win32_OperatingSystem").Set("CSName", c.Name).Set("Version", fmt.Sprintf("10.0.%d", c.Build)).Set("BuildNumber", fmt.Sprint(c.Build)).
 		Set("OperatingSystemSKU", ed.sku).Set("ProductType", product).Set("OSArchitecture", "64-bit").Set("Status", "OK").
 		Set("LastBootUpTime", cimx.Datetime(now.Add(-24*time.Hour))).Set("LocalDateTime", cimx.Datetime(now)).Set("InstallDate", cimx.Datetime(now.Add(-720*time.Hour))).
@@ -48,6 +48,8 @@ func (h *Host) addCIMV2() {
 		cs.Set("PartOfDomain", true).Set("Domain", "cluster.test").Set("DomainRole", 3)
 	}
 	v.add(cs)
+	v.add(v.new("Win32_ComputerSystemProduct").Set("Name", "hvsim").Set("Vendor", "Simulated").Set("IdentifyingNumber", fmt.Sprintf("HV-%04d", h.index+1)).Set("Version", "1").
+		Set("Caption", "Computer System Product").Set("UUID", h.sim.newID()))
 	for n := range c.NUMANodes {
 		// With the hypervisor running these three read false, whatever the processor has (believed).
 		on := c.NoHyperV
@@ -68,12 +70,18 @@ func (h *Host) addCIMV2() {
 	v.virtual[v.ns.Class("CIM_DataFile")] = virtual{all: h.dataFiles, byKey: func(r cimx.Ref) *cimx.Instance { return h.dataFile(h.file(r.Value("Name"))) }, find: h.findDataFile}
 }
 
-// dataFile shows a file as CIM_DataFile [D: CIM_DataFile; its Name is the full path].
+// dataFile shows a file as CIM_DataFile [D: CIM_DataFile; its Name is the full path]. It shows no file on a share [D: "Only
+// instances of files on local fixed disks will be returned"]; cluster volumes count as local (believed). Names are in lower case on
+// some hosts, and as stored on others [O: object paths printed in several public projects].
 func (h *Host) dataFile(f *file) *cimx.Instance {
-	if f == nil {
+	if f == nil || strings.HasPrefix(f.path, `\\`) {
 		return nil
 	}
-	return h.cimv2.new("CIM_DataFile").Set("Name", f.path).Set("Caption", f.path).Set("FileName", stem(f.path)).Set("Extension", strings.TrimPrefix(ext(f.path), ".")).
+	p := f.path
+	if !h.cfg.StoredCase {
+		p = strings.ToLower(p)
+	}
+	return h.cimv2.new("CIM_DataFile").Set("Name", p).Set("Caption", p).Set("FileName", stem(p)).Set("Extension", strings.TrimPrefix(ext(p), ".")).
 		Set("FileSize", f.bytes()).Set("Drive", strings.ToLower(f.path[:2])).Set("Path", strings.ToLower(dir(f.path)[2:])+`\`).
 		Set("CreationClassName", "CIM_LogicalFile").Set("CSName", h.cfg.Name).Set("Status", "OK").Set("Readable", true).Set("Writeable", true)
 }
@@ -82,7 +90,9 @@ func (h *Host) dataFiles() []*cimx.Instance {
 	var out []*cimx.Instance
 	for _, fs := range []*disks{h.files, h.sim.shared} {
 		for _, f := range fs.files {
-			out = append(out, h.dataFile(f))
+			if i := h.dataFile(f); i != nil {
+				out = append(out, i)
+			}
 		}
 	}
 	return out
@@ -143,7 +153,7 @@ func init() {
 
 // open reports whether a running machine has the file open.
 func (h *Host) open(p string) bool {
-	if h.writer(p) != nil {
+	if h.writer(p) != nil || h.held[key(p)].After(h.sim.now()) {
 		return true
 	}
 	for _, hh := range h.sim.hosts {

@@ -94,11 +94,11 @@ func esc(s string) string {
 	return b.String()
 }
 
-// soapFault is what a request was refused with.
-type soapFault struct{ Sub, Code, HRESULT, Text string }
+// soapFault is what a request was refused with. CIM is WMI's status code, "nil" in a form that has none.
+type soapFault struct{ Sub, Code, CIM, Text string }
 
 func (f *soapFault) Error() string {
-	return fmt.Sprintf("%s code=%s hr=%s %s", f.Sub, f.Code, f.HRESULT, f.Text)
+	return fmt.Sprintf("%s code=%s cim=%s %s", f.Sub, f.Code, f.CIM, f.Text)
 }
 
 type client struct {
@@ -112,7 +112,7 @@ type client struct {
 func dial(t testing.TB, sim *hvsim.Sim, host int) *client {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: sim.CertPool()}}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &client{t: t, url: sim.Host(host).URL(), http: &http.Client{Transport: tr}, user: "Administrator", pass: hvsim.DefaultPassword}
+	return &client{t: t, url: sim.Host(host).URL(), http: &http.Client{Transport: tr}, user: "Administrator", pass: sim.Password()}
 }
 
 func start(t testing.TB, cfg hvsim.Config) *hvsim.Sim {
@@ -161,10 +161,14 @@ func (c *client) post(env string) (*elem, error) {
 	body := parseXML(c.t, b).find("Body")
 	if f := body.find("Fault"); f != nil {
 		out := &soapFault{Sub: f.find("Code", "Subcode", "Value").Text}
-		w := f.find("Detail", "WSManFault")
-		out.Code = w.attr("Code")
-		if p := w.find("Message", "ProviderFault", "WSManFault"); p != nil {
-			out.HRESULT, out.Text = p.attr("Code"), p.find("Message").Text
+		if w := f.find("Detail", "WSManFault"); w != nil {
+			out.Code = w.attr("Code")
+			if p := w.find("Message", "ProviderFault", "WSManFault"); p != nil {
+				out.CIM, out.Text = "nil", p.find("Message").Text
+			}
+		}
+		if e := f.find("Detail", "MSFT_WmiError"); e != nil {
+			out.Code, out.CIM, out.Text = e.find("error_Code").Text, e.find("CIMStatusCode").Text, e.find("Message").Text
 		}
 		return nil, out
 	}
@@ -403,14 +407,19 @@ func emb(class string, kv ...any) string {
 		case []string:
 			b += `<PROPERTY.ARRAY NAME="` + name + `" TYPE="` + typ + `"><VALUE.ARRAY>`
 			for _, s := range v {
-				b += "<VALUE>" + esc(s) + "</VALUE>"
+				b += "<VALUE>" + numeric(s) + "</VALUE>"
 			}
 			b += `</VALUE.ARRAY></PROPERTY.ARRAY>`
 		default:
-			b += `<PROPERTY NAME="` + name + `" TYPE="` + typ + `"><VALUE>` + esc(fmt.Sprint(v)) + `</VALUE></PROPERTY>`
+			b += `<PROPERTY NAME="` + name + `" TYPE="` + typ + `"><VALUE>` + numeric(fmt.Sprint(v)) + `</VALUE></PROPERTY>`
 		}
 	}
 	return b + `</INSTANCE>`
+}
+
+// numeric escapes a value of an embedded instance as hosts take it.
+func numeric(s string) string {
+	return strings.NewReplacer("&amp;", "&#38;", "&lt;", "&#60;").Replace(esc(s))
 }
 
 func byID(class, id string) ref { return ref{class, [][2]string{{"InstanceID", id}}} }

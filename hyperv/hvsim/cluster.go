@@ -9,8 +9,8 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wbem"
 )
 
-// cluster is a failover cluster over all hosts: the classes of root\MSCluster that tell about virtual machines
-// [G: class lists; O: clusterutils].
+// cluster is a failover cluster over all hosts: the classes of root\MSCluster that describe virtual machines [G: class lists; O:
+// clusterutils].
 type cluster struct {
 	sim    *Sim
 	cfg    ClusterConfig
@@ -21,8 +21,9 @@ type cluster struct {
 // role is a clustered machine: a group with two resources.
 type role struct {
 	id, machine string
-	name        string // of the machine when it was last seen
+	name        string // name of the machine when it was last seen
 	priority    uint32
+	saved       int // number of moves that saved the machine while it ran
 }
 
 // Group types and states [O: os_win/constants and clusterutils].
@@ -49,19 +50,23 @@ func newCluster(s *Sim, c ClusterConfig) *cluster {
 	if c.Name == "" {
 		c.Name = "CLUSTER"
 	}
+	if c.Root == "" {
+		c.Root = `C:\ClusterStorage`
+	}
+	s.cfg.Cluster = &c
 	k := &cluster{sim: s, cfg: c}
 	for _, h := range s.hosts {
-		h.clus = newSpace(nsCluster, h.cfg.Name)
+		h.clus = newSpace(nsCluster, h.cfg.Name, h.cfg.Build)
 		v := h.clus
-		v.add(v.new("MSCluster_Cluster").Set("Name", c.Name).Set("Caption", c.Name).Set("CreationClassName", "MSCluster_Cluster").Set("SharedVolumesRoot", `C:\ClusterStorage`))
+		v.add(v.new("MSCluster_Cluster").Set("Name", c.Name).Set("Caption", c.Name).Set("CreationClassName", "MSCluster_Cluster").Set("SharedVolumesRoot", c.Root))
 		for n, o := range s.hosts {
 			v.add(v.new("MSCluster_Node").Set("Name", o.cfg.Name).Set("Caption", o.cfg.Name).Set("CreationClassName", "MSCluster_Node").Set("State", nodeUp).Set("Id", fmt.Sprint(n+1)).
 				Set("BuildNumber", o.cfg.Build).Set("NodeWeight", 1))
 		}
 		for _, name := range c.Volumes {
-			v.add(v.new("MSCluster_ClusterSharedVolume").Set("Name", `C:\ClusterStorage\`+name).Set("VolumeName", name))
+			v.add(v.new("MSCluster_ClusterSharedVolume").Set("Name", join(c.Root, name)).Set("VolumeName", name))
 			// Sizes are in MB [G: MSCluster_ClusterDiskPartition]; that Path is the mount point is believed.
-			v.add(v.new("MSCluster_DiskPartition").Set("Path", `C:\ClusterStorage\`+name).Set("MountPoints", []any{`C:\ClusterStorage\` + name}).
+			v.add(v.new("MSCluster_DiskPartition").Set("Path", join(c.Root, name)).Set("MountPoints", []any{join(c.Root, name)}).
 				Set("FileSystem", "CSVFS").Set("TotalSize", 1<<20).Set("FreeSpace", 1<<19))
 		}
 		v.virtual[v.ns.Class("MSCluster_ResourceGroup")] = virtual{all: func() (out []*cimx.Instance) { return k.show(h, "MSCluster_ResourceGroup") }}
@@ -88,7 +93,7 @@ func (c *cluster) add(m *machine) {
 	}
 }
 
-// Cluster makes a machine a clustered role, as Add-ClusterVirtualMachineRole does.
+// Cluster makes a machine a clustered role, like Add-ClusterVirtualMachineRole.
 func (s *Sim) Cluster(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +105,7 @@ func (s *Sim) Cluster(id string) error {
 	return nil
 }
 
-// Roles gives the names of the cluster's roles, in the order in which they were made.
+// Roles returns the names of the cluster's roles, in the order in which they were made.
 func (s *Sim) Roles() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,8 +187,8 @@ func (c *cluster) group(i *cimx.Instance) *role {
 	return nil
 }
 
-// addVirtualMachine makes a role of a machine, given by its name [O: clusterutils.add_vm_to_cluster]; it must be on the node
-// that is asked (believed).
+// addVirtualMachine makes a role of a machine, given by its name [O: clusterutils.add_vm_to_cluster]. The machine must be on the
+// node that receives the call (believed).
 func addVirtualMachine(c *call) uint32 {
 	var m *machine
 	for _, x := range c.h.vms {
@@ -205,7 +210,7 @@ func addVirtualMachine(c *call) uint32 {
 	return 0
 }
 
-// destroyGroup takes a role out of the cluster and leaves its machine as it is [O: clusterutils.delete].
+// destroyGroup removes a role from the cluster and leaves its machine unchanged [O: clusterutils.delete].
 func destroyGroup(c *call) uint32 {
 	cl := c.h.sim.cluster
 	r := cl.group(c.obj)
@@ -213,7 +218,7 @@ func destroyGroup(c *call) uint32 {
 	return 0
 }
 
-// setGroup is Put of a group [O: clusterutils.add_vm_to_cluster]; of its properties the priority is simulated.
+// setGroup is Put of a group [O: clusterutils.add_vm_to_cluster]. Of its properties only the priority is simulated.
 func (c *cluster) setGroup(i *cimx.Instance, props map[string]any, next *cimx.Instance) error {
 	for n := range props {
 		if !strings.EqualFold(n, "Priority") {
@@ -226,38 +231,6 @@ func (c *cluster) setGroup(i *cimx.Instance, props map[string]any, next *cimx.In
 	}
 	c.group(i).priority = uint32(p)
 	return nil
-}
-
-// clusterMove moves a clustered machine to another node by live migration; its files are on shared volumes
-// [G: MSCluster_ResourceGroup.MoveToNewNode(Params); O: clusterutils.live_migrate_vm]. The move is done when the
-// call returns; a real cluster goes on in the background.
-func clusterMove(c *call) uint32 {
-	cl := c.h.sim.cluster
-	var m *machine
-	if r := cl.group(c.obj); r != nil {
-		m = c.h.sim.machineByID(r.machine)
-	}
-	dst := c.h.sim.hostByName(c.str("NodeName"))
-	if m == nil || dst == nil {
-		return errClusterNodeNotFound
-	}
-	if dst == m.h {
-		return 0
-	}
-	if m.busy != nil {
-		return errInvalidState
-	}
-	g := &migration{m: m, src: m.h, dst: dst, kind: migVM, set: m.h.virt.new("Msvm_VirtualSystemMigrationSettingData"), res: map[string]*cimx.Instance{}}
-	cl.exempt = m
-	l := g.blockers()
-	cl.exempt = nil
-	if len(l) > 0 {
-		return errInvalidState
-	}
-	if f := g.move(); f != nil {
-		return errInvalidState
-	}
-	return 0
 }
 
 // Win32 codes that the cluster returns [D: System Error Codes].

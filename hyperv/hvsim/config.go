@@ -1,11 +1,12 @@
 package hvsim
 
 import (
+	"crypto/rand"
 	"crypto/x509"
 	"time"
 )
 
-// Edition is the Windows edition of a host; it decides which features exist.
+// Edition is the Windows edition of a host. It decides which features exist.
 type Edition int
 
 // Editions.
@@ -40,62 +41,75 @@ type Config struct {
 	Hosts []HostConfig
 	// Cluster, if set, joins all hosts into a failover cluster.
 	Cluster *ClusterConfig
-	// Clock gives the time; nil means time.Now. See also Sim.Advance.
+	// Clock returns the time; nil means time.Now. See also Sim.Advance.
 	Clock func() time.Time
-	// JobTime is how long a job takes; 0 means 10 ms, negative means that it is done when the method returns.
+	// JobTime is the time that a job takes; 0 means 10 ms, negative means that the job has ended when the method returns.
 	JobTime time.Duration
-	// JobTimes overrides JobTime by method name ("MigrateVirtualSystemToHost"); "Merge" is the disk merge after a checkpoint goes.
+	// JobTimes overrides JobTime by method name ("MigrateVirtualSystemToHost"); "Merge" is the disk merge after the removal of a
+	// checkpoint.
 	JobTimes map[string]time.Duration
-	// JobRetention is how long a finished job can be read; 0 means 5 minutes [D: TimeBeforeRemoval].
+	// JobRetention is the time for which a finished job can be read; 0 means 5 minutes [D: TimeBeforeRemoval].
 	JobRetention time.Duration
 	// AllJobs makes every method that may start a job start one. Otherwise short ones return 0 at once.
 	AllJobs bool
-	// Users maps user names to passwords; nil means Administrator with DefaultPassword.
+	// Users maps user names to passwords; nil means Administrator with a random password, which Sim.Password returns.
 	Users map[string]string
+	// Rights of users who are no administrators.
+	Rights map[string]Rights
 	// AllowUnencrypted lets plain HTTP carry Basic authentication and clear-text messages, as WinRM's setting of that name does.
 	AllowUnencrypted bool
-	// NoBasic switches Basic authentication off, as it is on a fresh Windows.
+	// NoBasic switches Basic authentication off, like on a fresh Windows.
 	NoBasic bool
 	// RequireChannelBinding refuses NTLM logins over HTTPS that are not bound to the channel (CbtHardeningLevel Strict).
 	RequireChannelBinding bool
-	// Keytab is a file with the keys of the hosts' services, HTTP/<name>@<realm>. With it hosts take Kerberos logins, as
-	// members of a domain do: of users whose name without the realm is in Users. It is read for each login.
+	// NTLMWithout are negotiate flags [D: MS-NLMP 2.2.2.5] that the hosts leave out of their CHALLENGE messages, like an old or
+	// badly configured server, or an impostor.
+	NTLMWithout uint32
+	// Keytab is a file with the keys of the hosts' services, HTTP/<name>@<realm>. With it hosts accept Kerberos logins, like
+	// members of a domain, from users whose name without the realm is in Users. It is read for each login.
 	Keytab string
 	// ClientCertificate is mapped to a user and may log in over HTTPS.
 	ClientCertificate *x509.Certificate
 	// MaxEnvelopeKB is WinRM's MaxEnvelopeSizekb; 0 means 500.
 	MaxEnvelopeKB int
+	// OldFaults makes hosts report refusals by WMI in the form of WinRM 2.0, which names no CIM status.
+	OldFaults bool
 }
-
-// DefaultPassword is the password of Administrator when Config.Users is nil.
-const DefaultPassword = "Passw0rd!"
 
 // ClusterConfig describes a failover cluster over all hosts.
 type ClusterConfig struct {
 	Name string
-	// Volumes are names of cluster shared volumes, seen on each host as C:\ClusterStorage\<name>.
+	// Root is the folder of the cluster shared volumes on each host; "" means C:\ClusterStorage [D: SharedVolumesRoot of "Cluster
+	// Common Properties"].
+	Root string
+	// Volumes are names of cluster shared volumes, seen on each host as <Root>\<name>.
 	Volumes []string
 }
 
 // HostConfig describes one host. Zero fields get the values in their comments.
 type HostConfig struct {
-	Name          string // HV01, HV02, …
-	Edition       Edition
-	Build         int    // 20348 (Server 2022) or 22631 (client)
-	MemoryMB      uint64 // 65536
-	Processors    int    // logical processors: 16
-	NUMANodes     int    // 1
-	CPU           CPU
-	Switches      []Switch // one external switch "External"
-	GPUs          []GPU
-	Devices       []Device
-	NoHyperV      bool // the namespace root\virtualization\v2 does not exist
-	NoMigration   bool // live migration is switched off in the host's settings
-	NoDelegation  bool // the host may not act for the caller on others: migrations fail for want of credentials
-	NoSLAT        bool
-	NoIOMMU       bool
-	MigrationAddr string // address that the migration service listens on: 10.0.0.<n>
-	DiskMB        uint64 // capacity of C: in MB: 1 TB
+	Name         string // HV01, HV02, …
+	Edition      Edition
+	Build        int    // of Windows: it decides which classes and properties there are; 20348 (Server 2022) or 22631 (client)
+	MemoryMB     uint64 // 65536
+	Processors   int    // logical processors: 16
+	NUMANodes    int    // 1
+	CPU          CPU
+	Switches     []Switch // one external switch "External"
+	GPUs         []GPU
+	Devices      []Device
+	NoHyperV     bool // the namespace root\virtualization\v2 does not exist
+	NoMigration  bool // live migration is switched off in the host's settings
+	NoDelegation bool // the host may not act for the caller on others: migrations fail for lack of credentials
+	// MigrationCredSSP is how Windows installs the migration service: it needs the credentials of a user who is logged in on the host.
+	MigrationCredSSP bool
+	NoListeners      bool // live migration is on, and no network is named for it
+	StoredCase       bool // CIM_DataFile names files as they are stored, not in lower case
+	Japanese         bool // texts of jobs and errors are not English
+	NoSLAT           bool
+	NoIOMMU          bool
+	MigrationAddr    string // address that the migration service listens on: 10.0.0.<n>
+	DiskMB           uint64 // capacity of C: in MB: 1 TB
 }
 
 // CPU is a host's processor. Live migration needs the same vendor, and on the target every feature that the machine
@@ -110,7 +124,7 @@ type CPU struct {
 type Switch struct {
 	Name  string
 	IOV   bool // SR-IOV is enabled on it
-	NoIOV bool // the adapter behind cannot do SR-IOV
+	NoIOV bool // the adapter behind it does not support SR-IOV
 }
 
 // GPU is a physical GPU: assignable as a whole, and as partitions where PartitionCounts is set.
@@ -146,7 +160,7 @@ func (c *Config) fill() {
 		c.JobRetention = 5 * time.Minute
 	}
 	if c.Users == nil {
-		c.Users = map[string]string{"Administrator": DefaultPassword}
+		c.Users = map[string]string{"Administrator": rand.Text()}
 	}
 	if c.MaxEnvelopeKB == 0 {
 		c.MaxEnvelopeKB = 500

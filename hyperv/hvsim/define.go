@@ -28,7 +28,7 @@ func (h *Host) configVersion() string {
 	return "8.0"
 }
 
-// defaultSettings are the settings of a machine of which nothing was said.
+// defaultSettings are the settings of a machine for which nothing was specified.
 func (h *Host) defaultSettings() *cimx.Instance {
 	return h.virt.new("Msvm_VirtualSystemSettingData").Set("ElementName", "New Virtual Machine").
 		Set("VirtualSystemSubType", "Microsoft:Hyper-V:SubType:1").Set("Version", h.configVersion()).
@@ -37,7 +37,7 @@ func (h *Host) defaultSettings() *cimx.Instance {
 		Set("AutomaticShutdownAction", 3).Set("AutomaticStartupAction", 3).Set("AutomaticStartupActionDelay", "00000000000000.000000:000").
 		Set("AutomaticCriticalErrorAction", 1).Set("AutomaticCriticalErrorActionTimeout", "00000000003000.000000:000").
 		Set("AutomaticRecoveryAction", 3).Set("UserSnapshotType", 3).
-		// Automatic checkpoints are on by default on client editions alone [D: "Using checkpoints": Windows 10 1709 and later].
+		// Automatic checkpoints are on by default only on client editions [D: "Using checkpoints": Windows 10 1709 and later].
 		Set("AutomaticSnapshotsEnabled", h.cfg.Edition.client()).Set("IsAutomaticSnapshot", false).
 		Set("LowMmioGapSize", 128).Set("HighMmioGapSize", 512).Set("GuestControlledCacheTypes", false).Set("VirtualNumaEnabled", true).
 		Set("IsSaved", false).Set("IncrementalBackupEnabled", false).Set("TurnOffOnGuestRestart", false)
@@ -82,7 +82,7 @@ func defineSystem(c *call, planned bool) uint32 {
 			if _, rv := made.cfg.addResource(r); rv != 0 {
 				made.destroy()
 				made = nil
-				return &fail{uint16(rv), "A resource setting was refused."}
+				return &fail{code: uint16(rv), text: "A resource setting was refused."}
 			}
 		}
 		made.saveDefinition()
@@ -185,11 +185,32 @@ func destroySystem(c *call) uint32 {
 	}
 	return c.run(true, jobSpec{kind: jtDestroy, caption: "Destroying Virtual Machine", vm: m, finish: func() *fail {
 		if m.h.vms[m.id] != m {
-			return &fail{rvInvalidState, "The virtual machine is gone."}
+			return &fail{code: rvInvalidState, text: "The virtual machine is gone."}
 		}
+		m.hold()
 		m.destroy()
 		return nil
 	}})
+}
+
+// hold keeps the images of a machine with checkpoints open for the duration of a merge: DestroySystem ends before the host is
+// done with them (believed: checkpoints are merged after their method has ended).
+func (m *machine) hold() {
+	if len(m.snaps) == 0 {
+		return
+	}
+	until := m.h.sim.now().Add(m.h.sim.jobTime("Merge"))
+	for _, c := range append([]*config{m.cfg}, m.configs()...) {
+		for _, d := range c.disks() {
+			l, _ := m.h.chain(hostResource(d))
+			for _, p := range l {
+				m.h.held[key(p)] = until
+				if !strings.HasPrefix(ext(p), ".avhd") {
+					break // its base belongs to another machine
+				}
+			}
+		}
+	}
 }
 
 // runtimeSettings may change while the machine runs (believed; the rest needs it off).

@@ -66,6 +66,9 @@ func (h *Host) addDefinitions() {
 		if (k.subtype == subPCI && h.cfg.Edition.client()) || (k.subtype == subGPUP && !h.gpuP()) {
 			continue
 		}
+		if h.virt.ns.Class(k.class) == nil { // a later build added it
+			continue
+		}
 		for _, role := range []string{"Default", "Minimum", "Maximum", "Increment"} {
 			i := h.virt.new(k.class)
 			i.Set("InstanceID", fmt.Sprintf(`Microsoft:Definition\00000000-0000-4000-9000-%012X\%s`, n+1, role)).
@@ -89,8 +92,15 @@ func (h *Host) addDefinitions() {
 	h.virt.add(exp)
 }
 
-// kindOf finds what an added resource is: by subtype, else by class and type.
+// kindOf finds the kind of an added resource: by subtype, or else by class and type.
 func kindOf(i *cimx.Instance) *kind {
+	if i.Class.Name == "Msvm_ResourceAllocationSettingData" && i.Str("ResourceSubType") == subVHD { // as libvirt sends an image [O]
+		for n := range kinds {
+			if kinds[n].subtype == subVHD {
+				return &kinds[n]
+			}
+		}
+	}
 	for n := range kinds {
 		if k := &kinds[n]; i.Class.Name == k.class && (i.Str("ResourceSubType") == k.subtype || i.Get("ResourceSubType") == nil && i.Class.Name != "Msvm_ResourceAllocationSettingData" && i.Class.Name != "Msvm_StorageAllocationSettingData") {
 			return k

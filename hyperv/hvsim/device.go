@@ -114,7 +114,7 @@ func init() {
 	handle("Msvm_AssignableDeviceService", map[string]handler{"DismountAssignableDevice": dismount, "MountAssignableDevice": mount})
 }
 
-// deviceProperties gives the location paths of a device [D: GetDeviceProperties of Win32_PnPEntity].
+// deviceProperties returns the location paths of a device [D: GetDeviceProperties of Win32_PnPEntity].
 func deviceProperties(c *call) uint32 {
 	p := c.h.deviceOf(c.obj)
 	if p == nil {
@@ -160,7 +160,7 @@ func containsFold(l []string, s string) bool {
 	return false
 }
 
-// dismount takes a device from the host [D: DismountAssignableDevice].
+// dismount removes a device from the host [D: DismountAssignableDevice].
 func dismount(c *call) uint32 {
 	h := c.h
 	s, good := c.embedded(c.str("DismountSettingData"), "Msvm_AssignableDeviceDismountSettingData")
@@ -184,7 +184,7 @@ func dismount(c *call) uint32 {
 	c.out["DismountedDeviceInstancePath"] = p.path(true)
 	return c.run(false, jobSpec{kind: jtModRes, caption: "Dismounting Assignable Device", finish: func() *fail {
 		if p.dismount {
-			return &fail{rvInvalidState, "The device is dismounted already."}
+			return &fail{code: rvInvalidState, text: "The device is dismounted already."}
 		}
 		p.dismount = true
 		h.showPnP(p)
@@ -216,7 +216,7 @@ func mount(c *call) uint32 {
 	c.out["MountedDeviceInstancePath"] = p.path(false)
 	return c.run(false, jobSpec{kind: jtModRes, caption: "Mounting Assignable Device", finish: func() *fail {
 		if p.setting != nil {
-			return &fail{rvInUse, "The device is assigned to a virtual machine."}
+			return &fail{code: rvInUse, text: "The device is assigned to a virtual machine."}
 		}
 		p.dismount = false
 		h.virt.remove(p.express)
@@ -265,7 +265,7 @@ func (c *config) placePCI(r *cimx.Instance, running bool) uint32 {
 	return 0
 }
 
-// release undoes what a resource holds on the host.
+// release releases what a resource holds on the host.
 func (c *config) release(r *cimx.Instance) {
 	for _, p := range c.h.gpus {
 		if p.setting == r {
@@ -276,19 +276,19 @@ func (c *config) release(r *cimx.Instance) {
 	}
 }
 
-// pinned says why a machine cannot be saved, checkpointed or moved; empty if nothing holds it (believed: DDA pages list
+// pinned returns why a machine cannot be saved, checkpointed or moved. It is empty if nothing holds it (believed: DDA pages list
 // these as not supported).
 func (m *machine) pinned() string {
 	if m.cfg.hasPCI() {
 		return "a physical device is assigned to it"
 	}
-	if len(m.cfg.byClass("Msvm_GpuPartitionSettingData")) > 0 && m.h.cfg.Build < 26100 { // live migration with partitions came with Server 2025
+	if len(m.cfg.byClass("Msvm_GpuPartitionSettingData")) > 0 && m.h.cfg.Build < 26100 { // Server 2025 added live migration with partitions
 		return "a GPU partition is assigned to it"
 	}
 	return ""
 }
 
-// devicesFree checks at the start of a machine that its devices can be had.
+// devicesFree checks at the start of a machine that its devices are available.
 func (m *machine) devicesFree() *fail {
 	for _, r := range m.cfg.byClass("Msvm_PciExpressSettingData") {
 		found := false
@@ -296,7 +296,7 @@ func (m *machine) devicesFree() *fail {
 			found = found || p.setting == r && p.dismount
 		}
 		if !found {
-			return &fail{rvFileNotFound, "The assigned PCI Express device was not found on the host."}
+			return &fail{code: rvFileNotFound, text: "The assigned PCI Express device was not found on the host."}
 		}
 	}
 	return m.partitionsFree()

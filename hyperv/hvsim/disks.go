@@ -16,7 +16,7 @@ const (
 	formatVHD, formatVHDX            = 2, 3
 )
 
-// disks is a file system with what a host keeps in it: virtual disks, machine definitions and other files.
+// disks is a file system with a host's files: virtual disks, machine definitions and other files.
 type disks struct {
 	files map[string]*file // by lower-case path
 }
@@ -29,10 +29,10 @@ type file struct {
 	size uint64 // of plain files
 }
 
-// disk is the inside of a VHD or VHDX file. A cell stands for a region that a guest wrote.
+// disk is the content of a VHD or VHDX file. A cell represents a region that a guest wrote.
 type disk struct {
 	id           string // VirtualDiskId
-	write        string // changes with every writer that opens it; a child notes it (the data write GUID of MS-VHDX)
+	write        string // changes with every writer that opens the disk; a child records it (the data write GUID of MS-VHDX)
 	kind, format uint16
 	size         uint64
 	parent, link string // parent path and its write GUID as the child noted it
@@ -43,10 +43,10 @@ func newDisks() *disks { return &disks{files: map[string]*file{}} }
 
 func key(p string) string { return strings.ToLower(strings.ReplaceAll(p, "/", `\`)) }
 
-// fs gives the file system that holds a path: UNC paths and cluster volumes are one for all hosts.
+// fs returns the file system that holds a path: UNC paths and cluster volumes are shared by all hosts.
 func (h *Host) fs(p string) *disks {
 	k := key(p)
-	if strings.HasPrefix(k, `\\`) || h.sim.cluster != nil && strings.HasPrefix(k, `c:\clusterstorage\`) {
+	if strings.HasPrefix(k, `\\`) || h.sim.cluster != nil && strings.HasPrefix(k, key(h.sim.cluster.cfg.Root)+`\`) {
 		return h.sim.shared
 	}
 	return h.files
@@ -72,7 +72,7 @@ func (h *Host) move(from, to string) {
 	h.put(f)
 }
 
-// disk gives the virtual disk at a path; nil if there is none.
+// disk returns the virtual disk at a path, or nil if there is none.
 func (h *Host) disk(p string) *disk {
 	if f := h.file(p); f != nil {
 		return f.disk
@@ -99,7 +99,7 @@ func (h *Host) chain(p string) (paths []string, ok bool) {
 	return paths, false
 }
 
-// content is what a guest sees on a disk: the cells of the chain, the leaf on top.
+// content is what a guest sees on a disk: the cells of the backing chain, the leaf on top.
 func (h *Host) content(p string) map[string]string {
 	out := map[string]string{}
 	paths, _ := h.chain(p)
@@ -155,7 +155,7 @@ func (f *file) bytes() uint64 {
 	return 4<<20 + uint64(len(f.disk.cells))*(2<<20)
 }
 
-// base gives the last element of a Windows path, dir the rest, ext the extension with its dot.
+// base returns the last element of a Windows path, dir the rest, ext the extension with its dot.
 func base(p string) string { return path.Base(strings.ReplaceAll(p, `\`, "/")) }
 func dir(p string) string {
 	i := strings.LastIndexAny(p, `\/`)
@@ -169,7 +169,7 @@ func stem(p string) string { b := base(p); return strings.TrimSuffix(b, path.Ext
 
 func join(d, name string) string { return strings.TrimRight(d, `\/`) + `\` + name }
 
-// absolute reports whether p is a path that the services take: a drive or UNC path without forbidden characters.
+// absolute reports whether the services accept p: a drive or UNC path without forbidden characters.
 func absolute(p string) bool {
 	if len(p) < 3 {
 		return false
@@ -178,8 +178,8 @@ func absolute(p string) bool {
 	return (drive || strings.HasPrefix(p, `\\`)) && !strings.ContainsAny(p[2:], `<>"|?*`) && !strings.Contains(p[2:], ":")
 }
 
-// WriteDisk changes a region of a virtual disk file as a guest would, at the given path itself. As on a real host, a
-// write to a disk that others are based on breaks their chains.
+// WriteDisk changes a region of a virtual disk file like a guest would, at the given path itself. As on a real host, a write to a
+// disk that backs others breaks their chains.
 func (h *Host) WriteDisk(path, region, value string) error {
 	h.sim.mu.Lock()
 	defer h.sim.mu.Unlock()
@@ -192,7 +192,8 @@ func (h *Host) WriteDisk(path, region, value string) error {
 	return nil
 }
 
-// ReadDisk gives what a guest would see on the virtual disk at path, through its parents; nil if a link of the chain is missing.
+// ReadDisk returns what a guest would see on the virtual disk at path, through its parents, or nil if a link of the chain is
+// missing.
 func (h *Host) ReadDisk(path string) map[string]string {
 	h.sim.mu.Lock()
 	defer h.sim.mu.Unlock()
@@ -203,7 +204,7 @@ func (h *Host) ReadDisk(path string) map[string]string {
 	return h.content(path)
 }
 
-// DiskChain gives the files of a virtual disk from the leaf to its base.
+// DiskChain returns the files of a virtual disk from the leaf to its base.
 func (h *Host) DiskChain(path string) []string {
 	h.sim.mu.Lock()
 	defer h.sim.mu.Unlock()

@@ -2,8 +2,9 @@ package hvsim_test
 
 import (
 	"context"
-	"crypto/tls"
 	"net/url"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hyperv"
@@ -15,7 +16,11 @@ import (
 // sees what became of them.
 func TestOSWinAndDriver(t *testing.T) {
 	sim := start(t, hvsim.Config{Hosts: make([]hvsim.HostConfig, 2)})
-	cfg := hyperv.Config{User: "Administrator", Password: hvsim.DefaultPassword, TLS: &tls.Config{RootCAs: sim.CertPool(), ServerName: "localhost"}}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, sim.CertPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := hyperv.Config{Username: "Administrator", Password: hypervisor.Secret(sim.Password()), CA: ca}
 	for _, h := range sim.Hosts() {
 		u, err := url.Parse(h.URL())
 		if err != nil {
@@ -86,7 +91,7 @@ func TestOSWinAndDriver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.State != hypervisor.Running || info.Host != dst.ID || info.CPUs != 1 {
+	if info.State != hypervisor.StateRunning || info.Host != dst.ID || info.CPUs != 1 {
 		t.Errorf("%+v", info)
 	}
 	l, err := plain.Snapshots(ctx)
@@ -96,7 +101,7 @@ func TestOSWinAndDriver(t *testing.T) {
 	if info, err = vm.Info(ctx); err != nil || info.Host != src.ID || info.Labels["tier"] != "web" {
 		t.Errorf("%+v %v", info, err)
 	}
-	// And the driver goes on with what os-win left.
+	// And the driver continues with what os-win left.
 	if _, err := plain.PowerOff(ctx).Wait(ctx); err != nil {
 		t.Fatal(err)
 	}

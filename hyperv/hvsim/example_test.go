@@ -18,7 +18,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	// Clients connect to sim.Host(0).URL() as Administrator with hvsim.DefaultPassword and trust sim.CertPool().
+	// Clients connect to sim.Host(0).URL() as Administrator with sim.Password() and trust sim.CertPool().
 	sim.Inject(hvsim.Fault{Op: "Job", Target: "MigrateVirtualSystemToHost", JobError: "the network is gone"})
 	for _, m := range sim.Machines() {
 		fmt.Println(m.Name, m.ID == ids[0], m.Host, m.State == 2, m.Disks)

@@ -14,7 +14,7 @@ type definition struct {
 	live   *machine // nil for an exported one
 	cfg    *config  // exported settings; not stored in any host's classes
 	snaps  []exported
-	at     int // the checkpoint that the settings stand on, -1 for none
+	at     int // the checkpoint on which the settings are based, -1 for none
 	memory map[string]string
 	saved  bool
 }
@@ -101,7 +101,7 @@ func exportSystem(c *call) uint32 {
 	return rvJob
 }
 
-// fileName replaces what a Windows file name cannot hold.
+// fileName replaces characters that a Windows file name cannot have.
 func fileName(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || strings.ContainsRune(`<>:"/\|?*`, r) {
@@ -125,7 +125,7 @@ func (e *exporter) run() *fail {
 	h, m := e.h, e.m
 	vmcx := join(e.root, `Virtual Machines\`+m.id+".vmcx")
 	if h.file(vmcx) != nil {
-		return &fail{rvFailed, "Failed to create the export directory '" + e.root + "': it exists already. (0x80070050)"}
+		return &fail{code: rvFailed, text: "Failed to create the export directory '" + e.root + "': it exists already. (0x80070050)"}
 	}
 	e.moved = map[string]string{}
 	src, ram := m.cfg, m.memory
@@ -159,10 +159,28 @@ func (e *exporter) run() *fail {
 		}
 	}
 	h.put(&file{path: vmcx, def: def})
+	e.company(stem(vmcx), ram != nil)
 	for _, x := range def.snaps {
 		h.put(&file{path: join(e.root, `Snapshots\`+x.cfg.id+".vmcx"), size: 64 << 10})
 	}
 	return nil
+}
+
+// company writes what an export has beside the definition: the guest's state and the runtime state, and a folder of each kind [O:
+// listings of exports in public; .vmgs since build 17763 is believed, an empty .vmrs without RAM too].
+func (e *exporter) company(name string, ram bool) {
+	folder := join(e.root, "Virtual Machines")
+	runtime := uint64(64 << 10)
+	if ram {
+		runtime = e.m.needMemory() << 20
+	}
+	e.h.put(&file{path: join(folder, name+".vmrs"), size: runtime})
+	if e.h.cfg.Build >= 17763 {
+		e.h.put(&file{path: join(folder, name+".vmgs"), size: 4 << 20})
+	}
+	for _, d := range []string{e.root, folder, join(e.root, "Virtual Hard Disks"), join(e.root, "Snapshots")} {
+		e.h.mkdir(d)
+	}
 }
 
 // disks copies the disks of a configuration and points it to the copies: whole chains with checkpoints, else merged

@@ -166,7 +166,7 @@ func TestJobs(t *testing.T) {
 	}
 	sim.Advance(2e9)
 	_, err = c.get(job)
-	wantFault(t, err, "a:DestinationUnreachable", hrNotFound)
+	wantFault(t, err, "a:DestinationUnreachable", "nil")
 
 	sim.Inject(hvsim.Fault{Op: "Job", Target: "RequestStateChange", JobError: "it broke", JobCode: 32778})
 	o := c.rv("4096", system(id), "RequestStateChange", arg{"RequestedState", 2})

@@ -51,7 +51,7 @@ func TestLostAnswers(t *testing.T) {
 		}
 	}
 
-	// A job goes on without its client.
+	// A job continues without its client.
 	id := sim.Machines()[0].ID
 	sim.Inject(hvsim.Fault{Op: "Invoke", Target: "Msvm_ComputerSystem.RequestStateChange", Drop: true})
 	_, err := c.call(system(id), "RequestStateChange", arg{"RequestedState", 2})

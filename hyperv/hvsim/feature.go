@@ -6,7 +6,7 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
 )
 
-// Feature settings hang on a port connection: InstanceID <connection>\<feature> [G; the exact form is believed].
+// Feature settings belong to a port connection: InstanceID <connection>\<feature> [G; the exact form is believed].
 
 func addFeatureSettings(c *call) uint32 {
 	conn := c.target("AffectedConfiguration")

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log"
@@ -25,13 +26,15 @@ type front struct {
 	plain, secure net.Listener
 	servers       [2]*http.Server
 	cert          *x509.Certificate
-	wsman         *wsmand.Server
+	wsman         map[Rights]*wsmand.Server // by the rights of the account
 	done          chan struct{}
 }
 
 func (h *Host) listen() error {
-	f := &front{done: make(chan struct{}, 2)}
-	f.wsman = wsmand.New(provider{h}, h.sim.cfg.MaxEnvelopeKB, wsmand.Hooks{Operation: h.operation})
+	f := &front{done: make(chan struct{}, 2), wsman: map[Rights]*wsmand.Server{}}
+	for _, r := range []Rights{Administrator, HyperVOnly, RemoteOnly} {
+		f.wsman[r] = wsmand.New(provider{h, r}, h.sim.cfg.MaxEnvelopeKB, h.sim.cfg.OldFaults, wsmand.Hooks{Operation: h.operation})
+	}
 	cert, err := selfSigned(h.cfg.Name)
 	if err != nil {
 		return err
@@ -94,7 +97,7 @@ func (h *Host) operation(op string) (status int, drop bool) {
 // URL is the host's HTTPS endpoint; its certificate is in RootCAs of Sim.CertPool.
 func (h *Host) URL() string { return "https://" + h.front.secure.Addr().String() + "/wsman" }
 
-// HTTPURL is the host's plain endpoint, which takes NTLM with sealed messages (and Basic only with Config.AllowUnencrypted).
+// HTTPURL is the host's plain endpoint, which accepts NTLM with sealed messages (and Basic only with Config.AllowUnencrypted).
 func (h *Host) HTTPURL() string { return "http://" + h.front.plain.Addr().String() + "/wsman" }
 
 // Certificate is the host's self-signed certificate.
@@ -107,6 +110,15 @@ func (s *Sim) CertPool() *x509.CertPool {
 		p.AddCert(h.front.cert)
 	}
 	return p
+}
+
+// CertPEM has the hosts' certificates in PEM form, for clients that read a file of authorities.
+func (s *Sim) CertPEM() []byte {
+	var out []byte
+	for _, h := range s.hosts {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.front.cert.Raw})...)
+	}
+	return out
 }
 
 func selfSigned(name string) (tls.Certificate, error) {

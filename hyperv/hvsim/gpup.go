@@ -9,9 +9,10 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wbem"
 )
 
-// gpuP reports whether the host does GPU partitioning: from Server 2022 and Windows 11 on (believed).
+// gpuP reports whether the host supports GPU partitioning: from Server 2019 on, whose class list has the classes [G]. Their pages
+// name Server 2016 and client 1703; that 14393 lacks them is believed.
 func (h *Host) gpuP() bool {
-	return h.virt != nil && h.cfg.Build >= 20348 && h.cfg.Edition != HyperVServer
+	return h.virt != nil && h.cfg.Build >= 17763 && h.cfg.Edition != HyperVServer
 }
 
 // units is the scale of the share properties; VRAM is in bytes, the rest in units of a whole GPU (believed).
@@ -89,7 +90,7 @@ func (c *config) placePartition(r *cimx.Instance, running bool) uint32 {
 	return 0
 }
 
-// partitionSource is the GPU of a partition setting: the one named by HostResource, else any.
+// partitionSource returns the GPU of a partition setting: the one named by HostResource, or else any.
 func (h *Host) partitionSource(r *cimx.Instance) *pciDevice {
 	want := hostResource(r)
 	for _, p := range h.gpus {
@@ -106,17 +107,17 @@ func (h *Host) partitionSource(r *cimx.Instance) *pciDevice {
 	return nil
 }
 
-// partitionsFree takes the partitions of a starting machine.
+// partitionsFree allocates the partitions of a starting machine.
 func (m *machine) partitionsFree() *fail {
 	need := map[*pciDevice]int{}
 	for _, r := range m.cfg.byClass("Msvm_GpuPartitionSettingData") {
 		p := m.h.partitionSource(r)
 		if p == nil {
-			return &fail{rvFileNotFound, "The GPU of a partition was not found on the host."}
+			return &fail{code: rvFileNotFound, text: "The GPU of a partition was not found on the host."}
 		}
 		need[p]++
 		if m.h.partitionsInUse(p)+need[p] > int(p.partition.Uint("PartitionCount")) {
-			return &fail{rvOutOfMemory, fmt.Sprintf("Virtual machine '%s' could not be started because there are no free partitions on %s.", m.name(), p.dev.Name)}
+			return &fail{code: rvOutOfMemory, text: fmt.Sprintf("Virtual machine '%s' could not be started because there are no free partitions on %s.", m.name(), p.dev.Name)}
 		}
 	}
 	return nil

@@ -14,14 +14,14 @@ import (
 type Guest struct {
 	NoTools         bool          // no integration services
 	BootTime        time.Duration // until then its integration services are not ready
-	ShutdownTime    time.Duration // how long a graceful shutdown takes
+	ShutdownTime    time.Duration // time that a graceful shutdown takes
 	Locked          bool          // a graceful shutdown needs Force
 	IgnoresShutdown bool          // it accepts a graceful shutdown and does nothing
 	FQDN            string
 	OSName          string
 	OSVersion       string
 	IPv4, IPv6      []string
-	ClockOffset     time.Duration // guest clock minus host clock; Hyper-V does not tell it
+	ClockOffset     time.Duration // guest clock minus host clock; Hyper-V does not report it
 
 	stopping bool
 }
@@ -174,7 +174,7 @@ func (m *machine) showKVP() {
 	}
 }
 
-// machineByID finds a machine anywhere in the simulation. s.mu is held.
+// machineByID finds a machine anywhere in the simulation. The caller holds s.mu.
 func (s *Sim) machineByID(id string) *machine {
 	for _, h := range s.hosts {
 		if m := h.vms[strings.ToUpper(id)]; m != nil {
@@ -184,7 +184,7 @@ func (s *Sim) machineByID(id string) *machine {
 	return nil
 }
 
-// SetGuest says what runs inside a machine.
+// SetGuest sets the guest inside a machine.
 func (s *Sim) SetGuest(id string, g Guest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -3,6 +3,7 @@ package hvsim
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/krbd"
@@ -17,23 +18,26 @@ const (
 
 // Host is one simulated host.
 type Host struct {
-	sim    *Sim
-	cfg    HostConfig
-	index  int
-	virt   *space // nil where Hyper-V is not installed
-	cimv2  *space
-	clus   *space // nil outside a cluster
-	self   *cimx.Instance
-	vmms   *cimx.Instance
-	files  *disks
-	vms    map[string]*machine // by GUID, planned ones too
-	order  []*machine
-	byConf map[*cimx.Instance]*config // by settings instance, of machines and checkpoints
-	jobs   map[*cimx.Instance]*job
-	gpus   []*pciDevice
-	macs   uint32
-	front  *front
-	migr   *cimx.Instance // migration service settings
+	sim     *Sim
+	cfg     HostConfig
+	index   int
+	virt    *space // nil where Hyper-V is not installed
+	cimv2   *space
+	clus    *space // nil outside a cluster
+	os      *cimx.Instance
+	self    *cimx.Instance
+	vmms    *cimx.Instance
+	files   *disks
+	folders folders
+	vms     map[string]*machine // by GUID, planned ones too
+	order   []*machine
+	byConf  map[*cimx.Instance]*config // by settings instance, of machines and checkpoints
+	jobs    map[*cimx.Instance]*job
+	held    map[string]time.Time // images that the host has open until then
+	gpus    []*pciDevice
+	macs    uint32
+	front   *front
+	migr    *cimx.Instance // migration service settings
 	// acceptor takes Kerberos logins; nil outside a domain.
 	acceptor *krbd.Acceptor
 }
@@ -75,11 +79,12 @@ func (c *HostConfig) fill(n int) {
 func (h *Host) Name() string { return h.cfg.Name }
 
 func newHost(s *Sim, n int, c HostConfig) *Host {
-	h := &Host{sim: s, cfg: c, index: n, files: newDisks(), vms: map[string]*machine{}, byConf: map[*cimx.Instance]*config{}, jobs: map[*cimx.Instance]*job{}}
-	h.cimv2 = newSpace(nsCIMV2, c.Name)
+	h := &Host{sim: s, cfg: c, index: n, files: newDisks(), folders: folders{}, vms: map[string]*machine{}, byConf: map[*cimx.Instance]*config{}, jobs: map[*cimx.Instance]*job{}, held: map[string]time.Time{}}
+	h.cimv2 = newSpace(nsCIMV2, c.Name, c.Build)
 	h.addCIMV2()
+	h.addFolders()
 	if !c.NoHyperV {
-		h.virt = newSpace(nsVirt, c.Name)
+		h.virt = newSpace(nsVirt, c.Name, c.Build)
 		h.addServices()
 		h.addSwitches()
 		h.addDefinitions()
@@ -134,7 +139,7 @@ func (h *Host) addServices() {
 		Set("MigrationServiceListenerIPAddressList", h.listeners())
 	h.migr = v.add(v.new("Msvm_VirtualSystemMigrationServiceSettingData").Set("InstanceID", "Microsoft:migrationwmi").
 		Set("EnableVirtualSystemMigration", !h.cfg.NoMigration).Set("MaximumActiveVirtualSystemMigration", 2).
-		Set("MaximumActiveStorageMigration", 2).Set("AuthenticationType", 1).Set("EnableCompression", true).Set("EnableSmbTransport", true))
+		Set("MaximumActiveStorageMigration", 2).Set("AuthenticationType", map[bool]int{true: authCredSSP, false: authKerberos}[h.cfg.MigrationCredSSP]).Set("EnableCompression", true).Set("EnableSmbTransport", true))
 	for _, t := range []int{32768, 32769, 32770, 32771, 32772} { // five instances [O]
 		v.add(v.new("Msvm_VirtualSystemMigrationSettingData").Set("InstanceID", fmt.Sprintf(`Microsoft:Definition\Migration\%d`, t)).
 			Set("ElementName", "Virtual System Migration Setting").Set("MigrationType", t).Set("TransportType", 5).Set("EnableCompression", true))
@@ -142,7 +147,7 @@ func (h *Host) addServices() {
 }
 
 func (h *Host) listeners() []any {
-	if h.cfg.NoMigration {
+	if h.cfg.NoMigration || h.cfg.NoListeners {
 		return nil
 	}
 	return []any{h.cfg.MigrationAddr}

@@ -39,7 +39,7 @@ const (
 )
 
 func notFound(p string) *fail {
-	return &fail{rvFileNotFound, "The system failed to open '" + p + "': The system cannot find the file specified. (0x80070002)"}
+	return &fail{code: rvFileNotFound, text: "The system failed to open '" + p + "': The system cannot find the file specified. (0x80070002)"}
 }
 
 // wantedDisk reads and checks disk settings.
@@ -81,7 +81,7 @@ func createDisk(c *call) uint32 {
 	p := s.Str("Path")
 	return c.storage(sjCreate, "Creating Virtual Hard Disk", func() *fail {
 		if h.file(p) != nil {
-			return &fail{rvFailed, "Failed to create the virtual hard disk. The file '" + p + "' exists. (0x80070050)"}
+			return &fail{code: rvFailed, text: "Failed to create the virtual hard disk. The file '" + p + "' exists. (0x80070050)"}
 		}
 		d := &disk{id: h.sim.newID(), write: h.sim.newID(), kind: uint16(s.Uint("Type")), format: uint16(s.Uint("Format")), size: s.Uint("MaxInternalSize"), cells: map[string]string{}}
 		if d.kind == diskDiff {
@@ -90,14 +90,14 @@ func createDisk(c *call) uint32 {
 				return notFound(s.Str("ParentPath"))
 			}
 			if up.format != d.format {
-				return &fail{rvFailed, "The format of the parent differs."}
+				return &fail{code: rvFailed, text: "The format of the parent differs."}
 			}
 			if _, good := h.chain(s.Str("ParentPath")); !good {
 				return corrupt(s.Str("ParentPath"))
 			}
 			d.parent, d.link, d.size = h.file(s.Str("ParentPath")).path, up.write, up.size
 		} else if d.kind == diskFixed && d.size > h.freeDisk(p) {
-			return &fail{rvFailed, "There is not enough space on the disk. (0x80070070)"}
+			return &fail{code: rvFailed, text: "There is not enough space on the disk. (0x80070070)"}
 		}
 		h.put(&file{path: p, disk: d})
 		return nil
@@ -105,7 +105,7 @@ func createDisk(c *call) uint32 {
 }
 
 func corrupt(p string) *fail {
-	return &fail{rvFailed, "The chain of virtual hard disks is corrupted at '" + p + "'. There is a mismatch in the identifiers of the parent virtual hard disk and differencing disk. (0xC03A000E)"}
+	return &fail{code: rvFailed, text: "The chain of virtual hard disks is corrupted at '" + p + "'. There is a mismatch in the identifiers of the parent virtual hard disk and differencing disk. (0xC03A000E)"}
 }
 
 // freeDisk is the room on the volume of a path.
@@ -155,7 +155,7 @@ func diskState(c *call) uint32 {
 	return rvOK
 }
 
-// least is the smallest size that a disk can shrink to.
+// least returns the smallest size to which a disk can shrink.
 func (d *disk) least() uint64 { return 4<<20 + uint64(len(d.cells))*(2<<20) }
 
 func resizeDisk(c *call) uint32 {
@@ -179,7 +179,7 @@ func resizeDisk(c *call) uint32 {
 		if h.disk(p) != d {
 			return notFound(p)
 		}
-		d.size, d.write = size, h.sim.newID() // children that stand on it no longer fit
+		d.size, d.write = size, h.sim.newID() // children that depend on it no longer match
 		return nil
 	})
 }
@@ -194,7 +194,8 @@ func (m *machine) onIDE(p string) bool {
 	return false
 }
 
-// mergeDisk merges a differencing disk into one of its ancestors; the merged files go [D: MergeVirtualHardDisk, Merge-VHD].
+// mergeDisk merges a differencing disk into one of its ancestors. The merged files are removed [D: MergeVirtualHardDisk,
+// Merge-VHD].
 func mergeDisk(c *call) uint32 {
 	h, src, dst := c.h, c.str("SourcePath"), c.str("DestinationPath")
 	if h.file(src) == nil || h.file(dst) == nil {
@@ -213,7 +214,7 @@ func mergeDisk(c *call) uint32 {
 			return corrupt(src)
 		}
 		if at <= 0 {
-			return &fail{rvInvalidParam, "The destination is no parent of the source."}
+			return &fail{code: rvInvalidParam, text: "The destination is no parent of the source."}
 		}
 		h.fold(paths[:at+1])
 		return nil
@@ -227,7 +228,7 @@ func (h *Host) fold(paths []string) {
 		maps.Copy(to.cells, h.disk(p).cells)
 		to.size = h.disk(p).size
 	}
-	to.write = h.disk(paths[0]).write // what stood on the leaf stands on the merged disk now
+	to.write = h.disk(paths[0]).write // the children of the leaf now depend on the merged disk
 	for _, kid := range h.children(paths[0]) {
 		h.disk(kid).parent = paths[len(paths)-1]
 	}
@@ -248,7 +249,7 @@ func convertDisk(c *call) uint32 {
 			return corrupt(src)
 		}
 		if h.file(p) != nil {
-			return &fail{rvFailed, "The file '" + p + "' exists. (0x80070050)"}
+			return &fail{code: rvFailed, text: "The file '" + p + "' exists. (0x80070050)"}
 		}
 		h.put(&file{path: p, disk: &disk{id: h.sim.newID(), write: h.sim.newID(), kind: uint16(s.Uint("Type")), format: uint16(s.Uint("Format")), size: h.disk(src).size, cells: h.content(src)}})
 		return nil
@@ -306,7 +307,7 @@ func setParent(c *call) uint32 {
 			return corrupt(child)
 		}
 		if d.size < up.size {
-			return &fail{rvFailed, fmt.Sprintf("There is a mismatch in the virtual size of '%s'.", parent)}
+			return &fail{code: rvFailed, text: fmt.Sprintf("There is a mismatch in the virtual size of '%s'.", parent)}
 		}
 		d.parent, d.link = h.file(parent).path, up.write
 		return nil

@@ -1,7 +1,10 @@
 package hvsim
 
 import (
+	"cmp"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
@@ -34,17 +37,20 @@ type job struct {
 	start, end time.Time
 	seq        uint64
 	done       bool
-	keep       bool         // by a Stall fault it never ends by itself
+	keep       bool         // a Stall fault keeps it from ending by itself
 	finish     func() *fail // does the work; nil result is success
 	cancel     func()       // undoes what has been started; nil means that the job cannot be cancelled
 	affected   []*cimx.Instance
 	errs       []*cimx.Instance
 }
 
-// fail is how a job ends in error.
+// fail is the error of a job.
 type fail struct {
 	code uint16 // ErrorCode
 	text string
+	// id is the number of the message, the same in every language; "" means 32768 [D: Msvm_Error.MessageID; the numbers are those of
+	// Compare-VM's MessageId, 33012 as public scripts test it].
+	id string
 }
 
 // jobSpec describes a job to start.
@@ -59,8 +65,8 @@ type jobSpec struct {
 	cancel   func()
 }
 
-// run starts a job and returns 4096, or does the work at once and returns 0 when it is quick and the site is not set to
-// AllJobs; quick methods return either on real hosts [D: "0 completed, 4096 job started"].
+// run starts a job and returns 4096. When the work is quick and the site is not set to AllJobs, it does the work at once and
+// returns 0. Quick methods return either on real hosts [D: "0 completed, 4096 job started"].
 func (c *call) run(quick bool, spec jobSpec) uint32 {
 	spec.name = c.method.Name
 	if quick && !c.h.sim.cfg.AllJobs {
@@ -85,7 +91,7 @@ func (h *Host) startJob(spec jobSpec) *job {
 	return j
 }
 
-// launch lets a prepared job run; with a negative JobTime it ends at once.
+// launch starts a prepared job. With a negative JobTime it ends at once.
 func (h *Host) launch(j *job) {
 	h.sim.pending = append(h.sim.pending, j)
 	h.sim.tick()
@@ -99,18 +105,23 @@ func (h *Host) after(d time.Duration, f func()) {
 	s.pending = append(s.pending, &job{h: h, start: now, end: now.Add(d), seq: s.seq, finish: func() *fail { f(); return nil }})
 }
 
+// jobTime returns the time that a job of a method takes.
+func (s *Sim) jobTime(name string) time.Duration {
+	d, ok := s.cfg.JobTimes[name]
+	if !ok {
+		d = s.cfg.JobTime
+	}
+	return max(d, 0)
+}
+
 func (h *Host) prepareJob(spec jobSpec) *job {
 	s := h.sim
 	if spec.class == "" {
 		spec.class = "Msvm_ConcreteJob"
 	}
-	d, ok := s.cfg.JobTimes[spec.name]
-	if !ok {
-		d = s.cfg.JobTime
-	}
 	s.seq++
 	j := &job{h: h, vm: spec.vm, name: spec.name, start: s.now(), seq: s.seq, finish: spec.finish, cancel: spec.cancel, affected: spec.affected}
-	j.end = j.start.Add(max(d, 0))
+	j.end = j.start.Add(s.jobTime(spec.name))
 	i := h.virt.new(spec.class)
 	i.Set("InstanceID", s.newID()).Set("Name", spec.caption).Set("Caption", spec.caption).Set("ElementName", spec.caption).Set("Description", spec.caption).
 		Set("JobState", jobRunning).Set("JobStatus", "Job is running").Set("JobType", spec.kind).Set("PercentComplete", 0).
@@ -136,7 +147,7 @@ func (j *job) show(c *cimx.Instance) {
 	}
 }
 
-// tick ends what is due, in order of time, and forgets finished jobs after their retention. s.mu is held.
+// tick ends what is due, in order of time, and removes finished jobs after their retention. The caller holds s.mu.
 func (s *Sim) tick() {
 	now := s.now()
 	for {
@@ -191,16 +202,27 @@ func (j *job) complete() {
 	if code == 0 {
 		code = rvFailed
 	}
-	j.fault(code, f.text)
+	j.fault(code, *f)
 }
 
-// fault writes the error of a job; GetErrorEx gives it as an embedded Msvm_Error [D: Msvm_ConcreteJob.GetErrorEx].
-func (j *job) fault(code uint16, text string) {
+// fault writes the error of a job. GetErrorEx returns it as an embedded Msvm_Error [D: Msvm_ConcreteJob.GetErrorEx].
+func (j *job) fault(code uint16, f fail) {
+	text := j.h.localized(f.text)
 	j.inst.Set("ErrorCode", code).Set("ErrorDescription", text).Set("ErrorSummaryDescription", text).Set("HealthState", 25).Set("OperationalStatus", []any{6})
 	e := j.h.virt.new("Msvm_Error")
-	e.Set("ErrorType", 4).Set("Message", text).Set("MessageID", "32768").Set("PerceivedSeverity", 5).Set("CIMStatusCode", 1).
+	e.Set("ErrorType", 4).Set("Message", text).Set("MessageID", cmp.Or(f.id, "32768")).Set("PerceivedSeverity", 5).Set("CIMStatusCode", 1).
 		Set("ErrorSource", j.inst.Ref().Path()).Set("OwningEntity", "Microsoft-Windows-Hyper-V-VMMS")
 	j.errs = append(j.errs, e)
+}
+
+var number = regexp.MustCompile(`\(0x[0-9A-F]{8}\)`)
+
+// localized puts a text into the host's language. Error numbers are written in the text of every language.
+func (h *Host) localized(text string) string {
+	if !h.cfg.Japanese {
+		return text
+	}
+	return "操作に失敗しました。" + strings.Join(number.FindAllString(text, -1), " ")
 }
 
 func (j *job) settle(state int, text string) {
@@ -217,12 +239,12 @@ func (j *job) stop(state int) uint32 {
 		return rvInvalidState
 	}
 	if j.cancel == nil {
-		return rvInvalidState // Cancellable is false; os-win looks before it asks [O]
+		return rvInvalidState // Cancellable is false; os-win checks it before it asks [O]
 	}
 	j.h.sim.pending = slices.DeleteFunc(j.h.sim.pending, func(x *job) bool { return x == j })
 	j.cancel()
 	j.settle(state, "Job was cancelled")
-	j.fault(rvFailed, "The operation was canceled.")
+	j.fault(rvFailed, fail{text: "The operation was canceled."})
 	return rvOK
 }
 

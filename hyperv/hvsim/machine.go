@@ -39,16 +39,16 @@ type machine struct {
 	cs      *cimx.Instance
 	cfg     *config
 	snaps   []*snapshot // in order of creation
-	parent  *snapshot   // the checkpoint that the current state stands on
+	parent  *snapshot   // the checkpoint on which the current state is based
 	applied *snapshot
-	memory  map[string]string // what the guest has in RAM; nil while it is off
+	memory  map[string]string // content of the guest's RAM; nil while it is off
 	booted  time.Time
 	devices []*cimx.Instance // exist only while it runs
 	busy    *job             // the job that has it in a transitional state
 	guest   Guest
 	kvp     map[string]string // host → guest items
 	merging bool
-	source  *definition     // what a planned machine was imported from
+	source  *definition     // the definition from which a planned machine was imported
 	left    map[string]bool // automatic disks that the current state left behind
 }
 
@@ -124,7 +124,7 @@ func (h *Host) newMachine(id string, planned bool, sd *cimx.Instance) *machine {
 	return m
 }
 
-// removeConfig takes a set of settings out of the store.
+// removeConfig removes a set of settings from the store.
 func (h *Host) removeConfig(c *config) {
 	for _, r := range c.res {
 		h.virt.remove(r)
@@ -133,7 +133,7 @@ func (h *Host) removeConfig(c *config) {
 	delete(h.byConf, c.sd)
 }
 
-// destroy takes a machine away; its disk files stay (believed: Hyper-V's manager says so, no reference page does).
+// destroy removes a machine. Its disk files stay (believed: Hyper-V's manager says so, no reference page does).
 func (m *machine) destroy() {
 	h := m.h
 	m.dropDevices()
@@ -155,7 +155,7 @@ func (m *machine) destroy() {
 	}
 }
 
-// definitionFile is where a machine's own definition lives.
+// definitionFile returns the location of a machine's own definition.
 func (m *machine) definitionFile() string {
 	return join(m.cfg.sd.Str("ConfigurationDataRoot"), `Virtual Machines\`+m.id+".vmcx")
 }
@@ -212,7 +212,7 @@ func hostResource(r *cimx.Instance) string {
 	return ""
 }
 
-// ofConfig finds the configuration that a setting belongs to; nil if none.
+// ofConfig finds the configuration that a setting belongs to, or nil if there is none.
 func (h *Host) ofConfig(i *cimx.Instance) *config {
 	if c := h.byConf[i]; c != nil {
 		return c
@@ -250,7 +250,7 @@ func (c *config) store() {
 	}
 }
 
-// rename copies a setting with a GUID and the host name exchanged in its ID and links.
+// rename copies a setting with another GUID and host name in its ID and links.
 func rename(i *cimx.Instance, to *Host, oldID, newID string) *cimx.Instance {
 	n := i.Copy()
 	oldHost := n.Host
@@ -269,5 +269,5 @@ func rename(i *cimx.Instance, to *Host, oldID, newID string) *cimx.Instance {
 	return n
 }
 
-// String helps in test failures.
+// String is for test failures.
 func (m *machine) String() string { return fmt.Sprintf("%s (%s) on %s", m.name(), m.id, m.h.cfg.Name) }

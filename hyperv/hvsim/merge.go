@@ -10,7 +10,7 @@ import (
 
 var reAuto = regexp.MustCompile(`(?i)_[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`)
 
-// overlay is the name of a new automatic differencing disk over p: <name>_<guid>.avhdx next to it (believed).
+// overlay returns the name of a new automatic differencing disk over p: <name>_<guid>.avhdx next to it (believed).
 func (h *Host) overlay(p string) string {
 	e := ".avhdx"
 	if strings.HasSuffix(ext(p), "vhd") {
@@ -38,14 +38,14 @@ func (m *machine) merge() {
 		}
 		m.mergeable(false)
 		if m.mergeable(true) {
-			return &fail{rvInUse, "Background disk merge failed: the process cannot access the file because it is being used by another process. (0x80070020)"}
+			return &fail{code: rvInUse, text: "Background disk merge failed: the process cannot access the file because it is being used by another process. (0x80070020)"}
 		}
 		return nil
 	}
 	m.h.launch(j)
 }
 
-// heldByOther reports whether another running machine stands on a file.
+// heldByOther reports whether another running machine depends on a file.
 func (m *machine) heldByOther(p string) bool {
 	for _, h := range m.h.sim.hosts {
 		if h != m.h && h.fs(p) != m.h.fs(p) {
@@ -60,8 +60,8 @@ func (m *machine) heldByOther(p string) bool {
 	return false
 }
 
-// mergeable merges or, when only asked, says whether there is something to merge: automatic disks that nothing uses go;
-// a disk that only one automatic disk stands on takes it in. A disk with several children stays as it is.
+// mergeable merges or, when only asked, reports whether there is something to merge. Automatic disks that nothing uses are
+// removed. A disk with only one child, an automatic disk, takes in that child. A disk with several children stays unchanged.
 func (m *machine) mergeable(ask bool) bool {
 	h, found := m.h, false
 	for {
@@ -89,8 +89,8 @@ func (m *machine) mergeable(ask bool) bool {
 			if f == nil || f.disk == nil || used[p] != nil {
 				continue
 			}
-			// Hyper-V knows the children that this machine made, not those that others based on the file: it merges under
-			// them, which breaks them, unless a running one keeps the file open (believed).
+			// Hyper-V knows the children that this machine made, not those that others based on the file: it merges under them,
+			// which breaks them, unless a running one keeps the file open (believed).
 			kids := slices.DeleteFunc(h.children(p), func(k string) bool { return !ours[key(k)] })
 			if !ask && m.heldByOther(p) {
 				continue

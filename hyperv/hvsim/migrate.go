@@ -37,7 +37,7 @@ type migration struct {
 	sources map[string]string         // key to path
 }
 
-// migrate checks the parameters at once; everything about machines and hosts is told by the job [D: no 0 among the return values].
+// migrate checks the parameters at once. The job reports everything about machines and hosts [D: no 0 among the return values].
 func migrate(c *call, checkOnly bool) uint32 {
 	m := c.machine("ComputerSystem")
 	if m == nil || m.planned {
@@ -50,6 +50,9 @@ func migrate(c *call, checkOnly bool) uint32 {
 			return rvInvalidParam
 		}
 		g.set.Merge(i)
+	}
+	if !checkOnly {
+		c.h.sim.moves[m.id] = g.set
 	}
 	g.kind = int(g.set.Uint("MigrationType"))
 	if g.kind == 0 {
@@ -117,7 +120,7 @@ func migrate(c *call, checkOnly bool) uint32 {
 		j = c.long(m, opMigrating, spec)
 	}
 	j.inst.Set("DestinationHost", dest).Set("MigrationType", g.kind).Set("VirtualSystemName", m.id)
-	// What is wrong from the start is told before any time is spent on copying.
+	// Errors that are there from the start are reported before any time is spent on copying.
 	if l := g.blockers(); len(l) > 0 {
 		j.end = j.start
 	}
@@ -137,11 +140,21 @@ func (h *Host) active(kind, d int) {
 	})
 }
 
-// blockers lists everything that keeps the migration from being done. Texts are in the manner of Hyper-V's; the IDs in
-// brackets are those that Compare-VM documents where known.
+// Numbers of messages, as Compare-VM prints them: 33012 is in public scripts, the others are believed.
+const (
+	idProcessors, idVersion, idFeatures, idSwitch = "14420", "24000", "24004", "33012"
+)
+
+// Values of Msvm_VirtualSystemMigrationServiceSettingData.AuthenticationType [D: that class].
+const authCredSSP, authKerberos = 0, 1
+
+// blockers lists everything that blocks the migration. Texts are in the manner of Hyper-V's.
 func (g *migration) blockers() []fail {
 	var out []fail
-	no := func(format string, args ...any) { out = append(out, fail{rvFailed, fmt.Sprintf(format, args...)}) }
+	why := func(id, format string, args ...any) {
+		out = append(out, fail{rvFailed, fmt.Sprintf(format, args...), id})
+	}
+	no := func(format string, args ...any) { why("", format, args...) }
 	m, src, dst := g.m, g.src, g.dst
 	if src.vms[m.id] != m {
 		no("The virtual machine is gone.")
@@ -161,7 +174,9 @@ func (g *migration) blockers() []fail {
 		no("The Virtual Machine Management Service failed to establish a connection for a Virtual Machine migration with the host: the host does not accept migrations. (0x8007274D)")
 		return out
 	}
-	if src.cfg.NoDelegation {
+	if src.cfg.NoDelegation || src.migr.Uint("AuthenticationType") == authCredSSP {
+		// With CredSSP the host takes the caller's own credentials, which no login over the network brings [D: "Set up hosts for
+		// live migration": log in on the source host, or use Kerberos and constrained delegation].
 		no("Failed to authenticate the connection at the source host: no suitable credentials available. (0x8009030E)")
 	}
 	for _, a := range g.set.Strings("DestinationIPAddressList") {
@@ -179,21 +194,21 @@ func (g *migration) blockers() []fail {
 		no("A virtual machine with the identifier %s exists on the destination host.", m.id)
 	}
 	if newer(m.cfg.sd.Str("Version"), dst.configVersion()) {
-		no("The virtual machine is using configuration version %s, which host '%s' does not support. (24000)", m.cfg.sd.Str("Version"), dst.cfg.Name)
+		why(idVersion, "The virtual machine is using configuration version %s, which host '%s' does not support.", m.cfg.sd.Str("Version"), dst.cfg.Name)
 	}
 	live := m.state() == stRunning || m.state() == stPaused
 	if n := m.cfg.one("Msvm_ProcessorSettingData").Uint("VirtualQuantity"); n > uint64(dst.cfg.Processors) {
-		no("The virtual machine has more virtual processors than host '%s' has logical processors. (14420)", dst.cfg.Name)
+		why(idProcessors, "The virtual machine has more virtual processors than host '%s' has logical processors.", dst.cfg.Name)
 	}
 	if m.memory != nil && !cpuFits(src, dst, m.cfg.one("Msvm_ProcessorSettingData").Bool("LimitProcessorFeatures")) {
-		no("The virtual machine '%s' is using processor-specific features not supported on physical computer '%s'. (24004)", name, dst.cfg.Name)
+		why(idFeatures, "The virtual machine '%s' is using processor-specific features not supported on physical computer '%s'.", name, dst.cfg.Name)
 	}
 	if live && m.needMemory() > dst.freeMemory() {
 		no("Not enough memory on host '%s' for virtual machine '%s'.", dst.cfg.Name, name)
 	}
 	for _, conn := range m.cfg.bySub(subConn) {
 		if hostResource(conn) != "" && g.connection(conn) == nil {
-			no("Could not find Ethernet switch '%s'. (33012)", conn.Str("LastKnownSwitchName"))
+			why(idSwitch, "Could not find Ethernet switch '%s'.", conn.Str("LastKnownSwitchName"))
 		}
 	}
 	for _, d := range m.cfg.bySub(subISO) {
@@ -207,8 +222,8 @@ func (g *migration) blockers() []fail {
 	return append(out, g.planFiles()...)
 }
 
-// connection finds the destination's switch for a port: the one that NewResourceSettingData names, else the one with the
-// same name. It gives the new HostResource; nil if there is none.
+// connection finds the destination's switch for a port: the one that NewResourceSettingData names, or else the one with the same
+// name. It returns the new HostResource, or nil if there is none.
 func (g *migration) connection(conn *cimx.Instance) []any {
 	if r := g.res[strings.ToLower(conn.Str("InstanceID"))]; r != nil && r.Get("HostResource") != nil {
 		p := hostResource(r)
@@ -240,13 +255,13 @@ func (g *migration) connection(conn *cimx.Instance) []any {
 	return out
 }
 
-// move does the migration.
+// move performs the migration.
 func (g *migration) move() *fail {
 	m, dst := g.m, g.dst
 	if g.kind == migStaged {
 		d := m.define()
 		if dst.vms[m.id] != nil {
-			return &fail{rvInvalidState, "A virtual machine with the identifier " + m.id + " exists on the destination host."}
+			return &fail{code: rvInvalidState, text: "A virtual machine with the identifier " + m.id + " exists on the destination host."}
 		}
 		d.memory, d.saved = nil, false
 		p := dst.plan(d, m.id, false)
@@ -308,7 +323,7 @@ func (g *migration) move() *fail {
 	return nil
 }
 
-// leave takes a machine off its host without touching disks.
+// leave removes a machine from its host without touching disks.
 func (m *machine) leave() {
 	m.dropDevices()
 	for _, s := range m.snaps {
@@ -321,7 +336,7 @@ func (m *machine) leave() {
 	m.h.drop(m.definitionFile())
 }
 
-// arrange connects the ports of a moved configuration and applies what NewResourceSettingData says beside paths.
+// arrange connects the ports of a moved configuration and applies the other parts of NewResourceSettingData.
 func (g *migration) arrange(c *config) {
 	for _, conn := range c.bySub(subConn) {
 		if hostResource(conn) == "" {

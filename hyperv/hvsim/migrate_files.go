@@ -16,8 +16,8 @@ func newer(a, b string) bool {
 	return x > y
 }
 
-// cpuFits: same vendor always; every feature of the source unless the machine is limited to the common ones
-// [D: "Processor compatibility mode"].
+// cpuFits reports whether a CPU is compatible: always the same vendor, and every feature of the source unless the machine is
+// limited to the common ones [D: "Processor compatibility mode"].
 func cpuFits(src, dst *Host, limited bool) bool {
 	if src.cfg.CPU.Vendor != dst.cfg.CPU.Vendor {
 		return false
@@ -30,7 +30,7 @@ func cpuFits(src, dst *Host, limited bool) bool {
 	return true
 }
 
-// planFiles decides where each disk file goes and says what is in the way.
+// planFiles decides the destination of each disk file and returns what prevents the move.
 func (g *migration) planFiles() []fail {
 	var out []fail
 	no := func(f *fail) { out = append(out, *f) }
@@ -45,7 +45,7 @@ func (g *migration) planFiles() []fail {
 	for _, u := range g.set.Strings("UnmanagedVhds") {
 		i, err := cimx.Parse(g.src.virt.ns, g.src.cfg.Name, u)
 		if err != nil || i.Class.Name != "Msvm_MoveUnmanagedVhd" || g.src.disk(i.Str("VhdSourcePath")) == nil {
-			no(&fail{rvInvalidParam, "An unmanaged virtual hard disk is not valid."})
+			no(&fail{code: rvInvalidParam, text: "An unmanaged virtual hard disk is not valid."})
 			continue
 		}
 		set(i.Str("VhdSourcePath"), i.Str("VhdDestinationPath"))
@@ -54,7 +54,7 @@ func (g *migration) planFiles() []fail {
 		for _, d := range c.disks() {
 			if r := g.res[strings.ToLower(d.Str("InstanceID"))]; r != nil && hostResource(r) != "" && moves {
 				if !absolute(hostResource(r)) {
-					no(&fail{rvInvalidParam, "'" + hostResource(r) + "' is no path."})
+					no(&fail{code: rvInvalidParam, text: "'" + hostResource(r) + "' is no path."})
 				}
 				set(hostResource(d), hostResource(r))
 			}
@@ -73,11 +73,11 @@ func (g *migration) planFiles() []fail {
 				switch {
 				case g.files[key(q)] != "":
 				case moves && managed && g.files[key(p)] != "":
-					set(q, join(dir(g.files[key(p)]), base(q))) // the rest of a moved chain goes along
+					set(q, join(dir(g.files[key(p)]), base(q))) // the rest of a moved chain moves too
 				case moves && managed && g.dst != g.src && g.src.fs(q) != g.dst.fs(q):
 					set(q, q) // to the same path on the other host (believed)
 				case g.src.fs(q) != g.dst.fs(q):
-					no(&fail{rvFailed, "Virtual machine '" + g.m.name() + "' cannot be moved: disk '" + q + "' is not accessible on host '" + g.dst.cfg.Name + "'. (0x80070002)"})
+					no(&fail{code: rvFailed, text: "Virtual machine '" + g.m.name() + "' cannot be moved: disk '" + q + "' is not accessible on host '" + g.dst.cfg.Name + "'. (0x80070002)"})
 				}
 			}
 		}
@@ -90,12 +90,12 @@ func (g *migration) planFiles() []fail {
 		}
 		need += f.bytes()
 		if g.dst.file(to) != nil && !g.set.Bool("AllowOverwriteExistingFile") {
-			no(&fail{rvFailed, "The file '" + to + "' exists on host '" + g.dst.cfg.Name + "'. (0x80070050)"})
+			no(&fail{code: rvFailed, text: "The file '" + to + "' exists on host '" + g.dst.cfg.Name + "'. (0x80070050)"})
 		}
 	}
 	for _, to := range g.files {
 		if need > g.dst.freeDisk(to) {
-			no(&fail{rvFailed, "There is not enough space on the disk. (0x80070070)"})
+			no(&fail{code: rvFailed, text: "There is not enough space on the disk. (0x80070070)"})
 			break
 		}
 	}
@@ -142,7 +142,7 @@ func (g *migration) transfer() {
 	}
 }
 
-// redirect points the disks of a configuration to their new files.
+// redirect updates the disks of a configuration to their new files.
 func (g *migration) redirect(c *config) {
 	for _, d := range c.disks() {
 		if to := g.files[key(hostResource(d))]; to != "" {

@@ -101,7 +101,7 @@ func (c *config) placeMedium(r *cimx.Instance) uint32 {
 
 func (c *config) checkMedium(p string, vhd bool) uint32 {
 	if c.vm.planned {
-		return 0 // a planned machine may name files that are not there yet [D: ImportSystemDefinition, ValidatePlannedSystem]
+		return 0 // a planned machine may name files that don't exist yet [D: ImportSystemDefinition, ValidatePlannedSystem]
 	}
 	if !absolute(p) {
 		return rvInvalidParam
@@ -155,7 +155,7 @@ func (c *config) switchOK(r *cimx.Instance) bool {
 	return true
 }
 
-// checkQuantity checks memory and processor settings; old is what they were.
+// checkQuantity checks memory and processor settings. old are the previous ones.
 func (c *config) checkQuantity(r, old *cimx.Instance) uint32 {
 	q, lo, hi := r.Uint("VirtualQuantity"), r.Uint("Reservation"), r.Uint("Limit")
 	running := c.vm.state() != stOff

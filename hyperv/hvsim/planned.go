@@ -37,7 +37,7 @@ func importSystem(c *call) uint32 {
 	var made *machine
 	build := func() *fail {
 		if h.vms[id] != nil {
-			return &fail{rvInvalidState, "A virtual machine with the identifier " + id + " exists."}
+			return &fail{code: rvInvalidState, text: "A virtual machine with the identifier " + id + " exists."}
 		}
 		made = h.plan(def, id, fresh)
 		if s := c.str("SnapshotFolder"); s != "" {
@@ -81,8 +81,8 @@ func (m *machine) define() *definition {
 func (h *Host) plan(def *definition, id string, fresh bool) *machine {
 	cfg := def.cfg.clone(h, nil, nil, id)
 	sd := cfg.sd
-	sd.Set("Parent", nil).Set("ConfigurationID", id).Set("ConfigurationDataRoot", `C:\ProgramData\Microsoft\Windows\Hyper-V`).
-		Set("SnapshotDataRoot", `C:\ProgramData\Microsoft\Windows\Hyper-V`)
+	// Its folder stays that of the file, unless it is changed before it is realized (believed: so Import-VM registers in place).
+	sd.Set("Parent", nil).Set("ConfigurationID", id)
 	m := h.newMachine(id, true, sd)
 	m.source = def
 	for _, r := range cfg.res {
@@ -144,7 +144,7 @@ func importSnapshots(c *call) uint32 {
 	return c.run(true, jobSpec{kind: jtImport, caption: "Importing Checkpoints", vm: m, finish: ok})
 }
 
-// problems lists what keeps a planned machine from being realized on its host [D: ValidatePlannedSystem].
+// problems lists everything that prevents a planned machine from being realized on its host [D: ValidatePlannedSystem].
 func (m *machine) problems() []fail {
 	var out []fail
 	for _, c := range append([]*config{m.cfg}, m.configs()...) {
@@ -160,12 +160,12 @@ func (m *machine) problems() []fail {
 	for _, conn := range m.cfg.bySub(subConn) {
 		if p := hostResource(conn); p != "" {
 			if ref, err := cimx.ParsePath(p); err != nil || m.h.lookup(ref) == nil {
-				out = append(out, fail{33012, "Could not find Ethernet switch '" + conn.Str("LastKnownSwitchName") + "'."}) // [D: Compare-VM's message IDs]
+				out = append(out, fail{text: "Could not find Ethernet switch '" + conn.Str("LastKnownSwitchName") + "'.", id: idSwitch})
 			}
 		}
 	}
 	if n := m.cfg.one("Msvm_ProcessorSettingData").Uint("VirtualQuantity"); n > uint64(m.h.cfg.Processors) {
-		out = append(out, fail{14420, "The virtual machine has more virtual processors than the host has logical processors."})
+		out = append(out, fail{text: "The virtual machine has more virtual processors than the host has logical processors.", id: idProcessors})
 	}
 	return out
 }
@@ -188,9 +188,11 @@ func (j *job) all(l []fail) *fail {
 		return nil
 	}
 	for _, f := range l[:len(l)-1] {
-		j.fault(rvFailed, f.text)
+		j.fault(rvFailed, f)
 	}
-	return &fail{rvFailed, l[len(l)-1].text}
+	last := l[len(l)-1]
+	last.code = rvFailed
+	return &last
 }
 
 func realizePlanned(c *call) uint32 {
@@ -201,7 +203,7 @@ func realizePlanned(c *call) uint32 {
 	var j *job
 	j = c.h.prepareJob(jobSpec{kind: jtDefine, name: c.method.Name, caption: "Realizing Virtual Machine", vm: m, finish: func() *fail {
 		if c.h.vms[m.id] != m || !m.planned {
-			return &fail{rvInvalidState, "The planned virtual machine is gone."}
+			return &fail{code: rvInvalidState, text: "The planned virtual machine is gone."}
 		}
 		if f := j.all(m.problems()); f != nil {
 			return f

@@ -16,7 +16,8 @@ func init() {
 	})
 }
 
-// change is a state change: from which states, through which, to which [D: RequestStateChange of Msvm_ComputerSystem].
+// change is a state change: the states it starts from, the state in between and the final one [D: RequestStateChange of
+// Msvm_ComputerSystem].
 type change struct {
 	from        []int
 	through, to int
@@ -83,7 +84,7 @@ func (m *machine) transition(ch change, from int, method string) *job {
 	if ch.to == stSaved {
 		if why := m.pinned(); why != "" {
 			return h.startJob(jobSpec{kind: ch.kind, name: method, caption: ch.caption, vm: m, finish: func() *fail {
-				return &fail{rvNotSupported, "The virtual machine cannot be saved: " + why}
+				return &fail{code: rvNotSupported, text: "The virtual machine cannot be saved: " + why}
 			}})
 		}
 	}
@@ -116,7 +117,7 @@ func (m *machine) arrive(ch change, from int) *fail {
 	case jtRestore:
 		if m.needMemory() > m.h.freeMemory() {
 			m.setState(from)
-			return &fail{rvOutOfMemory, "Not enough memory in the system to start the virtual machine " + m.name() + "."}
+			return &fail{code: rvOutOfMemory, text: "Not enough memory in the system to start the virtual machine " + m.name() + "."}
 		}
 		m.setState(stRunning)
 		m.cfg.sd.Set("IsSaved", false)
@@ -135,7 +136,7 @@ func (m *machine) arrive(ch change, from int) *fail {
 	return nil
 }
 
-// boot puts the machine into the state of a freshly started one.
+// boot brings the machine into the state after a fresh start.
 func (m *machine) boot() {
 	m.memory = map[string]string{}
 	m.booted = m.h.sim.now()
@@ -173,34 +174,34 @@ func (m *machine) stop() {
 func (m *machine) canStart() *fail {
 	h := m.h
 	if need, free := m.needMemory(), h.freeMemory(); need > free {
-		return &fail{rvOutOfMemory, fmt.Sprintf("Not enough memory in the system to start the virtual machine %s with ram size %d megabytes.", m.name(), need)}
+		return &fail{code: rvOutOfMemory, text: fmt.Sprintf("Not enough memory in the system to start the virtual machine %s with ram size %d megabytes.", m.name(), need)}
 	}
 	if p := m.cfg.one("Msvm_ProcessorSettingData"); p.Uint("VirtualQuantity") > uint64(h.cfg.Processors) {
-		return &fail{rvInvalidParam, "The virtual machine has more virtual processors than the host has logical processors."}
+		return &fail{code: rvInvalidParam, text: "The virtual machine has more virtual processors than the host has logical processors."}
 	}
 	for _, d := range m.cfg.disks() {
 		p := hostResource(d)
 		if _, good := h.chain(p); !good {
-			return &fail{rvFileNotFound, "Attachment '" + p + "' not found, or the chain of virtual hard disks is corrupted. Error: The system cannot find the file specified."}
+			return &fail{code: rvFileNotFound, text: "Attachment '" + p + "' not found, or the chain of virtual hard disks is corrupted. Error: The system cannot find the file specified."}
 		}
 		if o := h.writer(p); o != nil && o != m {
-			return &fail{rvInUse, "Failed to open attachment '" + p + "'. Error: The process cannot access the file because it is being used by another process."}
+			return &fail{code: rvInUse, text: "Failed to open attachment '" + p + "'. Error: The process cannot access the file because it is being used by another process."}
 		}
 		for _, o := range h.order {
 			if o != m && o.state() != stOff && o.state() != stSaved && o.reads(p) {
-				return &fail{rvInUse, "Failed to open attachment '" + p + "': it is the parent of a disk in use."}
+				return &fail{code: rvInUse, text: "Failed to open attachment '" + p + "': it is the parent of a disk in use."}
 			}
 		}
 	}
 	for _, d := range m.cfg.bySub(subISO) {
 		if p := hostResource(d); p != "" && h.file(p) == nil {
-			return &fail{rvFileNotFound, "Attachment '" + p + "' not found."}
+			return &fail{code: rvFileNotFound, text: "Attachment '" + p + "' not found."}
 		}
 	}
 	return m.devicesFree()
 }
 
-// writer is the machine that has a disk open for writing, nil if none.
+// writer returns the machine that has a disk open for writing, or nil if there is none.
 func (h *Host) writer(p string) *machine {
 	for _, hh := range h.sim.hosts {
 		if hh != h && hh.fs(p) != h.fs(p) {
@@ -220,7 +221,7 @@ func (h *Host) writer(p string) *machine {
 	return nil
 }
 
-// reads reports whether a machine's disks stand on the file p.
+// reads reports whether a machine's disks depend on the file p.
 func (m *machine) reads(p string) bool {
 	for _, d := range m.cfg.disks() {
 		l, _ := m.h.chain(hostResource(d))
@@ -237,7 +238,7 @@ func (m *machine) needMemory() uint64 {
 	return m.cfg.one("Msvm_MemorySettingData").Uint("VirtualQuantity")
 }
 
-// freeMemory is what running machines leave, in MB.
+// freeMemory is the memory that running machines leave, in MB.
 func (h *Host) freeMemory() uint64 {
 	used := uint64(2048) // the host's own share, believed
 	for _, m := range h.order {

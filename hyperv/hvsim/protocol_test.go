@@ -92,8 +92,8 @@ func TestEnumerationForms(t *testing.T) {
 		_, err := c.soap(uri, enumNS+"/Enumerate", "", "<n:Enumerate>"+inner+"</n:Enumerate>")
 		wantFault(t, err, sub, "")
 	}
-	refuse(wmiNS+virtNS+"/*", "", "w:CannotProcessFilter")
-	refuse(uri, `<w:Filter Dialect="http://schemas.microsoft.com/wbem/wsman/1/WQL">SELECT * FROM Msvm_ComputerSystem</w:Filter>`, "w:CannotProcessFilter")
+	refuse(wmiNS+virtNS+"/*", "", "n:CannotProcessFilter")
+	refuse(uri, `<w:Filter Dialect="http://schemas.microsoft.com/wbem/wsman/1/WQL">SELECT * FROM Msvm_ComputerSystem</w:Filter>`, "n:CannotProcessFilter")
 	refuse(uri, `<w:Filter Dialect="http://example.test/x">y</w:Filter>`, "n:FilterDialectRequestedUnavailable")
 	refuse(uri, `<w:EnumerationMode>Nope</w:EnumerationMode>`, "w:UnsupportedFeature")
 	refuse("http://example.test/x", "", "a:DestinationUnreachable")
@@ -170,14 +170,14 @@ func TestFaultBetweenPages(t *testing.T) {
 	c := dial(t, sim, 0)
 	sim.Inject(hvsim.Fault{Op: "Pull", HRESULT: 0x800706BA})
 	got, err := c.queryNS(virtNS, "SELECT * FROM Msvm_VirtualSystemSettingData")
-	wantFault(t, err, "w:InternalError", "2147944122")
+	wantFault(t, err, "w:InternalError", cimFailed)
 	if len(got) == 0 || len(got) == 150 {
 		t.Fatalf("%d before the fault", len(got))
 	}
 	remove := sim.Inject(hvsim.Fault{Host: "HV01", HRESULT: 0x80041003, Times: -1})
 	for range 3 {
 		_, err = c.queryNS(virtNS, "SELECT * FROM Msvm_ComputerSystem")
-		wantFault(t, err, "w:AccessDenied", hrAccessDenied)
+		wantFault(t, err, "w:AccessDenied", cimDenied)
 	}
 	remove()
 	c.query("SELECT * FROM Msvm_ComputerSystem")

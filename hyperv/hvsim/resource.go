@@ -48,7 +48,7 @@ func addResourceSettings(c *call) uint32 {
 	if len(in) == 0 {
 		return rvInvalidParam
 	}
-	// What is wrong with the parameters is said at once; a job means that they were checked [D].
+	// Wrong parameters are reported at once. A job means that they were checked [D].
 	var made []*cimx.Instance
 	for _, i := range in {
 		r, rv := cfg.addResource(i)
@@ -203,7 +203,7 @@ func (c *config) checkChange(next, old *cimx.Instance) uint32 {
 		if p := hostResource(next); p != hostResource(old) {
 			vhd := old.Str("ResourceSubType") == subVHD
 			if vhd && running {
-				return rvInvalidState // a disk of a running machine is not exchanged in place (believed)
+				return rvInvalidState // a disk of a running machine can't be exchanged in place (believed)
 			}
 			if p == "" && !vhd {
 				return 0

@@ -10,11 +10,13 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/wql"
 )
 
-// provider is the WMI face of a host; it is apart from Host so that users do not see it.
-type provider struct{ h *Host }
+// provider is the WMI interface of a host. It is separate from Host so that users do not see it.
+type provider struct {
+	h      *Host
+	rights Rights
+}
 
-// WMI gives the host's WMI service for a transport of this module, such as comfacade.
-func (h *Host) WMI() wbem.Server { return provider{h} }
+func init() { wbem.Of = func(host any) wbem.Server { return provider{h: host.(*Host)} } }
 
 // Host implements wbem.Server.
 func (p provider) Host() string { return p.h.cfg.Name }
@@ -30,6 +32,10 @@ func (p provider) enter(op, namespace, what string) (*space, func(), error) {
 		return nil, nil, err
 	}
 	sp := p.h.space(namespace)
+	if p.rights == HyperVOnly || p.blind(sp) && (op == "Invoke" || op == "Put") {
+		s.mu.Unlock()
+		return nil, nil, wbem.Errorf(wbem.AccessDenied, "")
+	}
 	if sp == nil {
 		s.mu.Unlock()
 		return nil, nil, wbem.Errorf(wbem.InvalidNamespace, "")
@@ -37,14 +43,28 @@ func (p provider) enter(op, namespace, what string) (*space, func(), error) {
 	return sp, s.mu.Unlock, nil
 }
 
-// lose loses the answer of a call that has been done or refused, if a fault wants it.
+// blind reports whether the account sees no instances of Hyper-V's classes.
+func (p provider) blind(sp *space) bool {
+	return p.rights == RemoteOnly && sp != nil && (sp == p.h.virt || sp == p.h.clus)
+}
+
+// lose drops or delays the answer of a call that has been done or refused, if a fault requires it. The caller holds the lock, which is not held
+// while the answer is late.
 func (p provider) lose(op, what string, err *error) {
-	if p.h.sim.strike(p.h, op, what, func(f *Fault) bool { return f.Drop && f.Op == op }) != nil {
+	s := p.h.sim
+	f := s.strike(p.h, op, what, func(f *Fault) bool { return (f.Drop || f.Late != nil) && f.Op == op })
+	switch {
+	case f == nil:
+	case f.Late != nil:
+		s.mu.Unlock()
+		f.Late()
+		s.mu.Lock()
+	default:
 		*err = wbem.Dropped()
 	}
 }
 
-// Open implements wbem.Server; COM connects to a namespace before it asks anything.
+// Open implements wbem.Server. COM connects to a namespace before its first request.
 func (p provider) Open(namespace string) error {
 	_, leave, err := p.enter("Connect", namespace, namespace)
 	if err == nil {
@@ -53,7 +73,7 @@ func (p provider) Open(namespace string) error {
 	return err
 }
 
-// PullFault lets a fault strike between the pages of an enumeration.
+// PullFault makes a fault strike between the pages of an enumeration.
 func (p provider) PullFault() error {
 	s := p.h.sim
 	s.mu.Lock()
@@ -96,6 +116,7 @@ func (p provider) Query(namespace, query string) (_ *wbem.Result, err error) {
 	if perr != nil {
 		return nil, wbem.Errorf(wbem.InvalidQuery, "")
 	}
+	p.h.os.Set("FreePhysicalMemory", p.h.freeMemory()*1024) // the machines' memory is not the parent partition's, believed
 	r := &wbem.Result{Query: q}
 	var found []*cimx.Instance
 	if q.Kind == wql.Select {
@@ -120,6 +141,9 @@ func (p provider) Query(namespace, query string) (_ *wbem.Result, err error) {
 			return nil, err
 		}
 	}
+	if p.blind(sp) {
+		found = nil
+	}
 	r.Instances = make([]*cimx.Instance, len(found))
 	for n, i := range found {
 		r.Instances[n] = p.h.present(i)
@@ -135,6 +159,9 @@ func (p provider) Get(namespace string, ref cimx.Ref) (_ *cimx.Instance, err err
 	}
 	defer leave()
 	defer p.lose("Get", ref.Class, &err)
+	if p.blind(sp) {
+		return nil, wbem.Errorf(wbem.NotFound, "")
+	}
 	i, err := p.h.resolve(sp, ref)
 	if err != nil {
 		return nil, err
@@ -142,8 +169,8 @@ func (p provider) Get(namespace string, ref cimx.Ref) (_ *cimx.Instance, err err
 	return p.h.present(i), nil
 }
 
-// Put implements wbem.Server. Hyper-V's classes change through their services; PartitionCount of a partitionable GPU
-// is the exception [D: Msvm_PartitionableGpu]. Groups of a cluster change so [O].
+// Put implements wbem.Server. Hyper-V's classes are changed through their services; PartitionCount of a partitionable GPU is the
+// exception [D: Msvm_PartitionableGpu]. Groups of a cluster are changed with Put [O].
 func (p provider) Put(namespace string, ref cimx.Ref, props map[string]any) (err error) {
 	sp, leave, err := p.enter("Put", namespace, ref.Class)
 	if err != nil {
@@ -173,20 +200,16 @@ func (p provider) Put(namespace string, ref cimx.Ref, props map[string]any) (err
 	return wbem.Errorf(wbem.NotSupported, "")
 }
 
-// resolve finds an instance or says why not as WMI does.
+// resolve finds an instance, or returns the same error as WMI.
 func (h *Host) resolve(sp *space, ref cimx.Ref) (*cimx.Instance, error) {
 	c := sp.ns.Class(ref.Class)
 	if c == nil {
 		return nil, wbem.Errorf(wbem.InvalidClass, "")
 	}
 	if len(ref.Keys) != len(c.Keys) {
-		if len(ref.Keys) == 0 {
-			// WS-Man reads a singleton without selectors.
-			var only []*cimx.Instance
-			sp.each(c, func(i *cimx.Instance) bool { only = append(only, i); return len(only) < 2 })
-			if len(only) == 1 {
-				return only[0], nil
-			}
+		// WS-Man reads a singleton without selectors, or by some of its keys [O: libvirt names CreationClassName alone].
+		if i := sp.only(c); i != nil && fitsKeys(i, ref) {
+			return i, nil
 		}
 		return nil, wbem.Errorf(wbem.InvalidObjectPath, "")
 	}
@@ -201,7 +224,26 @@ func (h *Host) resolve(sp *space, ref cimx.Ref) (*cimx.Instance, error) {
 	return nil, wbem.Errorf(wbem.NotFound, "")
 }
 
-// present gives the copy of an instance that a client sees, with what changes by the clock brought up to date.
+// only returns the instance of a class that has no other, or nil.
+func (s *space) only(c *schema.Class) *cimx.Instance {
+	var found []*cimx.Instance
+	s.each(c, func(i *cimx.Instance) bool { found = append(found, i); return len(found) < 2 })
+	if len(found) == 1 {
+		return found[0]
+	}
+	return nil
+}
+
+func fitsKeys(i *cimx.Instance, ref cimx.Ref) bool {
+	for _, k := range ref.Keys {
+		if n := i.Class.Prop(k.Name); n < 0 || !i.Class.Props[n].Key || !strings.EqualFold(i.Str(k.Name), k.Value) {
+			return false
+		}
+	}
+	return true
+}
+
+// present returns the copy of an instance that a client sees, with the time-dependent properties up to date.
 func (h *Host) present(i *cimx.Instance) *cimx.Instance {
 	c := i.Copy()
 	switch i.Class.Name {
@@ -229,7 +271,7 @@ type call struct {
 	out    map[string]any
 }
 
-// handler does a method and gives its return value.
+// handler performs a method and returns its return value.
 type handler func(c *call) uint32
 
 // Invoke implements wbem.Server.
@@ -240,6 +282,9 @@ func (p provider) Invoke(namespace string, ref cimx.Ref, method string, args map
 	}
 	defer leave()
 	defer p.lose("Invoke", ref.Class+"."+method, &err)
+	if c := sp.ns.Class(ref.Class); c != nil && len(ref.Keys) == 0 && len(c.Keys) > 0 { // it is a call on the class [O: recorded]
+		return nil, wbem.Errorf(wbem.InvalidMethodArgs, "")
+	}
 	obj, err := p.h.resolve(sp, ref)
 	if err != nil {
 		return nil, err
@@ -270,7 +315,7 @@ func (p provider) Invoke(namespace string, ref cimx.Ref, method string, args map
 	}
 	f := handlers[obj.Class.Name+"."+m.Name]
 	if f == nil {
-		// The class has the method; the simulator does not do it.
+		// The class has the method, but the simulator does not implement it.
 		return nil, wbem.Errorf(wbem.NotImplemented, "%s.%s is not simulated", obj.Class.Name, m.Name)
 	}
 	out.Return = f(c)
@@ -278,7 +323,7 @@ func (p provider) Invoke(namespace string, ref cimx.Ref, method string, args map
 	return out, nil
 }
 
-// checkRefs refuses references to classes that do not exist. One of another class than declared is the provider's to judge:
+// checkRefs refuses references to classes that do not exist. The provider judges a reference to another class than declared:
 // os-win names the computer system where AddResourceSettings declares settings, and that works [O: vmutils.attach_drive].
 func (h *Host) checkRefs(t schema.Type, v any) error {
 	if t.Kind != schema.Ref {
@@ -293,7 +338,7 @@ func (h *Host) checkRefs(t schema.Type, v any) error {
 		if !ok {
 			continue
 		}
-		ns := schema.Lookup(nsVirt)
+		ns := schema.Lookup(nsVirt, h.cfg.Build)
 		if sp := h.space(r.Namespace); sp != nil {
 			ns = sp.ns
 		}
@@ -338,7 +383,7 @@ func (c *call) list(name string) []string {
 	return out
 }
 
-// target resolves a reference parameter on this host; nil if it is NULL or not there.
+// target resolves a reference parameter on this host. It returns nil if it is NULL or does not exist.
 func (c *call) target(name string) *cimx.Instance {
 	r, ok := c.in[name].(cimx.Ref)
 	if !ok {
@@ -375,7 +420,7 @@ func (h *Host) lookup(r cimx.Ref) *cimx.Instance {
 	return sp.get(r)
 }
 
-// machine resolves a reference parameter to a machine; nil if it is none.
+// machine resolves a reference parameter to a machine, or returns nil if it is none.
 func (c *call) machine(name string) *machine {
 	i := c.target(name)
 	if i == nil {

@@ -4,19 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jcmturner/gokrb5/v8/keytab"
 
+	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/krbd"
 )
 
 // Sim is a running simulation. Its methods may be called from any goroutine.
 type Sim struct {
-	cfg Config
+	cfg      Config
+	noLogins atomic.Bool // of RefuseLogins
 
 	mu      sync.Mutex // guards everything below and all hosts
 	hosts   []*Host
@@ -24,18 +28,20 @@ type Sim struct {
 	pending []*job // unfinished
 	retired []*job // finished and still readable, oldest first
 	seq     uint64
-	shared  *disks // what every host sees: cluster volumes and UNC paths
+	shared  *disks // files that every host sees: cluster volumes and UNC paths
 	cluster *cluster
 	faults  []*Fault
+	rand    *rand.Rand // for faults; the same in each run
 	struck  int
 	calls   map[string]int
+	moves   map[string]*cimx.Instance // settings of the last migrations, by machine
 	closed  bool
 }
 
 // Start builds the hosts and starts a WS-Management server for each on loopback addresses.
 func Start(cfg Config) (*Sim, error) {
 	cfg.fill()
-	s := &Sim{cfg: cfg, shared: newDisks(), calls: map[string]int{}}
+	s := &Sim{cfg: cfg, shared: newDisks(), rand: rand.New(rand.NewPCG(1, 2)), calls: map[string]int{}, moves: map[string]*cimx.Instance{}}
 	names := map[string]bool{}
 	for n, hc := range cfg.Hosts {
 		hc.fill(n)
@@ -82,13 +88,16 @@ func (s *Sim) Close() error {
 	return errors.Join(errs...)
 }
 
-// Host gives the n-th host.
+// Password returns the password of the user Administrator, or "" if Config.Users has no such user.
+func (s *Sim) Password() string { return s.cfg.Users["Administrator"] }
+
+// Host returns the n-th host.
 func (s *Sim) Host(n int) *Host { return s.hosts[n] }
 
-// Hosts gives all hosts.
+// Hosts returns all hosts.
 func (s *Sim) Hosts() []*Host { return append([]*Host(nil), s.hosts...) }
 
-// hostByName finds a host by its name, domain suffix or not; nil if there is none. s.mu is held.
+// hostByName finds a host by its name, with or without domain suffix, or nil if there is none. The caller holds s.mu.
 func (s *Sim) hostByName(name string) *Host {
 	short, _, _ := strings.Cut(name, ".")
 	for _, h := range s.hosts {
@@ -99,7 +108,7 @@ func (s *Sim) hostByName(name string) *Host {
 	return nil
 }
 
-// Advance moves the simulation's clock forward: jobs end, finished jobs are forgotten.
+// Advance moves the simulation's clock forward: jobs end, and finished jobs are removed.
 func (s *Sim) Advance(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,7 +116,7 @@ func (s *Sim) Advance(d time.Duration) {
 	s.tick()
 }
 
-// now is the simulated time. s.mu is held.
+// now returns the simulated time. The caller holds s.mu.
 func (s *Sim) now() time.Time { return s.cfg.Clock().Add(s.skew) }
 
 func (s *Sim) clock() time.Time {
@@ -119,12 +128,12 @@ func (s *Sim) clock() time.Time {
 // newID makes a GUID in the form that Hyper-V prints.
 func (s *Sim) newID() string { return strings.ToUpper(uuid.NewString()) }
 
-// count notes one call. s.mu is held.
+// count counts one call. The caller holds s.mu.
 func (s *Sim) count(op, what string) { s.calls[op+" "+what]++ }
 
-// Calls gives how often each operation was asked for since the start or the last ResetCalls: "Query Msvm_ComputerSystem",
-// "Get Msvm_ConcreteJob", "Invoke Msvm_ComputerSystem.RequestStateChange", and for the wire "HTTP Enumerate",
-// "HTTP Pull", "HTTP Get", "HTTP Invoke".
+// Calls returns the number of calls by operation since the start or the last ResetCalls: "Query Msvm_ComputerSystem", "Get
+// Msvm_ConcreteJob", "Invoke Msvm_ComputerSystem.RequestStateChange", and for the wire "HTTP Enumerate", "HTTP Pull", "HTTP Get",
+// "HTTP Invoke".
 func (s *Sim) Calls() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,7 +16,7 @@ func init() {
 	})
 }
 
-// Second entries of OperationalStatus while something goes on (believed: values of Msvm_SummaryInformation.OperationalStatus).
+// Second entries of OperationalStatus during an operation (believed: values of Msvm_SummaryInformation.OperationalStatus).
 const (
 	opCreating, opApplying, opDeleting, opMerging, opExporting, opMigrating = 32768, 32769, 32770, 32772, 32773, 32774
 )
@@ -26,7 +26,7 @@ const (
 	userDisabled, userProductionOrStandard, userProduction, userStandard = 2, 3, 4, 5
 )
 
-// occupy marks a machine as busy with a job for the time of a checkpoint operation.
+// occupy marks a machine as busy with a job for the duration of a checkpoint operation.
 func (m *machine) occupy(j *job, op int) {
 	m.busy = j
 	m.cs.Set("OperationalStatus", []any{11, op}).Set("StatusDescriptions", []any{"In service", j.inst.Str("Caption")})
@@ -93,7 +93,7 @@ func createSnapshot(c *call) uint32 {
 			case able:
 				ram = false
 			case user == userProduction || production:
-				return &fail{rvFailed, "Production checkpoints cannot be created for '" + m.name() + "': the guest's integration services do not answer."}
+				return &fail{code: rvFailed, text: "Production checkpoints cannot be created for '" + m.name() + "': the guest's integration services do not answer."}
 			}
 		}
 		s, f := m.take(kind == 32768, ram)
@@ -107,7 +107,7 @@ func createSnapshot(c *call) uint32 {
 	return rvJob
 }
 
-// take makes a checkpoint: the current disks freeze, new differencing disks go on top.
+// take makes a checkpoint: the current disks are frozen, with new differencing disks on top.
 func (m *machine) take(recovery, ram bool) (*snapshot, *fail) {
 	h := m.h
 	for _, d := range m.cfg.disks() {
@@ -116,7 +116,7 @@ func (m *machine) take(recovery, ram bool) (*snapshot, *fail) {
 		}
 	}
 	if len(m.cfg.bySub(subPhysDisk)) > 0 {
-		return nil, &fail{rvNotSupported, "Checkpoints are not supported for virtual machines with physical disks."}
+		return nil, &fail{code: rvNotSupported, text: "Checkpoints are not supported for virtual machines with physical disks."}
 	}
 	now := h.sim.now()
 	s := &snapshot{vm: m, parent: m.parent}
@@ -176,11 +176,11 @@ func applySnapshot(c *call) uint32 {
 	return rvJob
 }
 
-// apply brings the state of a checkpoint back; the current state is lost [D: ApplySnapshot].
+// apply restores the state of a checkpoint. The current state is lost [D: ApplySnapshot].
 func (m *machine) apply(s *snapshot) *fail {
 	h := m.h
 	if !slices.Contains(m.snaps, s) {
-		return &fail{rvInvalidParam, "The checkpoint is gone."}
+		return &fail{code: rvInvalidParam, text: "The checkpoint is gone."}
 	}
 	for _, d := range s.cfg.disks() {
 		if _, good := h.chain(hostResource(d)); !good {
@@ -238,7 +238,7 @@ func destroySnapshot(c *call, param string, tree bool) uint32 {
 	}
 	j := c.long(m, opDeleting, jobSpec{kind: jtDelete, caption: "Deleting Virtual Machine Checkpoint", finish: func() *fail {
 		if !slices.Contains(m.snaps, s) {
-			return &fail{rvInvalidParam, "The checkpoint is gone."}
+			return &fail{code: rvInvalidParam, text: "The checkpoint is gone."}
 		}
 		m.removeSnapshot(s, tree)
 		m.merge()
@@ -248,7 +248,7 @@ func destroySnapshot(c *call, param string, tree bool) uint32 {
 	return rvJob
 }
 
-// removeSnapshot takes a checkpoint out of the tree; without tree its children move up to its parent (believed).
+// removeSnapshot removes a checkpoint from the tree. Without tree, its children move to its parent (believed).
 func (m *machine) removeSnapshot(s *snapshot, tree bool) {
 	for _, k := range slices.Clone(m.snaps) {
 		if k.parent != s {
@@ -316,7 +316,7 @@ func (m *machine) autoCheckpoint() {
 	}
 }
 
-// dropAutomatic removes automatic checkpoints when the machine goes off [D: same page].
+// dropAutomatic removes automatic checkpoints when the machine is turned off [D: same page].
 func (m *machine) dropAutomatic() {
 	for _, s := range slices.Clone(m.snaps) {
 		if s.cfg.sd.Bool("IsAutomaticSnapshot") {

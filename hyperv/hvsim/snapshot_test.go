@@ -33,6 +33,12 @@ func (c *client) createDisk(sim *hvsim.Sim, path string, kind int, parent string
 // attach adds a SCSI controller if needed, a drive and a disk; it gives the reference of the disk setting.
 func (c *client) attach(sim *hvsim.Sim, id, path string) ref {
 	c.t.Helper()
+	return c.attachAs(sim, id, path, "Msvm_StorageAllocationSettingData")
+}
+
+// attachAs is attach with the class of the image's settings.
+func (c *client) attachAs(sim *hvsim.Sim, id, path, class string) ref {
+	c.t.Helper()
 	vmms := c.service("Msvm_VirtualSystemManagementService")
 	add := func(e string) ref {
 		o := c.do(sim, vmms, "AddResourceSettings", arg{"AffectedConfiguration", byID("Msvm_VirtualSystemSettingData", "Microsoft:"+id)}, arg{"ResourceSettings", []string{e}})
@@ -46,7 +52,7 @@ func (c *client) attach(sim *hvsim.Sim, id, path string) ref {
 		ctl = byID("Msvm_ResourceAllocationSettingData", l[0].get("InstanceID"))
 	}
 	drive := add(emb("Msvm_ResourceAllocationSettingData", "ResourceSubType", "Microsoft:Hyper-V:Synthetic Disk Drive", "ResourceType:uint16", 17, "Parent", ctl.path()))
-	return add(emb("Msvm_StorageAllocationSettingData", "ResourceSubType", "Microsoft:Hyper-V:Virtual Hard Disk", "ResourceType:uint16", 31, "Parent", drive.path(), "HostResource", []string{path}))
+	return add(emb(class, "ResourceSubType", "Microsoft:Hyper-V:Virtual Hard Disk", "ResourceType:uint16", 31, "Parent", drive.path(), "HostResource", []string{path}))
 }
 
 // leaf is the current disk file of a machine.
@@ -204,7 +210,7 @@ func TestCheckpointMemory(t *testing.T) {
 	c.rv("32773", svc, "ApplySnapshot", arg{"Snapshot", byID("Msvm_VirtualSystemSettingData", "Microsoft:"+id)})
 }
 
-// TestCloneBase shows the trap of linked clones: a base that is written breaks what stands on it.
+// TestCloneBase shows the trap of linked clones: a base that is written breaks what depends on it.
 func TestCloneBase(t *testing.T) {
 	sim := start(t, hvsim.Config{})
 	h := sim.Host(0)

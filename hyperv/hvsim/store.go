@@ -22,7 +22,7 @@ type space struct {
 type virtual struct {
 	all   func() []*cimx.Instance
 	byKey func(r cimx.Ref) *cimx.Instance
-	// find answers a WHERE clause without making every instance; false means that it cannot.
+	// find answers a WHERE clause without making every instance. It returns false if it cannot.
 	find func(where wql.Expr) ([]*cimx.Instance, bool)
 }
 
@@ -35,8 +35,8 @@ type table struct {
 	holes  int
 }
 
-func newSpace(namespace, host string) *space {
-	return &space{ns: schema.Lookup(namespace), host: host, tables: map[*schema.Class]*table{}, virtual: map[*schema.Class]virtual{}}
+func newSpace(namespace, host string, build int) *space {
+	return &space{ns: schema.Lookup(namespace, build), host: host, tables: map[*schema.Class]*table{}, virtual: map[*schema.Class]virtual{}}
 }
 
 // new makes an instance without adding it.
@@ -49,6 +49,9 @@ func (s *space) new(class string) *cimx.Instance {
 }
 
 func (s *space) add(i *cimx.Instance) *cimx.Instance {
+	if c := s.ns.Class(i.Class.Name); c != i.Class { // it is from a host of another build
+		i.Recast(c)
+	}
 	t := s.tables[i.Class]
 	if t == nil {
 		t = &table{at: map[*cimx.Instance]int{}, byKey: map[string]*cimx.Instance{}, owners: map[string][]*cimx.Instance{}}
@@ -117,7 +120,7 @@ func owner(i *cimx.Instance) string {
 	return ""
 }
 
-// guidIn gives the first GUID of a key value, in upper case.
+// guidIn returns the first GUID of a key value, in upper case.
 func guidIn(s string) string {
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "Microsoft:"), "GuestNetwork\\")
 	if len(s) < 36 {
@@ -129,7 +132,7 @@ func guidIn(s string) string {
 	return ""
 }
 
-// each visits the instances of a class and of its subclasses; the visit stops when f returns false.
+// each visits the instances of a class and of its subclasses. The visit stops when f returns false.
 func (s *space) each(c *schema.Class, f func(*cimx.Instance) bool) bool {
 	if v, ok := s.virtual[c]; ok {
 		for _, i := range v.all() {
@@ -153,7 +156,7 @@ func (s *space) each(c *schema.Class, f func(*cimx.Instance) bool) bool {
 	return true
 }
 
-// find gives the instances of a class that match a condition, by an index where there is one.
+// find returns the instances of a class that match a condition, by an index where there is one.
 func (s *space) find(c *schema.Class, where wql.Expr) []*cimx.Instance {
 	var out []*cimx.Instance
 	own := ownerOf(c, where)

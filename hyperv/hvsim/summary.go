@@ -10,7 +10,7 @@ func init() {
 	handle("Msvm_VirtualSystemManagementService", map[string]handler{"GetSummaryInformation": getSummary, "FormatError": formatError})
 }
 
-// summaryProps gives the property behind each information code [D: GetSummaryInformation].
+// summaryProps maps each information code to its property [D: GetSummaryInformation].
 var summaryProps = map[uint32]string{
 	0: "Name", 1: "ElementName", 2: "CreationTime", 3: "Notes", 4: "NumberOfProcessors", 8: "AllocatedGPU", 9: "VirtualSwitchNames", 10: "Version", 11: "Shielded",
 	100: "EnabledState", 101: "ProcessorLoad", 102: "ProcessorLoadHistory", 103: "MemoryUsage", 104: "Heartbeat", 105: "UpTime", 106: "GuestOperatingSystem",
@@ -28,7 +28,7 @@ func getSummary(c *call) uint32 {
 		switch {
 		case known:
 			want = append(want, p)
-		case n >= 5 && n <= 7: // thumbnails, which the simulator has none of
+		case n >= 5 && n <= 7: // thumbnails, which the simulator lacks
 		default:
 			return rvInvalidParam
 		}

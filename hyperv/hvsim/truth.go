@@ -4,12 +4,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/hvsim/internal/cimx"
 )
 
-// WriteMemory changes the RAM of a running machine as its guest would.
+// WriteMemory changes the RAM of a running machine like its guest would.
 func (s *Sim) WriteMemory(id, what, value string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -22,7 +23,7 @@ func (s *Sim) WriteMemory(id, what, value string) error {
 	return nil
 }
 
-// Memory gives the RAM of a running, paused or saved machine; nil if it is off or not there.
+// Memory returns the RAM of a running, paused or saved machine, or nil if it is off or does not exist.
 func (s *Sim) Memory(id string) map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,7 +34,7 @@ func (s *Sim) Memory(id string) map[string]string {
 	return nil
 }
 
-// Fact is what is true of a machine behind the API.
+// Fact is the true state of a machine behind the API.
 type Fact struct {
 	ID, Name, Host string
 	State          int // EnabledState
@@ -45,11 +46,11 @@ type Fact struct {
 	Settings []string
 }
 
-// told are the properties that Fact.Settings tells: what a client sets or asks for.
+// told are the properties in Fact.Settings: those that a client sets or requests.
 var told = []string{"ElementName", "Notes", "UserSnapshotType", "AutomaticSnapshotsEnabled", "AutomaticShutdownAction", "LowMmioGapSize", "HighMmioGapSize", "IsSaved",
 	"VirtualQuantity", "Reservation", "Limit", "DynamicMemoryEnabled", "ResourceSubType", "AddressOnParent", "HostResource", "StaticMacAddress", "IOVOffloadWeight"}
 
-// lines prints a configuration for Fact.Settings.
+// lines formats a configuration for Fact.Settings.
 func (c *config) lines(of string) []string {
 	var out []string
 	for _, i := range append([]*cimx.Instance{c.sd}, c.res...) {
@@ -68,7 +69,7 @@ func (c *config) lines(of string) []string {
 	return out
 }
 
-// DeviceStates tells of every PCI Express function of the host who has it and into how many partitions it is split.
+// DeviceStates returns for every PCI Express function of the host who has it and into how many partitions it is split.
 func (h *Host) DeviceStates() []string {
 	h.sim.mu.Lock()
 	defer h.sim.mu.Unlock()
@@ -84,7 +85,7 @@ func (h *Host) DeviceStates() []string {
 	return out
 }
 
-// Machines tells about every machine of every host, in order of creation by host.
+// Machines returns the facts of every machine of every host, in order of creation by host.
 func (s *Sim) Machines() []Fact {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,13 +107,14 @@ func (s *Sim) Machines() []Fact {
 	return out
 }
 
-// Replication is what a machine says about Hyper-V Replica [D: Msvm_ComputerSystem.ReplicationState, ReplicationHealth, ReplicationMode].
+// Replication is what a machine reports about Hyper-V Replica [D: Msvm_ComputerSystem.ReplicationState, ReplicationHealth,
+// ReplicationMode].
 type Replication struct {
 	State, Health, Mode uint16
 	Last                time.Time // of the last replication; zero for none
 }
 
-// SetReplication sets what a machine says about Hyper-V Replica; the simulator does not replicate.
+// SetReplication sets what a machine reports about Hyper-V Replica. The simulator does not replicate.
 func (s *Sim) SetReplication(id string, r Replication) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,8 +129,8 @@ func (s *Sim) SetReplication(id string, r Replication) error {
 	return nil
 }
 
-// SetHealth sets a machine's HealthState: 5 well, 20 major failure, 25 critical, which also pauses a running machine as
-// Hyper-V does when the disk of its files is full [D: Msvm_ComputerSystem.HealthState].
+// SetHealth sets a machine's HealthState: 5 good, 20 major failure, 25 critical, which also pauses a running machine like Hyper-V
+// does when the disk of its files is full [D: Msvm_ComputerSystem.HealthState].
 func (s *Sim) SetHealth(id string, health uint16) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,4 +144,37 @@ func (s *Sim) SetHealth(id string, health uint16) error {
 		m.cs.Set("OperationalStatus", []any{3}).Set("StatusDescriptions", []any{"Critical"})
 	}
 	return nil
+}
+
+// Compressed reports whether a machine's last migration was set to compress its memory [D:
+// Msvm_VirtualSystemMigrationSettingData.EnableCompression].
+func (s *Sim) Compressed(id string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set := s.moves[strings.ToUpper(id)]
+	if set == nil {
+		return false, fmt.Errorf("hvsim: machine %s was not moved", id)
+	}
+	return set.Bool("EnableCompression"), nil
+}
+
+// MovedThrough returns the addresses of the destination that a machine's last migration was told to use [D:
+// Msvm_VirtualSystemMigrationSettingData.DestinationIPAddressList].
+func (s *Sim) MovedThrough(id string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if set := s.moves[strings.ToUpper(id)]; set != nil {
+		return set.Strings("DestinationIPAddressList")
+	}
+	return nil
+}
+
+// SavedMoves returns how often the cluster saved a running machine to move it, instead of moving it live.
+func (s *Sim) SavedMoves(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.cluster.role(strings.ToUpper(id)); r != nil {
+		return r.saved
+	}
+	return 0
 }

@@ -10,26 +10,29 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim"
 )
 
-func wantFault(t *testing.T, err error, sub, hr string) {
+func wantFault(t *testing.T, err error, sub, cim string) {
 	t.Helper()
 	var f *soapFault
 	if !errors.As(err, &f) {
 		t.Fatalf("got %v, want a fault %s", err, sub)
 	}
-	if f.Sub != sub || hr != "" && f.HRESULT != hr {
-		t.Fatalf("got %v, want %s with %s", f, sub, hr)
+	if f.Sub != sub || cim != "" && f.CIM != cim {
+		t.Fatalf("got %v, want %s with %s", f, sub, cim)
 	}
 }
 
+// Status codes of CIM (DSP0200).
 const (
-	hrNotFound     = "2147749890" // 0x80041002
-	hrNamespace    = "2147749902" // 0x8004100E
-	hrClass        = "2147749904" // 0x80041010
-	hrQuery        = "2147749911" // 0x80041017
-	hrMethod       = "2147749934" // 0x8004102E
-	hrType         = "2147749893" // 0x80041005
-	hrUnsimulated  = "2147749973" // 0x80041055
-	hrAccessDenied = "2147749891" // 0x80041003
+	cimFailed      = "1"
+	cimDenied      = "2"
+	cimNamespace   = "3"
+	cimClass       = "5"
+	cimType        = "13"
+	cimQuery       = "15"
+	cimMethod      = "17"
+	cimQuota       = "27"
+	codeNoResource = "2150858752"
+	codeNoFilter   = "2150858778"
 )
 
 func TestDefinePowerDestroy(t *testing.T) {
@@ -76,32 +79,32 @@ func TestRefusals(t *testing.T) {
 	c := dial(t, sim, 0)
 	id := c.define(sim, "vm", 1)
 	q := func(s string) error { _, err := c.queryNS(virtNS, s); return err }
-	wantFault(t, q("SELECT * FROM Msvm_Nothing"), "a:DestinationUnreachable", hrClass)
-	wantFault(t, q("SELECT Nope FROM Msvm_ComputerSystem"), "w:CannotProcessFilter", hrQuery)
-	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE Nope = 1"), "w:CannotProcessFilter", hrQuery)
-	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE EnabledState = 'on'"), "w:CannotProcessFilter", hrQuery)
-	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE Name = 'a'b'"), "w:CannotProcessFilter", hrQuery)
-	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem ORDER BY Name"), "w:CannotProcessFilter", hrQuery)
-	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE OperationalStatus = 2"), "w:CannotProcessFilter", hrQuery)
+	wantFault(t, q("SELECT * FROM Msvm_Nothing"), "n:CannotProcessFilter", cimClass)
+	wantFault(t, q("SELECT Nope FROM Msvm_ComputerSystem"), "n:CannotProcessFilter", cimQuery)
+	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE Nope = 1"), "n:CannotProcessFilter", cimQuery)
+	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE EnabledState = 'on'"), "n:CannotProcessFilter", cimQuery)
+	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE Name = 'a'b'"), "n:CannotProcessFilter", cimQuery)
+	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem ORDER BY Name"), "n:CannotProcessFilter", cimQuery)
+	wantFault(t, q("SELECT * FROM Msvm_ComputerSystem WHERE OperationalStatus = 2"), "n:CannotProcessFilter", cimQuery)
 	_, err := c.get(system("4F1D0CE0-0000-4000-8000-00000000FFFF"))
-	wantFault(t, err, "a:DestinationUnreachable", hrNotFound)
+	wantFault(t, err, "a:DestinationUnreachable", "nil")
 	_, err = c.get(ref{"Msvm_ComputerSystem", [][2]string{{"Name", id}}})
 	wantFault(t, err, "w:InvalidSelectors", "")
 	_, err = c.call(system(id), "NoSuchMethod")
-	wantFault(t, err, "a:ActionNotSupported", hrMethod)
+	wantFault(t, err, "a:ActionNotSupported", cimMethod)
 	_, err = c.call(system(id), "RequestStateChange", arg{"Wrong", 2})
 	wantFault(t, err, "w:SchemaValidationError", "")
 	_, err = c.call(system(id), "RequestStateChange", arg{"RequestedState", "running"})
-	wantFault(t, err, "w:InvalidParameter", hrType)
+	wantFault(t, err, "w:InvalidParameter", cimType)
 	_, err = c.call(system(id), "RequestStateChange", arg{"RequestedState", 70000})
-	wantFault(t, err, "w:InvalidParameter", hrType)
+	wantFault(t, err, "w:InvalidParameter", cimType)
 	_, err = c.call(system(id), "InjectNonMaskableInterrupt")
-	wantFault(t, err, "w:InternalError", hrUnsimulated)
+	wantFault(t, err, "w:InternalError", cimFailed)
 	c.rv("32773", system(id), "RequestStateChange", arg{"RequestedState", 77})
 	vmms := c.service("Msvm_VirtualSystemManagementService")
 	c.rv("32773", vmms, "DestroySystem", arg{"AffectedSystem", byID("Msvm_VirtualSystemSettingData", "Microsoft:"+id)})
 	_, err = c.call(vmms, "DestroySystem", arg{"AffectedSystem", byID("Msvm_Nothing", "x")})
-	wantFault(t, err, "a:DestinationUnreachable", hrClass)
+	wantFault(t, err, "a:DestinationUnreachable", cimClass)
 	for _, bad := range []string{
 		emb("Msvm_Nothing"), emb("Msvm_VirtualSystemSettingData", "Nope", "x"), emb("Msvm_VirtualSystemSettingData", "ElementName:uint16", "1"),
 		emb("Msvm_VirtualSystemSettingData", "Notes", "not an array"), emb("Msvm_VirtualSystemSettingData", "LowMmioGapSize:uint64", "-1"), "<INSTANCE", emb("Msvm_MemorySettingData"),
@@ -115,7 +118,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatalf("%d machines after refused definitions", len(l))
 	}
 	_, err = dial(t, sim, 1).queryNS(virtNS, "SELECT * FROM Msvm_ComputerSystem")
-	wantFault(t, err, "a:DestinationUnreachable", hrNamespace)
+	wantFault(t, err, "n:CannotProcessFilter", cimNamespace)
 }
 
 func TestLogin(t *testing.T) {
@@ -125,7 +128,7 @@ func TestLogin(t *testing.T) {
 	if _, err := c.queryNS(virtNS, "SELECT * FROM Msvm_ComputerSystem"); err == nil || err.Error() != "HTTP 401" {
 		t.Fatal(err)
 	}
-	c.pass, c.url = hvsim.DefaultPassword, sim.Host(0).HTTPURL()
+	c.pass, c.url = sim.Password(), sim.Host(0).HTTPURL()
 	if _, err := c.queryNS(virtNS, "SELECT * FROM Msvm_ComputerSystem"); err == nil || err.Error() != "HTTP 401" {
 		t.Fatalf("Basic over plain HTTP: %v", err)
 	}
@@ -140,7 +143,7 @@ func TestLogin(t *testing.T) {
 }
 
 func TestPagesAndEnvelope(t *testing.T) {
-	sim := start(t, hvsim.Config{MaxEnvelopeKB: 64})
+	sim := start(t, hvsim.Config{MaxEnvelopeKB: 48})
 	c := dial(t, sim, 0)
 	for n := range 40 {
 		c.define(sim, fmt.Sprint("vm", n), 2)
@@ -164,6 +167,85 @@ func TestPagesAndEnvelope(t *testing.T) {
 	remove()
 	sim.Inject(hvsim.Fault{Op: "Query", Target: "Msvm_*", HRESULT: 0x80041003})
 	_, err := c.queryNS(virtNS, "SELECT * FROM Msvm_ComputerSystem")
-	wantFault(t, err, "w:AccessDenied", hrAccessDenied)
+	wantFault(t, err, "w:AccessDenied", cimDenied)
 	c.query("SELECT * FROM Msvm_ComputerSystem")
+}
+
+// TestFaultForms: what WMI refuses comes as WinRM 3.0 says it, or as WinRM 2.0 did.
+func TestFaultForms(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		sim := start(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {NoHyperV: true}}, OldFaults: old})
+		c := dial(t, sim, 0)
+		check := func(what string, err error, sub, code, cim string) {
+			t.Helper()
+			if old {
+				cim = "nil"
+				if sub == "w:AccessDenied" {
+					code, cim = "5", ""
+				}
+			}
+			var f *soapFault
+			if !errors.As(err, &f) || f.Sub != sub || f.Code != code || f.CIM != cim {
+				t.Errorf("old %v, %s: %v", old, what, err)
+			}
+		}
+		q := func(c *client, s string) error { _, err := c.queryNS(virtNS, s); return err }
+		check("class, by WQL", q(c, "SELECT * FROM Msvm_Nothing"), "n:CannotProcessFilter", codeNoFilter, cimClass)
+		check("query", q(c, "SELECT Nope FROM Msvm_ComputerSystem"), "n:CannotProcessFilter", codeNoFilter, cimQuery)
+		check("namespace, by WQL", q(dial(t, sim, 1), "SELECT * FROM Msvm_ComputerSystem"), "n:CannotProcessFilter", codeNoFilter, cimNamespace)
+		_, err := c.get(byID("Msvm_Nothing", "x"))
+		check("class", err, "a:DestinationUnreachable", codeNoResource, cimClass)
+		_, err = c.get(system("4F1D0CE0-0000-4000-8000-00000000FFFF"))
+		check("instance", err, "a:DestinationUnreachable", codeNoResource, "nil")
+		sim.Inject(hvsim.Fault{HRESULT: 0x80041003})
+		check("access", q(c, "SELECT * FROM Msvm_ComputerSystem"), "w:AccessDenied", "2147942405", cimDenied)
+		sim.Inject(hvsim.Fault{HRESULT: 0x80041048})
+		check("quota", q(c, "SELECT * FROM Msvm_ComputerSystem"), "w:QuotaLimit", "2150859173", cimQuota)
+	}
+}
+
+// TestReferencesInEmbedded: a host takes numeric references in the values of embedded instances, and not all named ones.
+func TestReferencesInEmbedded(t *testing.T) {
+	sim := start(t, hvsim.Config{})
+	c := dial(t, sim, 0)
+	id := c.define(sim, "vm", 2)
+	vmms := c.service("Msvm_VirtualSystemManagementService")
+	for value, rv := range map[string]string{"a&amp;b": "32768", "a&lt;b": "32773", "a&#38;b": "0", "a&#60;b": "0", "a&gt;b": "0", "a&#34;b": "0"} {
+		text := `<INSTANCE CLASSNAME="Msvm_VirtualSystemSettingData"><PROPERTY NAME="InstanceID" TYPE="string"><VALUE>Microsoft:` + id +
+			`</VALUE></PROPERTY><PROPERTY NAME="ElementName" TYPE="string"><VALUE>` + value + `</VALUE></PROPERTY></INSTANCE>`
+		if o, err := c.call(vmms, "ModifySystemSettings", arg{"SystemSettings", text}); err != nil || o.get("ReturnValue") != rv {
+			t.Errorf("%s: %v, %v", value, o, err)
+		}
+	}
+}
+
+// TestRandomPassword: each simulator has a password of its own, accepts no other one, and answers nothing without it.
+func TestRandomPassword(t *testing.T) {
+	a, b := start(t, hvsim.Config{}), start(t, hvsim.Config{})
+	if len(a.Password()) < 20 || a.Password() == b.Password() {
+		t.Errorf("passwords %q and %q", a.Password(), b.Password())
+	}
+	for _, word := range []string{b.Password(), "Passw0rd!", ""} {
+		c := dial(t, a, 0)
+		c.pass = word
+		if _, err := c.post("<x/>"); err == nil || err.Error() != "HTTP 401" {
+			t.Errorf("the password %q: %v", word, err)
+		}
+	}
+	for _, path := range []string{"/wsman", "/wsman/", "/wsman/SubscriptionManager/WEC", "/", "/wsman-anon/identify"} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			rq, err := http.NewRequest(method, strings.TrimSuffix(a.Host(0).URL(), "/wsman")+path, strings.NewReader("<x/>"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			rs, err := dial(t, a, 0).http.Do(rq)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rs.Body.Close()
+			if rs.StatusCode != http.StatusUnauthorized && rs.StatusCode != http.StatusNotFound {
+				t.Errorf("%s %s without a login: %d", method, path, rs.StatusCode)
+			}
+		}
+	}
 }

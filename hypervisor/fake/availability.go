@@ -5,23 +5,27 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// defaultPriority is that of machines with none of their own.
+// defaultPriority applies to machines without a priority of their own.
 const defaultPriority = hypervisor.RestartMedium
 
-// restartOrder is in which order machines are restarted. Never is not in it.
+// restartOrder is the order in which machines are restarted. RestartNever is
+// not in it.
 var restartOrder = []hypervisor.RestartPriority{hypervisor.RestartHigh, hypervisor.RestartMedium, hypervisor.RestartLow, hypervisor.RestartBestEffort}
 
-// HA lists the pools of the hosts; hosts in none make one of no name.
+// HA lists the pools of the hosts. Hosts without a pool form one without a
+// name.
 func (d *Driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
-	if err := d.read(ctx, "ha.list", hypervisor.Ref{}); err != nil {
+	if err := d.read(ctx, op.HAList, hypervisor.Ref{}); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.require(hypervisor.HighAvailability, hypervisor.Ref{}, hypervisor.Ref{}); err != nil {
+	if err := b.require(capability.HighAvailability, hypervisor.Ref{}, hypervisor.Ref{}); err != nil {
 		return nil, err
 	}
 	var out []hypervisor.HAInfo
@@ -33,9 +37,9 @@ func (d *Driver) HA(ctx context.Context) ([]hypervisor.HAInfo, error) {
 	return out, nil
 }
 
-// Availability reads one machine's.
+// Availability reads the availability of one machine.
 func (d *Driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervisor.Availability, error) {
-	if err := d.read(ctx, "vm.availability", id.Ref()); err != nil {
+	if err := d.read(ctx, op.VMAvailability, id.Ref()); err != nil {
 		return hypervisor.Availability{}, err
 	}
 	b := d.b
@@ -45,7 +49,7 @@ func (d *Driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervis
 	if err != nil {
 		return hypervisor.Availability{}, err
 	}
-	if err := b.require(hypervisor.HighAvailability, m.ref(), m.ref()); err != nil {
+	if err := b.require(capability.HighAvailability, m.ref(), m.ref()); err != nil {
 		return hypervisor.Availability{}, err
 	}
 	p := b.priority(m)
@@ -54,9 +58,9 @@ func (d *Driver) Availability(ctx context.Context, id hypervisor.VMID) (hypervis
 
 func (b *Backend) priority(m *vm) hypervisor.RestartPriority { return or(m.Restart, defaultPriority) }
 
-// SetRestartPriority counts from the next failure of a host.
+// SetRestartPriority takes effect at the next failure of a host.
 func (d *Driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p hypervisor.RestartPriority) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "vm.restart-priority", id.Ref(), p)
+	f, err := d.enter(ctx, op.VMSetRestartPriority, id.Ref(), p)
 	if err != nil {
 		return nil, err
 	}
@@ -67,25 +71,26 @@ func (d *Driver) SetRestartPriority(ctx context.Context, id hypervisor.VMID, p h
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.HighAvailability, m.ref(), m.ref()); err != nil {
+	if err := b.require(capability.HighAvailability, m.ref(), m.ref()); err != nil {
 		return nil, err
 	}
 	if err := b.free(vmKey(id), false); err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "vm.restart-priority", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.VMSetRestartPriority, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
 		m.Restart = p
-		b.emit(hypervisor.VMChanged, m, "restart priority")
+		b.emit(hypervisor.EventVMChanged, m, "restart priority")
 		return nil
 	}})
 }
 
-// failOver restarts the machines of a host that went down on others, those
-// of high priority first: they boot anew. A machine that no host takes, that
-// a task works on, or that holds a device of its host, stays where it was.
+// failOver restarts the machines of a host that went down on other hosts,
+// those of high priority first. They boot anew. A machine that no host can
+// take, that a task works on, or that holds a device of its host, stays where
+// it was.
 func (b *Backend) failOver(down *host) {
 	vms := slices.DeleteFunc(b.running(down.ID), func(m *vm) bool {
-		return !slices.Contains(restartOrder, b.priority(m)) || len(m.Devices) > 0 || b.free(vmKey(m.ID), false) != nil
+		return !slices.Contains(restartOrder, b.priority(m)) || m.bound() || b.free(vmKey(m.ID), false) != nil
 	})
 	slices.SortStableFunc(vms, func(x, y *vm) int {
 		return slices.Index(restartOrder, b.priority(x)) - slices.Index(restartOrder, b.priority(y))
@@ -104,7 +109,7 @@ func (b *Backend) failOver(down *host) {
 	}
 }
 
-// connected tells whether a host reaches a machine's disks and networks.
+// connected reports whether a host reaches a machine's disks and networks.
 func (b *Backend) connected(m *vm, h hypervisor.HostID) bool {
 	for _, d := range m.Disks {
 		if v := b.st.Volumes[d.Volume]; v != nil {

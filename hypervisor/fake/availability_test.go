@@ -30,7 +30,7 @@ func TestFailover(t *testing.T) {
 		t.Fatal(err)
 	}
 	high, err := vms[hypervisor.RestartHigh].Info(ctx)
-	if err != nil || high.Host != "host-2" || high.State != hypervisor.Running {
+	if err != nil || high.Host != "host-2" || high.State != hypervisor.StateRunning {
 		t.Errorf("the urgent machine is %s on %s (%v), want running on host-2", high.State, high.Host, err)
 	}
 	if ram, err := b.ReadMemory(high.ID); ram != "" || err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func TestWatch(t *testing.T) {
@@ -28,7 +29,7 @@ func TestWatch(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if e.Type != hypervisor.TaskChanged {
+				if e.Type != hypervisor.EventTaskChanged {
 					if e.Type != want {
 						t.Errorf("event %+v, want %s", e, want)
 					}
@@ -40,25 +41,25 @@ func TestWatch(t *testing.T) {
 		}
 		var first hypervisor.Event
 		done := make(chan struct{})
-		go func() { first = next("", hypervisor.VMCreated); close(done) }()
+		go func() { first = next("", hypervisor.EventVMCreated); close(done) }()
 		synctest.Wait()
 		vm := create(t, c, "a")
 		<-done
 		wait(t, vm.Start(ctx))
-		if e := next(first.Token, hypervisor.VMState); e.State != hypervisor.Running {
+		if e := next(first.Token, hypervisor.EventVMState); e.State != hypervisor.StateRunning {
 			t.Errorf("resumed with %+v", e)
 		}
 		for range 10 {
 			wait(t, vm.Reset(ctx))
 		}
-		next(first.Token, hypervisor.Resync) // the log was trimmed
-		next("nonsense", hypervisor.Resync)
+		next(first.Token, hypervisor.EventResync) // the log was trimmed
+		next("nonsense", hypervisor.EventResync)
 	})
 }
 
 func TestJSON(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := fake.New(fake.Config{Seed: 7, Delays: map[string]time.Duration{"vm.clone": time.Hour}})
+		b := fake.New(fake.Config{Seed: 7, Delays: map[op.Name]time.Duration{op.VMClone: time.Hour}})
 		c := open(t, b)
 		ctx := t.Context()
 		vm := create(t, c, "a", func(s *hypervisor.VMSpec) { s.Token, s.Labels = "tok", map[string]string{"k": "v"} })

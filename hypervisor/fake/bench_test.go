@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 )
@@ -43,7 +44,7 @@ func BenchmarkStart(b *testing.B) {
 // BenchmarkList lists 100,000 machines, as the suite measures every driver.
 func BenchmarkList(b *testing.B) {
 	p := crowd(b, 100_000)
-	h := whole().harness("")
+	h := everything().harness("")
 	h.New = func(t hypervisortest.T) *hypervisortest.Backend {
 		c, err := p.Open(t.Context(), nil)
 		if err != nil {
@@ -67,7 +68,7 @@ func BenchmarkLayer(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	d, _ := hypervisor.As[*fake.Driver](c)
+	d, _ := hypervisor.As[*fake.Driver](b.Context(), c, c)
 	b.Run("Client", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -98,12 +99,12 @@ func TestLayerAllocations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, _ := hypervisor.As[*fake.Driver](c)
+	d, _ := hypervisor.As[*fake.Driver](t.Context(), c, c)
 	ctx := t.Context()
 	for name, f := range map[string][2]func(){
 		"Info": {func() { _, _ = vm.Info(ctx) }, func() { _, _ = d.GetVM(ctx, vm.ID()) }},
-		"Supports": {func() { _, _ = vm.Supports(ctx, hypervisor.SnapshotMemory) },
-			func() { _, _ = d.Supports(ctx, hypervisor.SnapshotMemory, vm.ID().Ref()) }},
+		"Supports": {func() { _, _ = vm.Supports(ctx, capability.SnapshotMemory) },
+			func() { _, _ = d.Supports(ctx, capability.SnapshotMemory, vm.ID().Ref()) }},
 		"Snapshots": {func() { _, _ = vm.Snapshots(ctx) }, func() { _, _ = d.Snapshots(ctx, vm.ID()) }},
 		"SetLabels": {func() { _ = vm.SetLabels(ctx, nil) }, func() { _ = d.SetLabels(ctx, vm.ID(), nil) }},
 	} {

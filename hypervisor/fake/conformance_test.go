@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
-	"go.uber.org/goleak"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,7 +26,7 @@ type bench struct {
 }
 
 func (b bench) harness(label string) hypervisortest.Harness {
-	return hypervisortest.Harness{Driver: "fake", Rung: hypervisortest.Fake, Label: label, Limit: time.Minute, New: b.backend}
+	return hypervisortest.Harness{Driver: "fake", Rung: hypervisortest.Fake, Label: label, Limit: time.Minute, New: b.backend, Empty: untold, Worlds: 4}
 }
 
 func (b bench) open(ctx context.Context, p *fake.Backend) (*hypervisor.Client, error) {
@@ -31,7 +34,24 @@ func (b bench) open(ctx context.Context, p *fake.Backend) (*hypervisor.Client, e
 	if b.wrap != nil {
 		d = b.wrap(d.(*fake.Driver))
 	}
-	return hypervisor.New(ctx, d, nil)
+	return hypervisor.New(ctx, hypervisortest.Wrap(ctx, d), nil)
+}
+
+// openWith is open with options, which Backend.Open looks at first.
+func (b bench) openWith(ctx context.Context, p *fake.Backend, o *hypervisor.Options) (*hypervisor.Client, error) {
+	if b.cfg.Login != nil && o.Credentials == nil {
+		with := *o
+		with.Credentials = b.cfg.Login
+		o = &with
+	}
+	c, err := p.Open(ctx, o)
+	if err == nil {
+		err = c.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return hypervisor.New(ctx, hypervisortest.Wrap(ctx, p.Driver()), o)
 }
 
 func (b bench) backend(t hypervisortest.T) *hypervisortest.Backend {
@@ -43,13 +63,17 @@ func (b bench) backend(t hypervisortest.T) *hypervisortest.Backend {
 		return c
 	}
 	out := &hypervisortest.Backend{
-		Client:   must(b.open(t.Context(), p)),
-		Reopen:   func(ctx context.Context) (*hypervisor.Client, error) { return b.open(ctx, p) },
-		AbsentVM: "00000000-0000-4000-8000-000000000000",
+		Client: must(b.open(t.Context(), p)),
+		Reopen: func(ctx context.Context) (*hypervisor.Client, error) { return b.open(ctx, p) },
+		Open: func(ctx context.Context, o *hypervisor.Options) (*hypervisor.Client, error) {
+			return b.openWith(ctx, p, o)
+		},
+		Credentials: b.cfg.Login,
+		AbsentVM:    "00000000-0000-4000-8000-000000000000",
 		Spec: func(name string) hypervisor.VMSpec {
 			s := hypervisor.VMSpec{Name: name, CPUs: 1, MemoryBytes: 256 * hypervisor.MiB,
 				Disks: []hypervisor.DiskSpec{{SizeBytes: 64 * hypervisor.MiB}}, NICs: []hypervisor.NICSpec{{}}}
-			if b.cfg.Disable[hypervisor.BootDirect].Level != hypervisor.No {
+			if b.cfg.Disable[capability.BootDirect].Level != hypervisor.LevelNo {
 				s.Boot = &hypervisor.DirectBoot{Kernel: "/boot/vmlinuz"}
 			}
 			return s
@@ -64,14 +88,29 @@ func (b bench) backend(t hypervisortest.T) *hypervisortest.Backend {
 			}
 			return out, nil
 		},
-		Slow:    func(d time.Duration) { p.SetDelay("*", d) },
-		Device:  hypervisor.DeviceRequest{Vendor: "10de", Product: "2330"},
-		VF:      hypervisor.DeviceRequest{Class: hypervisor.NetworkCard, VirtualFunction: true},
-		Profile: hypervisor.DeviceRequest{Profile: "GRID M60-2Q"},
+		Foreign:    foreignCases(p),
+		Slow:       func(d time.Duration) { p.SetDelay("*", d) },
+		Device:     hypervisor.DeviceRequest{Vendor: "10de", Product: "2330"},
+		VF:         hypervisor.DeviceRequest{Class: hypervisor.ClassNetwork, VirtualFunction: true},
+		Profile:    hypervisor.DeviceRequest{Profile: "GRID M60-2Q"},
+		Customized: func(_ context.Context, id hypervisor.VMID) (hypervisor.Customization, error) { return p.Customized(id) },
+		Tuned:      func(_ context.Context, id hypervisor.VMID) (hypervisor.MigrateOptions, error) { return p.Migrated(id) },
+		Hang: func(_ context.Context, id hypervisor.VMID) error {
+			return p.SetGuest(id, fake.Guest{Hangs: true})
+		},
+		Crash: func(_ context.Context, id hypervisor.HostID, down bool) error {
+			if down {
+				return p.SetHostState(id, hypervisor.HostDown)
+			}
+			return p.SetHostState(id, hypervisor.HostUp)
+		},
+		Login:  hypervisor.Credentials{Username: "root", Password: "x"},
+		Folder: "lab/machines",
 		Replicate: func(_ context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error {
 			return p.SetReplication(id, r)
 		},
 	}
+	out.Break = breaker(p)
 	platforms := []*fake.Backend{p}
 	if b.other != nil {
 		o := fake.New(*b.other)
@@ -93,7 +132,12 @@ func (b bench) backend(t hypervisortest.T) *hypervisortest.Backend {
 		}
 		return p
 	}
-	out.Booted = func(_ context.Context, id hypervisor.VMID) error { return of(id).WriteMemory(id, "1000") }
+	out.Booted = func(_ context.Context, id hypervisor.VMID) error {
+		if err := of(id).SetGuest(id, fake.Guest{NoTools: b.cfg.NoTools, Login: out.Login}); err != nil {
+			return err
+		}
+		return of(id).WriteMemory(id, "1000")
+	}
 	out.Uptime = func(_ context.Context, id hypervisor.VMID) (int, error) {
 		ram, err := of(id).ReadMemory(id)
 		if err != nil {
@@ -105,10 +149,8 @@ func (b bench) backend(t hypervisortest.T) *hypervisortest.Backend {
 	return out
 }
 
-func whole() bench { return bench{other: &fake.Config{}} }
-
 func TestConformance(t *testing.T) {
-	hypervisortest.Run(t, whole().harness(""))
+	hypervisortest.Run(t, everything().harness(""))
 }
 
 // TestEditions: what an edition lacks, or a Config switches off, is refused
@@ -121,14 +163,15 @@ func TestEditions(t *testing.T) {
 		"no tools":  {NoTools: true},
 		"unique":    {UniqueNames: true},
 		"HA":        {HA: true},
-		"all fixed": {Uncancelable: []string{"vm.clone", "migrate"}},
+		"all fixed": {Uncancelable: []op.Name{op.VMClone, op.VMMigrate}},
 	}
-	for _, k := range hypervisor.Capabilities() {
-		cfgs["without "+string(k)] = fake.Config{Disable: map[hypervisor.Capability]hypervisor.Support{
-			k: {Level: hypervisor.No, Reason: hypervisor.ReasonPlatform, Detail: "switched off"}}}
+	for _, k := range capability.All() {
+		cfgs["without "+string(k)] = fake.Config{Disable: map[capability.Name]hypervisor.Support{
+			k: {Level: hypervisor.LevelNo, Reason: hypervisor.ReasonPlatform, Detail: "switched off"}}}
 	}
 	// The suite can't do without these: every area makes and removes machines.
-	for _, k := range []hypervisor.Capability{hypervisor.VMCreate, hypervisor.VMDelete, hypervisor.SnapshotDisk} {
+	for _, k := range []capability.Name{capability.VMCreate, capability.VMDelete, capability.VMStart,
+		capability.HostList, capability.DatastoreList, capability.SnapshotDisk} {
 		delete(cfgs, "without "+string(k))
 	}
 	for name, cfg := range cfgs {
@@ -136,7 +179,7 @@ func TestEditions(t *testing.T) {
 			h := bench{cfg: cfg}.harness("")
 			h.Repeat = 2
 			h.Only = []string{"inventory", "lifecycle", "power", "reconfigure", "disks", "snapshots", "clones", "templates", "migration",
-				"devices", "labels", "guest", "hosts", "availability", "volumes", "refusals"}
+				"devices", "labels", "guest", "hosts", "availability", "volumes", "foreign", "refusals"}
 			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 			defer stop()
 			for _, f := range hypervisortest.Check(ctx, h) {

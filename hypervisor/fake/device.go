@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 type device struct {
@@ -19,7 +21,7 @@ func (b *Backend) addDevice(h hypervisor.HostID, d Device) *device {
 		d.ID = hypervisor.DeviceID(fmt.Sprintf("%s/%s", h, d.Address))
 	}
 	d.Class = hypervisor.ClassOfPCI(d.ClassCode)
-	def(&d.Kind, hypervisor.PCIFunction)
+	def(&d.Kind, hypervisor.DeviceKindPCI)
 	d.Profiles = slices.Clone(d.Profiles)
 	n := d.VFs
 	d.VFs = 0
@@ -35,7 +37,7 @@ func (b *Backend) setVFs(pf *device, n int) {
 	pf.VFs = n
 	for i := range n {
 		b.st.Devices = append(b.st.Devices, &device{Device: Device{DeviceInfo: hypervisor.DeviceInfo{
-			ID: hypervisor.DeviceID(fmt.Sprintf("%s.vf%d", pf.ID, i)), Host: pf.Host, Kind: hypervisor.VirtualFunction, Class: pf.Class, ClassCode: pf.ClassCode,
+			ID: hypervisor.DeviceID(fmt.Sprintf("%s.vf%d", pf.ID, i)), Host: pf.Host, Kind: hypervisor.DeviceKindVF, Class: pf.Class, ClassCode: pf.ClassCode,
 			Vendor: pf.Vendor, Product: pf.VFProduct, VendorName: pf.VendorName, ProductName: pf.ProductName + " virtual function",
 			Address: fmt.Sprintf("%s.vf%d", pf.Address, i), NUMANode: pf.NUMANode, IOMMUGroup: 1000 + pf.IOMMUGroup*100 + i, Parent: pf.ID,
 		}}})
@@ -48,10 +50,10 @@ func (b *Backend) device(id hypervisor.DeviceID) (*device, error) {
 			return d, nil
 		}
 	}
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such device")
+	return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such device")
 }
 
-// unfit says why a device can't be assigned however idle it is.
+// unfit returns why a device can't be assigned, even when it is idle.
 func (b *Backend) unfit(d *device) (hypervisor.ReasonCode, string) {
 	if h, err := b.host(d.Host); err != nil || h.NoIOMMU {
 		return hypervisor.ReasonHostIOMMUOff, "the IOMMU of host " + string(d.Host) + " is off: switch it on in the firmware"
@@ -65,7 +67,7 @@ func (b *Backend) unfit(d *device) (hypervisor.ReasonCode, string) {
 	return "", ""
 }
 
-// holders returns the machines that have a device, by profile.
+// holders returns the machines that have a device, and its profile.
 func (b *Backend) holders(d *device) (out []hypervisor.Ref, profile string) {
 	out = d.UsedBy
 	for _, r := range d.UsedBy {
@@ -80,7 +82,7 @@ func (b *Backend) holders(d *device) (out []hypervisor.Ref, profile string) {
 	return out, profile
 }
 
-// busyWith says why a device isn't free for a request now.
+// busyWith returns why a device isn't free for a request now.
 func (b *Backend) busyWith(d *device, profile string) string {
 	used, prof := b.holders(d)
 	switch {
@@ -127,7 +129,7 @@ func (b *Backend) deviceInfo(d *device) hypervisor.DeviceInfo {
 		if text := b.busyWith(d, ""); text != "" {
 			i.Reason, i.Detail = hypervisor.ReasonDeviceInUse, text
 			for _, p := range i.Profiles {
-				if p.Available > 0 { // another share of it is to be had
+				if p.Available > 0 { // another share of it is free
 					i.Reason, i.Detail = "", ""
 				}
 			}
@@ -160,12 +162,12 @@ func (b *Backend) freeDevice(a attachment) {
 	if i >= 0 {
 		d.UsedBy = slices.Delete(d.UsedBy, i, i+1)
 	}
-	b.tell(hypervisor.Event{Type: hypervisor.DeviceChanged, Object: d.ID.Ref(), Detail: "free"})
+	b.tell(hypervisor.Event{Type: hypervisor.EventDeviceChanged, Object: d.ID.Ref(), Detail: "free"})
 }
 
 // Devices lists host devices.
 func (d *Driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hypervisor.DeviceInfo, error) {
-	if err := d.read(ctx, "device.list", f.ID.Ref()); err != nil {
+	if err := d.read(ctx, op.DeviceList, f.ID.Ref()); err != nil {
 		return nil, err
 	}
 	b := d.b
@@ -180,14 +182,14 @@ func (d *Driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 	return out, nil
 }
 
-// candidates are the devices that a request could mean.
+// candidates are the devices that match a request.
 func (b *Backend) candidates(r hypervisor.DeviceRequest) ([]*device, error) {
 	if r.ID != "" {
 		d, err := b.device(r.ID)
 		if err != nil {
 			return nil, err
 		}
-		if r.VirtualFunction && d.Kind != hypervisor.VirtualFunction { // one of its functions
+		if r.VirtualFunction && d.Kind != hypervisor.DeviceKindVF { // one of its functions
 			var out []*device
 			for _, v := range b.st.Devices {
 				if v.Parent == d.ID {
@@ -201,10 +203,10 @@ func (b *Backend) candidates(r hypervisor.DeviceRequest) ([]*device, error) {
 	var out []*device
 	for _, d := range b.st.Devices {
 		of := d
-		if r.VirtualFunction != (d.Kind == hypervisor.VirtualFunction) {
+		if r.VirtualFunction != (d.Kind == hypervisor.DeviceKindVF) {
 			continue
 		}
-		if r.VirtualFunction { // vendor and product may be the card's
+		if r.VirtualFunction { // vendor and product may be those of the card
 			if p, err := b.device(d.Parent); err == nil && r.Product != "" && r.Product == p.Product {
 				of = p
 			}
@@ -216,8 +218,9 @@ func (b *Backend) candidates(r hypervisor.DeviceRequest) ([]*device, error) {
 	return out, nil
 }
 
-// pick chooses the device for a machine: on its host, or for one that is off
-// and not bound to it, on another host that reaches its disks and networks.
+// pick chooses the device for a machine. It must be on the machine's host. A
+// machine that is off and not bound to its host may also get one on another
+// host that reaches its disks and networks.
 func (b *Backend) pick(m *vm, r hypervisor.DeviceRequest) (*device, *host, error) {
 	all, err := b.candidates(r)
 	if err != nil {
@@ -240,7 +243,7 @@ func (b *Backend) pick(m *vm, r hypervisor.DeviceRequest) (*device, *host, error
 		return 0
 	})
 	for _, d := range all {
-		on := hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(d.ID), Name: d.ProductName}
+		on := hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(d.ID), Name: d.ProductName}
 		if reason, text := b.unfit(d); reason != "" {
 			worse(hypervisor.Unsupported(on, k, reason, text), false)
 			continue
@@ -251,9 +254,9 @@ func (b *Backend) pick(m *vm, r hypervisor.DeviceRequest) (*device, *host, error
 		}
 		if text := b.busyWith(d, r.Profile); text != "" {
 			if r.ID != "" {
-				return nil, nil, hypervisor.Errorf(hypervisor.KindBusy, on, "%s", text)
+				return nil, nil, hypervisor.Errorf(hypervisor.ErrBusy, on, "%s", text)
 			}
-			worse(hypervisor.Errorf(hypervisor.KindExhausted, m.ref(), "none of %d devices that match is free: %s", len(all), text), true)
+			worse(hypervisor.Errorf(hypervisor.ErrExhausted, m.ref(), "none of %d devices that match is free: %s", len(all), text), true)
 			continue
 		}
 		h, err := b.host(d.Host)
@@ -262,22 +265,22 @@ func (b *Backend) pick(m *vm, r hypervisor.DeviceRequest) (*device, *host, error
 		}
 		if d.Host != m.Host {
 			if text := b.bound(m, h); text != "" {
-				worse(hypervisor.Errorf(hypervisor.KindExhausted, m.ref(), "device %s is on host %q and the machine on %s: %s", d.ID, h.Name, m.Host, text), true)
+				worse(hypervisor.Errorf(hypervisor.ErrExhausted, m.ref(), "device %s is on host %q and the machine on %s: %s", d.ID, h.Name, m.Host, text), true)
 				continue
 			}
 		}
 		return d, h, nil
 	}
 	if why == nil {
-		why = hypervisor.Errorf(hypervisor.KindExhausted, m.ref(), "no device matches %+v", r)
+		why = hypervisor.Errorf(hypervisor.ErrExhausted, m.ref(), "no device matches %+v", r)
 	}
 	return nil, nil, why
 }
 
-// bound says why a machine can't go to another host for a device.
+// bound returns why a machine can't move to another host for a device.
 func (b *Backend) bound(m *vm, h *host) string {
 	switch {
-	case m.State != hypervisor.Off:
+	case m.State != hypervisor.StateOff:
 		return "it is " + string(m.State)
 	case len(m.Devices) > 0:
 		return "it has devices there"
@@ -302,7 +305,7 @@ func (b *Backend) bound(m *vm, h *host) string {
 // AttachDevice gives a host device, a virtual function or a share of a GPU to
 // a machine.
 func (d *Driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervisor.DeviceRequest) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "device.attach", id.Ref(), r)
+	f, err := d.enter(ctx, op.DeviceAttach, id.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -320,19 +323,19 @@ func (d *Driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 		return nil, err
 	}
 	switch m.State {
-	case hypervisor.Running, hypervisor.Paused:
-		if err := b.require(hypervisor.DeviceHotplug, m.ref(), m.ref()); err != nil {
+	case hypervisor.StateRunning, hypervisor.StatePaused:
+		if err := b.require(capability.DeviceHotplug, m.ref(), m.ref()); err != nil {
 			return nil, err
 		}
-	case hypervisor.Suspended:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is suspended: resume it or power it off first")
+	case hypervisor.StateSuspended:
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is suspended: resume it or power it off first")
 	}
 	dv, h, err := b.pick(m, r)
 	if err != nil {
 		return nil, err
 	}
 	a := attachment{ID: hypervisor.AttachmentID(b.number("dev")), Device: dv.ID, Profile: r.Profile}
-	w := work{op: "device.attach", on: m.ref(), result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(a.ID), Name: dv.ProductName},
+	w := work{op: op.DeviceAttach, on: m.ref(), result: hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(a.ID), Name: dv.ProductName},
 		excl: []hypervisor.Ref{vmKey(id), dv.ID.Ref()}}
 	w.notes = []string{fmt.Sprintf("all %d MiB of memory are reserved", m.Mem/hypervisor.MiB)}
 	if dv.BARBytes > 4*hypervisor.GiB && r.Profile == "" {
@@ -344,9 +347,9 @@ func (d *Driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 	w.finish = func(*hypervisor.TaskState) error {
 		m.Host = h.ID
 		m.Devices = append(m.Devices, a)
-		dv.UsedBy = append(dv.UsedBy, hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: string(m.ID), Name: m.Name})
-		b.tell(hypervisor.Event{Type: hypervisor.DeviceChanged, Object: dv.ID.Ref(), Detail: "in use"})
-		b.emit(hypervisor.VMChanged, m, "device attached")
+		dv.UsedBy = append(dv.UsedBy, hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: string(m.ID), Name: m.Name})
+		b.tell(hypervisor.Event{Type: hypervisor.EventDeviceChanged, Object: dv.ID.Ref(), Detail: "in use"})
+		b.emit(hypervisor.EventVMChanged, m, "device attached")
 		return nil
 	}
 	return d.run(f, w)
@@ -354,7 +357,7 @@ func (d *Driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 
 // DetachDevice takes a device from a machine.
 func (d *Driver) DetachDevice(ctx context.Context, id hypervisor.VMID, at hypervisor.AttachmentID) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "device.detach", id.Ref(), at)
+	f, err := d.enter(ctx, op.DeviceDetach, id.Ref(), at)
 	if err != nil {
 		return nil, err
 	}
@@ -371,25 +374,28 @@ func (d *Driver) DetachDevice(ctx context.Context, id hypervisor.VMID, at hyperv
 	find := func() int {
 		return slices.IndexFunc(m.Devices, func(a attachment) bool { return a.ID == at })
 	}
+	if x := m.device(); x != "" && x == string(at) {
+		return nil, hypervisor.Unsupported(m.ref(), capability.DevicePCI, hypervisor.ReasonNotImplemented, "device "+x+" is of a kind that only the tool that gave it can take away")
+	}
 	if find() < 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(at)}, "machine %q has no such device", m.Name)
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(at)}, "machine %q has no such device", m.Name)
 	}
 	if m.active() {
-		if err := b.require(hypervisor.DeviceHotplug, m.ref(), m.ref()); err != nil {
+		if err := b.require(capability.DeviceHotplug, m.ref(), m.ref()); err != nil {
 			return nil, err
 		}
 	}
-	return d.run(f, work{op: "device.detach", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.DeviceDetach, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
 		b.freeDevice(m.Devices[find()])
 		m.Devices = slices.Delete(m.Devices, find(), find()+1)
-		b.emit(hypervisor.VMChanged, m, "device detached")
+		b.emit(hypervisor.EventVMChanged, m, "device detached")
 		return nil
 	}})
 }
 
 // PrepareDevice binds a device to passthrough or back, and sets its functions.
 func (d *Driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hypervisor.DevicePreparation) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "device.prepare", id.Ref(), p)
+	f, err := d.enter(ctx, op.DevicePrepare, id.Ref(), p)
 	if err != nil {
 		return nil, err
 	}
@@ -400,27 +406,27 @@ func (d *Driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.DevicePrepare, hypervisor.Ref{}, id.Ref()); err != nil {
+	if err := b.require(capability.DevicePrepare, hypervisor.Ref{}, id.Ref()); err != nil {
 		return nil, err
 	}
 	idle := func() error {
 		if text := b.busyWith(dv, ""); text != "" {
-			return hypervisor.Errorf(hypervisor.KindBusy, id.Ref(), "%s", text)
+			return hypervisor.Errorf(hypervisor.ErrBusy, id.Ref(), "%s", text)
 		}
 		return nil
 	}
 	switch {
 	case dv.HostUses != "":
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePrepare, hypervisor.ReasonHostUsesDevice, "the host needs it for "+dv.HostUses)
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DevicePrepare, hypervisor.ReasonHostUsesDevice, "the host needs it for "+dv.HostUses)
 	case p.VFs != nil && dv.MaxVFs == 0:
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DeviceVF, hypervisor.ReasonNoDevice, "it has no virtual functions (SR-IOV)")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DeviceVF, hypervisor.ReasonNoDevice, "it has no virtual functions (SR-IOV)")
 	case p.VFs != nil && *p.VFs > dv.MaxVFs:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "%d functions: at most %d are possible", *p.VFs, dv.MaxVFs)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "%d functions: at most %d are possible", *p.VFs, dv.MaxVFs)
 	}
 	if err := idle(); err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "device.prepare", on: id.Ref(), excl: []hypervisor.Ref{id.Ref()}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.DevicePrepare, on: id.Ref(), excl: []hypervisor.Ref{id.Ref()}, finish: func(*hypervisor.TaskState) error {
 		if err := idle(); err != nil {
 			return err
 		}
@@ -430,7 +436,7 @@ func (d *Driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 		if p.VFs != nil && *p.VFs != dv.VFs {
 			b.setVFs(dv, *p.VFs)
 		}
-		b.tell(hypervisor.Event{Type: hypervisor.DeviceChanged, Object: id.Ref(), Detail: "prepared"})
+		b.tell(hypervisor.Event{Type: hypervisor.EventDeviceChanged, Object: id.Ref(), Detail: "prepared"})
 		return nil
 	}})
 }

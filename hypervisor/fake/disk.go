@@ -2,12 +2,15 @@ package fake
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// newDisk is a disk on its way into a machine.
+// newDisk is a disk that is being added to a machine.
 type newDisk struct {
 	b            *Backend
 	disk         disk
@@ -20,7 +23,7 @@ type newDisk struct {
 // newDisk makes or finds the image of a disk. The backend is locked.
 func (b *Backend) newDisk(m *vm, s hypervisor.DiskSpec) (*newDisk, error) {
 	if len(m.Disks) >= limits.Disks {
-		return nil, hypervisor.Errorf(hypervisor.KindExhausted, m.ref(), "it has %d disks, the most", limits.Disks)
+		return nil, hypervisor.Errorf(hypervisor.ErrExhausted, m.ref(), "it has %d disks, the most", limits.Disks)
 	}
 	a := &newDisk{b: b, disk: disk{ID: hypervisor.DiskID(b.number("disk")), Bus: s.Bus, ReadOnly: s.ReadOnly || s.CDROM, CDROM: s.CDROM}}
 	def(&a.disk.Bus, "virtio")
@@ -30,7 +33,7 @@ func (b *Backend) newDisk(m *vm, s hypervisor.DiskSpec) (*newDisk, error) {
 			return nil, err
 		}
 		if u := b.users(v.ID); len(u) > 0 && !a.disk.ReadOnly {
-			return nil, hypervisor.Errorf(hypervisor.KindBusy, v.ref(), "it is a disk of %v already", u)
+			return nil, hypervisor.Errorf(hypervisor.ErrBusy, v.ref(), "it is a disk of %v already", u)
 		}
 		if len(b.kids[v.ID]) > 0 && !a.disk.ReadOnly {
 			return nil, stoodOn(v.ref(), b.dependants(v.ID, ""))
@@ -58,7 +61,7 @@ func (b *Backend) newDisk(m *vm, s hypervisor.DiskSpec) (*newDisk, error) {
 			v.Size = from.Size
 		}
 		if v.Size < from.Size {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, from.ref(), "SizeBytes %d is below the image's %d", v.Size, from.Size)
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, from.ref(), "SizeBytes %d is below the image's %d", v.Size, from.Size)
 		}
 		if err := b.free(from.ID.Ref(), true); err != nil {
 			return nil, err
@@ -87,9 +90,9 @@ func (a *newDisk) done(m *vm) {
 	}
 }
 
-// change finds a machine whose hardware a task is to change. On a running one
-// the capability live is needed too.
-func (b *Backend) change(id hypervisor.VMID, what string, k, live hypervisor.Capability) (*vm, error) {
+// change finds a machine whose hardware a task will change. A running machine
+// needs the capability live too.
+func (b *Backend) change(id hypervisor.VMID, what string, k, live capability.Name) (*vm, error) {
 	m, err := b.machine(id, what)
 	if err != nil {
 		return nil, err
@@ -101,24 +104,24 @@ func (b *Backend) change(id hypervisor.VMID, what string, k, live hypervisor.Cap
 		return nil, err
 	}
 	switch m.State {
-	case hypervisor.Running, hypervisor.Paused:
+	case hypervisor.StateRunning, hypervisor.StatePaused:
 		err = b.require(live, m.ref(), m.ref())
-	case hypervisor.Suspended:
-		err = hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is suspended: resume it or power it off first")
+	case hypervisor.StateSuspended:
+		err = hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is suspended: resume it or power it off first")
 	}
 	return m, err
 }
 
 // AttachDisk adds a disk.
 func (d *Driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor.DiskSpec) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "disk.attach", id.Ref(), s)
+	f, err := d.enter(ctx, op.DiskAttach, id.Ref(), s)
 	if err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.change(id, "get disks", hypervisor.DiskAttach, hypervisor.DiskHotplug)
+	m, err := b.change(id, "get disks", capability.DiskAttach, capability.DiskHotplug)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +129,7 @@ func (d *Driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 	if err != nil {
 		return nil, err
 	}
-	w := work{op: "disk.attach", on: m.ref(), result: a.disk.ID.Ref(), excl: append(a.excl, vmKey(id)), shared: a.shared, bytes: a.bytes,
+	w := work{op: op.DiskAttach, on: m.ref(), result: a.disk.ID.Ref(), excl: append(a.excl, vmKey(id)), shared: a.shared, bytes: a.bytes,
 		phases: []string{"allocating", "attaching"}, undo: a.undo}
 	w.made = func() []hypervisor.Ref {
 		if a.made {
@@ -137,22 +140,31 @@ func (d *Driver) AttachDisk(ctx context.Context, id hypervisor.VMID, s hyperviso
 	w.finish = func(*hypervisor.TaskState) error {
 		a.done(m)
 		m.Disks = append(m.Disks, a.disk)
-		b.emit(hypervisor.VMChanged, m, "disk attached")
+		b.emit(hypervisor.EventVMChanged, m, "disk attached")
 		return nil
 	}
 	return d.run(f, w)
 }
 
+// kept returns a note about an image that DeleteDisks keeps, since other
+// machines may have it read-only too.
+func (d disk) kept() []string {
+	if !d.ReadOnly || d.CDROM || d.apart() {
+		return nil
+	}
+	return []string{fmt.Sprintf("image %s of disk %s is kept: the machine had it read-only", d.Volume, d.ID)}
+}
+
 // DetachDisk removes a disk and, with DeleteDisks, its image.
 func (d *Driver) DetachDisk(ctx context.Context, id hypervisor.VMID, dk hypervisor.DiskID, p hypervisor.DiskPolicy) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "disk.detach", id.Ref(), []any{dk, p})
+	f, err := d.enter(ctx, op.DiskDetach, id.Ref(), []any{dk, p})
 	if err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.change(id, "lose disks", hypervisor.DiskAttach, hypervisor.DiskHotplug)
+	m, err := b.change(id, "lose disks", capability.DiskAttach, capability.DiskHotplug)
 	if err != nil {
 		return nil, err
 	}
@@ -170,15 +182,24 @@ func (d *Driver) DetachDisk(ctx context.Context, id hypervisor.VMID, dk hypervis
 		}
 		for _, s := range m.Snaps {
 			if slices.ContainsFunc(s.Disks, func(x disk) bool { return x.ID == dk }) {
-				return 0, hypervisor.Errorf(hypervisor.KindBusy, dk.Ref(), "snapshot %s (%q) needs it: delete that first", s.ID, s.Name)
+				return 0, hypervisor.Errorf(hypervisor.ErrBusy, dk.Ref(), "snapshot %s (%q) needs it: delete that first", s.ID, s.Name)
 			}
 		}
 		return i, nil
 	}
-	if _, err := check(); err != nil {
+	at, err := check()
+	if err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "disk.detach", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
+	var notes []string
+	if x := m.Disks[at]; p == hypervisor.DeleteDisks && x.HostDisk != "" {
+		return nil, hypervisor.Unsupported(dk.Ref(), capability.DiskAttach, hypervisor.ReasonConfig, x.what()+" can't be deleted: keep it (KeepDisks)")
+	} else if p == hypervisor.DeleteDisks && x.Shared {
+		notes = []string{x.what() + " is detached, its image kept"}
+	} else if p == hypervisor.DeleteDisks {
+		notes = x.kept()
+	}
+	return d.run(f, work{op: op.DiskDetach, on: m.ref(), notes: notes, excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
 		i, err := check()
 		if err != nil {
 			return err
@@ -195,21 +216,21 @@ func (d *Driver) DetachDisk(ctx context.Context, id hypervisor.VMID, dk hypervis
 			}
 			v.Owner = ""
 		}
-		b.emit(hypervisor.VMChanged, m, "disk detached")
+		b.emit(hypervisor.EventVMChanged, m, "disk detached")
 		return nil
 	}})
 }
 
 // GrowDisk enlarges a disk.
 func (d *Driver) GrowDisk(ctx context.Context, id hypervisor.VMID, dk hypervisor.DiskID, size int64) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "disk.grow", id.Ref(), []any{dk, size})
+	f, err := d.enter(ctx, op.DiskGrow, id.Ref(), []any{dk, size})
 	if err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.change(id, "grow", hypervisor.DiskGrow, hypervisor.DiskGrowLive)
+	m, err := b.change(id, "grow", capability.DiskGrow, capability.DiskGrowLive)
 	if err != nil {
 		return nil, err
 	}
@@ -217,34 +238,37 @@ func (d *Driver) GrowDisk(ctx context.Context, id hypervisor.VMID, dk hypervisor
 	if err != nil {
 		return nil, err
 	}
+	if m.Disks[i].apart() {
+		return nil, hypervisor.Unsupported(dk.Ref(), capability.DiskGrow, hypervisor.ReasonConfig, m.Disks[i].what()+" can't be enlarged here")
+	}
 	v := b.st.Volumes[m.Disks[i].Volume]
 	switch {
 	case size < v.Size:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, dk.Ref(), "%d bytes is less than the disk has (%d): disks only grow", size, v.Size)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, dk.Ref(), "%d bytes is less than the disk has (%d): disks only grow", size, v.Size)
 	case m.Disks[i].ReadOnly:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, dk.Ref(), "the disk is read-only")
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, dk.Ref(), "the disk is read-only")
 	}
 	if err := b.fits(v.Datastore, m.Host, size-v.Size, v.Prov); err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "disk.grow", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.DiskGrow, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
 		v.Size = size
 		b.charge(v)
-		b.emit(hypervisor.VMChanged, m, "disk grown")
+		b.emit(hypervisor.EventVMChanged, m, "disk grown")
 		return nil
 	}})
 }
 
 // AttachNIC adds an adapter.
 func (d *Driver) AttachNIC(ctx context.Context, id hypervisor.VMID, s hypervisor.NICSpec) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "nic.attach", id.Ref(), s)
+	f, err := d.enter(ctx, op.NICAttach, id.Ref(), s)
 	if err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.change(id, "get adapters", hypervisor.NICAttach, hypervisor.NICHotplug)
+	m, err := b.change(id, "get adapters", capability.NICAttach, capability.NICHotplug)
 	if err != nil {
 		return nil, err
 	}
@@ -252,23 +276,23 @@ func (d *Driver) AttachNIC(ctx context.Context, id hypervisor.VMID, s hypervisor
 	if err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "nic.attach", on: m.ref(), result: n.ID.Ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.NICAttach, on: m.ref(), result: n.ID.Ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
 		m.NICs = append(m.NICs, n)
-		b.emit(hypervisor.VMChanged, m, "adapter attached")
+		b.emit(hypervisor.EventVMChanged, m, "adapter attached")
 		return nil
 	}})
 }
 
 // DetachNIC removes an adapter.
 func (d *Driver) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hypervisor.NICID) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "nic.detach", id.Ref(), nic)
+	f, err := d.enter(ctx, op.NICDetach, id.Ref(), nic)
 	if err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.change(id, "lose adapters", hypervisor.NICAttach, hypervisor.NICHotplug)
+	m, err := b.change(id, "lose adapters", capability.NICAttach, capability.NICHotplug)
 	if err != nil {
 		return nil, err
 	}
@@ -276,11 +300,11 @@ func (d *Driver) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hypervis
 		return slices.IndexFunc(m.NICs, func(n hypervisor.NICInfo) bool { return n.ID == nic })
 	}
 	if find() < 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, nic.Ref(), "machine %q has no such adapter", m.Name)
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, nic.Ref(), "machine %q has no such adapter", m.Name)
 	}
-	return d.run(f, work{op: "nic.detach", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.NICDetach, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
 		m.NICs = slices.Delete(m.NICs, find(), find()+1)
-		b.emit(hypervisor.VMChanged, m, "adapter detached")
+		b.emit(hypervisor.EventVMChanged, m, "adapter detached")
 		return nil
 	}})
 }

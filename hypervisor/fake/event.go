@@ -6,23 +6,25 @@ import (
 	"iter"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// emit tells of a change of a machine.
+// emit records a change of a machine.
 func (b *Backend) emit(t hypervisor.EventType, m *vm, detail string) {
-	e := hypervisor.Event{Type: t, Object: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: string(m.ID), Name: m.Name}, Detail: detail}
-	if t == hypervisor.VMState || t == hypervisor.VMCreated {
+	e := hypervisor.Event{Type: t, Object: hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: string(m.ID), Name: m.Name}, Detail: detail}
+	if t == hypervisor.EventVMState || t == hypervisor.EventVMCreated {
 		e.State = m.State
 	}
 	b.tell(e)
 }
 
 func (b *Backend) emitTask(t *task) {
-	detail := t.w.op + " " + t.state.Phase
+	detail := string(t.w.op) + " " + t.state.Phase
 	if t.state.Err != nil {
-		detail = t.w.op + " failed"
+		detail = string(t.w.op) + " failed"
 	}
-	b.tell(hypervisor.Event{Type: hypervisor.TaskChanged, Object: t.id.Ref(), Detail: detail})
+	b.tell(hypervisor.Event{Type: hypervisor.EventTaskChanged, Object: t.id.Ref(), Detail: detail})
 }
 
 func (b *Backend) tell(e hypervisor.Event) {
@@ -48,7 +50,7 @@ func (b *Backend) TrimEvents() {
 	b.events = nil
 }
 
-// position finds the event number that a token stands for.
+// position finds the number of the event that a token means.
 func (b *Backend) position(token string) (uint64, bool) {
 	var seed, n uint64
 	if _, err := fmt.Sscanf(token, "%d-%d", &seed, &n); err != nil || b.token(n) != token {
@@ -60,14 +62,14 @@ func (b *Backend) position(token string) (uint64, bool) {
 // Watch yields the changes after a token.
 func (d *Driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Event, error] {
 	return func(yield func(hypervisor.Event, error) bool) {
-		on := hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: d.b.cfg.Name}
-		if err := d.read(ctx, "watch", on); err != nil {
+		on := hypervisor.Ref{Kind: hypervisor.ObjectClient, ID: d.b.cfg.Name}
+		if err := d.read(ctx, op.ClientWatch, on); err != nil {
 			yield(hypervisor.Event{}, err)
 			return
 		}
 		b := d.b
 		b.mu.Lock()
-		if err := b.require(hypervisor.WatchEvents, hypervisor.Ref{}, on); err != nil {
+		if err := b.require(capability.WatchEvents, hypervisor.Ref{}, on); err != nil {
 			b.mu.Unlock()
 			yield(hypervisor.Event{}, err)
 			return
@@ -75,7 +77,7 @@ func (d *Driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 		at, ok := b.st.Events, true
 		if token != "" {
 			var n uint64
-			if n, ok = b.position(token); ok && b.supports(hypervisor.WatchResume, hypervisor.Ref{}).Level != hypervisor.No {
+			if n, ok = b.position(token); ok && b.supports(capability.WatchResume, hypervisor.Ref{}).Level != hypervisor.LevelNo {
 				at = n
 			} else {
 				ok = false
@@ -87,7 +89,7 @@ func (d *Driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 			if !ok {
 				b.mu.Lock()
 				at = b.st.Events
-				e := hypervisor.Event{Type: hypervisor.Resync, Time: b.now(), Token: b.token(at), Object: on,
+				e := hypervisor.Event{Type: hypervisor.EventResync, Time: b.now(), Token: b.token(at), Object: on,
 					Detail: "events may have been lost: list again"}
 				b.mu.Unlock()
 				if !yield(e, nil) {
@@ -106,7 +108,7 @@ func (d *Driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 				b.waiting = make(chan struct{})
 			}
 			ch := b.waiting
-			f := b.strike("watch.next", on)
+			f := b.strike(op.ClientNextEvent, on)
 			b.mu.Unlock()
 			if f != nil {
 				if broken++; broken > 1 || f.Lost == 0 {
@@ -133,7 +135,7 @@ func (d *Driver) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.E
 				yield(hypervisor.Event{}, ctx.Err())
 				return
 			case <-d.done:
-				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.KindClosed, on, "%w", hypervisor.ErrClosed))
+				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.ErrClosed, on, "%w", hypervisor.ErrClosed))
 				return
 			}
 		}

@@ -1,26 +1,28 @@
 // Package fake is a driver without a hypervisor: hosts, machines, disks and
 // devices live in memory and behave like the real ones. Disks and memory have
-// content, so a test sees that a revert brought the old content back; what
-// real platforms refuse is refused; work takes as long as [Config.Delays]
-// says, costs nothing under testing/synctest, and can be cancelled, fail or
+// content, so a test sees that a revert brought the old content back. What
+// real platforms refuse is refused. Work takes as long as [Config.Delays]
+// says and no real time under testing/synctest. It can be cancelled, fail or
 // leave things behind (see [Fault]).
 //
 //	b := fake.New(fake.Config{})
 //	c, err := b.Open(ctx, nil)
 //	defer c.Close()
 //
-// A [Backend] is the platform; any number of Clients may be open on it, one
-// after the other or at once, and two backends serve to migrate between
+// A [Backend] is the platform. Any number of Clients may be open on it, one
+// after the other or at once. With two backends, machines can migrate between
 // Clients. Tests look behind the API with [Backend.ReadDisk],
 // [Backend.ReadMemory], [Backend.Calls] and the like.
 //
-// The URL fake:// opens a backend of its own, fake://name one that every
-// Client in the process with that name shares. Its parameters are hosts (a
-// number), seed, edition, and delay (of every task, "2s").
+// The URL fake:// opens a backend of its own. fake://name opens one that all
+// Clients in the process with that name share. Its parameters are hosts (a
+// number), seed, edition, and delay (of every task, "2s"). Any user and
+// password are accepted.
 package fake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -28,51 +30,56 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 // Config describes a backend. The zero value is a platform of two hosts with
 // GPUs and network cards, a shared datastore, a local one on each host, and
 // no machines, where everything works and takes no time.
 type Config struct {
-	// Name is the endpoint that Describe tells.
+	// Name is the endpoint that Describe returns.
 	Name string
-	// Edition is "full" (also the empty one), "standard" or "free"; see the
-	// table in capability.go for what the lesser ones lack.
+	// Edition is "full" (also the empty string), "standard" or "free". The
+	// table in capability.go lists what the lesser ones lack.
 	Edition string
-	// Disable replaces the answer for capabilities. Calls that need one whose
-	// level is No are refused with its reason.
-	Disable map[hypervisor.Capability]hypervisor.Support
+	// Disable replaces the answer of Supports for these capabilities. Calls
+	// that need one whose level is No are refused with its reason.
+	Disable map[capability.Name]hypervisor.Support
 
 	Hosts      []Host // nil: DefaultHosts(2)
 	Datastores []Datastore
 	Networks   []Network
 
-	// Delays is how long tasks take, by operation ("vm.clone"); "*" stands
-	// for all that are not named. Power operations, deletion and the like are
-	// tasks too. See Backend.SetDelay.
-	Delays map[string]time.Duration
-	// Latency is how long every call takes.
+	// Delays is the time that tasks take, by operation ("vm.clone"). "*"
+	// applies to all that are not named. Power operations, deletion and the
+	// like are tasks too. See Backend.SetDelay.
+	Delays map[op.Name]time.Duration
+	// Latency is the time that every call takes.
 	Latency time.Duration
 	// NoTools makes machines without guest tools; see Backend.SetGuest.
 	NoTools bool
 	// HA restarts machines whose host goes down (Backend.SetHostState) on other
 	// hosts, by their restart priority.
 	HA bool
-	// UniqueNames refuses a machine's name that is taken.
+	// UniqueNames refuses a machine's name if it is taken.
 	UniqueNames bool
-	// PageSize is the most machines on a page of a listing; 0 means 1000.
+	// PageSize is the largest number of machines on a page of a listing; 0
+	// means 1000.
 	PageSize int
 	// Uncancelable names operations ("snapshot.delete") whose tasks can't be
 	// cancelled.
-	Uncancelable []string
-	// CallLog, EventLog and TaskLog are how many calls, events and ended
-	// tasks are kept; 0 means 10,000, 10,000 and 1,000.
+	Uncancelable []op.Name
+	// CallLog, EventLog and TaskLog are the numbers of calls, events and
+	// ended tasks that are kept; 0 means 10,000, 10,000 and 1,000.
 	CallLog, EventLog, TaskLog int
-	// Seed makes the IDs. Backends with one seed make the same IDs for the
-	// same calls; 0 gives each backend of a process another one.
+	// Seed determines the IDs. Backends with the same seed make the same IDs
+	// for the same calls; 0 gives each backend of a process a different seed.
 	Seed uint64
-	// Clock is the platform's; nil means time.Now.
+	// Clock is the platform's clock; nil means time.Now.
 	Clock func() time.Time `json:"-"`
+	// Login is the login that Clients need; nil accepts any.
+	Login *hypervisor.Credentials `json:"-"`
 	// Exec runs programs in guests; nil means a few built-in ones (see
 	// Driver.Exec).
 	Exec func(hypervisor.VMID, hypervisor.ExecRequest) (hypervisor.ExecResult, error) `json:"-"`
@@ -83,12 +90,12 @@ type Host struct {
 	ID          hypervisor.HostID
 	Name        string
 	Pool        hypervisor.PoolID
-	Version     string // "8.0"; machines don't migrate live to a lower one
+	Version     string // "8.0"; machines don't migrate live to a lower version
 	CPUModel    string
-	CPUVendor   string // machines don't migrate live to another one's
+	CPUVendor   string // machines don't migrate live to a different vendor's
 	CPUFeatures []string
 	Sockets     int
-	Cores       int // in all; two threads each
+	Cores       int // in all, with two threads each
 	MemoryBytes int64
 	NoIOMMU     bool // off in the firmware: devices can't be assigned
 	State       hypervisor.HostState
@@ -97,8 +104,8 @@ type Host struct {
 
 // Device describes a device of a Host.
 type Device struct {
-	hypervisor.DeviceInfo        // ID, Host and what changes are filled in
-	HostUses              string // why the host needs it: "console"
+	hypervisor.DeviceInfo        // New fills in ID, Host and what changes
+	HostUses              string // the host's use of it: "console"
 	VFProduct             string // of the virtual functions, four hex digits
 }
 
@@ -107,7 +114,7 @@ type Datastore struct {
 	ID            hypervisor.DatastoreID
 	Name, Type    string
 	CapacityBytes int64
-	Hosts         []hypervisor.HostID // nil: all
+	Hosts         []hypervisor.HostID // nil means all
 }
 
 // Network describes a network.
@@ -115,12 +122,12 @@ type Network struct {
 	ID    hypervisor.NetworkID
 	Name  string
 	VLAN  int
-	Hosts []hypervisor.HostID // nil: all
+	Hosts []hypervisor.HostID // nil means all
 }
 
 // Backend is one platform. Its methods are safe for concurrent use.
 type Backend struct {
-	serial uint64 // order of locks
+	serial uint64 // the order of locking
 	cfg    Config
 
 	mu     sync.Mutex
@@ -140,14 +147,16 @@ type Backend struct {
 	waiting chan struct{}      // closed at the next event; nil if nobody waits
 
 	faults []*armed
+	healed chan struct{} // closed by Heal; nil if no call waits for an answer
 	calls  []Call
 	nCalls int
-	delays map[string]time.Duration
+	delays map[op.Name]time.Duration
 }
 
 var serials atomic.Uint64
 
-// New makes a backend. It starts nothing that would have to be closed.
+// New makes a backend. It starts nothing that would have to be closed. It
+// panics if Delays or Uncancelable name no operation.
 func New(cfg Config) *Backend {
 	b := newBackend(cfg)
 	b.furnish()
@@ -168,24 +177,44 @@ func newBackend(cfg Config) *Backend {
 		vms: map[hypervisor.VMID]*vm{}, tokens: map[string]hypervisor.VMID{}, names: map[string]int{},
 		kids: map[hypervisor.VolumeID]map[hypervisor.VolumeID]struct{}{},
 		made: map[string]*task{}, holds: map[hypervisor.Ref]*hold{}, tasks: map[hypervisor.TaskID]*task{},
-		delays: map[string]time.Duration{}}
+		delays: map[op.Name]time.Duration{}}
 	if b.cfg.Seed == 0 {
 		b.cfg.Seed = b.serial
 	}
 	if b.cfg.Name == "" {
 		b.cfg.Name = fmt.Sprintf("fake-%d", b.serial)
 	}
-	for op, d := range cfg.Delays {
-		b.delays[op] = d
+	if err := cfg.checkNames(); err != nil {
+		panic(fmt.Sprintf("fake: %v", err))
+	}
+	for name, d := range cfg.Delays {
+		b.setDelay(name, d)
 	}
 	b.rnd = rand.NewPCG(b.cfg.Seed, 0xa11ce)
 	b.st = newState()
 	return b
 }
 
-// Open opens a Client on the backend.
+// Open opens a Client on the backend. With Config.Login, the Options must have
+// those Credentials.
 func (b *Backend) Open(ctx context.Context, o *hypervisor.Options) (*hypervisor.Client, error) {
+	var got *hypervisor.Credentials
+	if o != nil {
+		got = o.Credentials
+	}
+	if err := b.admit(got); err != nil {
+		return nil, err
+	}
 	return hypervisor.New(ctx, b.Driver(), o)
+}
+
+// admit checks the login of a new Client.
+func (b *Backend) admit(got *hypervisor.Credentials) error {
+	if want := b.cfg.Login; want == nil || got != nil && *got == *want {
+		return nil
+	}
+	return &hypervisor.Error{Op: op.ClientOpen, Object: hypervisor.Ref{Kind: hypervisor.ObjectClient, ID: b.cfg.Name}, Kind: hypervisor.ErrUnauthenticated,
+		Unsent: true, Err: errors.New("wrong user name or password")}
 }
 
 // Driver opens a session for callers who want the driver itself, for example
@@ -194,19 +223,16 @@ func (b *Backend) Driver() *Driver {
 	return &Driver{b: b, done: make(chan struct{})}
 }
 
-// SetDelay changes how long tasks of an operation take ("*": all that are not
-// named) from now on.
-func (b *Backend) SetDelay(op string, d time.Duration) {
+// SetDelay changes the time that tasks of an operation take from now on. The
+// name may be a pattern ("vm.*"); "*" applies to all operations that no other
+// call names. It panics if the name matches no operation with a task.
+func (b *Backend) SetDelay(name op.Name, d time.Duration) {
+	if err := takesTime(name); err != nil {
+		panic(fmt.Sprintf("fake: SetDelay: %v", err))
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.delays[op] = d
-}
-
-func (b *Backend) delay(op string) time.Duration {
-	if d, ok := b.delays[op]; ok {
-		return d
-	}
-	return b.delays["*"]
+	b.setDelay(name, d)
 }
 
 func (b *Backend) now() time.Time {

@@ -2,58 +2,73 @@ package fake
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"slices"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// Loss says where a connection is lost.
+// Loss is the point at which a connection is lost.
 type Loss uint8
 
 const (
-	// BeforeSend: the call never reaches the platform. The driver renews the
-	// connection and sends it again, once.
+	// BeforeSend means that the call never reaches the platform. The driver
+	// renews the connection and sends the call again, once.
 	BeforeSend Loss = iota + 1
-	// AfterSend: the platform acts, its answer is lost. Calls that only read
-	// are sent again.
+	// AfterSend means that the platform acts and its answer is lost. Calls
+	// that only read are sent again.
 	AfterSend
-	// Watching: the connection breaks while the task is watched, which goes on.
+	// Watching means that the connection breaks while the task is watched.
+	// The task continues.
 	Watching
+	// NoAnswer means that the platform is silent. The call never reaches it,
+	// and ends with its context or with Close. Heal breaks the silent
+	// connection; the driver makes a new one and sends the call again.
+	NoAnswer
+	// LateAnswer means that the platform acts at once, and answers after
+	// Heal. It strikes calls that start a task: whoever waits for the task
+	// learns nothing of it until then.
+	LateAnswer
 )
 
-// Fault is something that goes wrong.
+// Fault is a failure to inject.
 type Fault struct {
-	// Op is the operation as the Observer and the call log name it, or a
-	// pattern of package path: "vm.clone", "vm.*", "*". What is sent for a
-	// template's deployment is "template.deploy".
-	Op string
+	// Op is the operation by the name in the Observer and the call log, or a
+	// pattern of package path: op.VMClone, "vm.*", "*". Fail panics if it
+	// matches no operation that reaches the platform.
+	Op op.Name
 	// Object narrows the fault to one object's ID or name; empty means any.
 	Object string
-	Nth    int // strikes first at the Nth matching call; 0 means 1
-	Count  int // and at so many in a row; 0 means 1, negative all that follow
-	// Err is what the call or task fails with. A *NativeError stands for the
-	// platform's own.
+	Nth    int // the first matching call that it strikes; 0 means 1
+	Count  int // number of calls in a row that it strikes; 0 means 1, negative means all that follow
+	// Err is the error of the call or task. A *NativeError represents the
+	// platform's own error.
 	Err error
-	// After is the fraction of the task at which it fails; 0 refuses the call
-	// unless Leftover is set.
+	// After is the fraction of the task at which it fails. 0 refuses the
+	// call, unless Leftover is set.
 	After float64
-	// Leftover lets the task crash: what it had made stays and is named.
+	// Leftover makes the task crash: what it had made stays and is named.
 	Leftover bool
 	Lost     Loss
-	// Expire ends the session; the driver logs in again, once, by itself.
+	// Expire ends the session. The driver logs in again, once, by itself.
 	Expire bool
 }
 
-// armed is a Fault that counts.
+// armed is a Fault with the number of matching calls so far.
 type armed struct {
 	Fault
 	met int
 }
 
-// Fail arms a fault.
+// Fail arms a fault. It panics if Fault.Op names no operation, since such a
+// fault would never strike and a test would prove nothing.
 func (b *Backend) Fail(f Fault) {
+	if err := isSent(f.Op); err != nil {
+		panic(fmt.Sprintf("fake: Fault.Op: %v", err))
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f.Nth = max(f.Nth, 1)
@@ -68,12 +83,24 @@ func (b *Backend) Heal() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.faults = nil
+	if b.healed != nil {
+		close(b.healed)
+		b.healed = nil
+	}
 }
 
-// strike returns the fault of a call, if there is one.
-func (b *Backend) strike(op string, on hypervisor.Ref) *Fault {
+// silence returns a channel that Heal closes. The backend is locked.
+func (b *Backend) silence() <-chan struct{} {
+	if b.healed == nil {
+		b.healed = make(chan struct{})
+	}
+	return b.healed
+}
+
+// strike returns the fault that strikes a call, if there is one.
+func (b *Backend) strike(op op.Name, on hypervisor.Ref) *Fault {
 	for _, f := range b.faults {
-		if ok, _ := path.Match(f.Op, op); !ok {
+		if ok, _ := path.Match(string(f.Op), string(op)); !ok {
 			continue
 		}
 		if f.Object != "" && f.Object != on.ID && f.Object != on.Name && f.Object != b.nameOf(on) {
@@ -93,9 +120,9 @@ func (b *Backend) nameOf(on hypervisor.Ref) string {
 	return ""
 }
 
-// Call is one call that reached the platform or was to reach it.
+// Call is one call that reached the platform or should have reached it.
 type Call struct {
-	Op     string
+	Op     op.Name
 	Object hypervisor.Ref
 	Args   any // the request: a hypervisor.CloneRequest, VMSpec, …; nil if none
 	At     time.Time
@@ -119,7 +146,7 @@ func (b *Backend) ForgetCalls() {
 	b.calls, b.nCalls = nil, 0
 }
 
-func (b *Backend) logCall(op string, on hypervisor.Ref, args any) {
+func (b *Backend) logCall(op op.Name, on hypervisor.Ref, args any) {
 	c := Call{op, on, args, b.now()}
 	if len(b.calls) < b.cfg.CallLog {
 		b.calls = append(b.calls, c)
@@ -130,14 +157,14 @@ func (b *Backend) logCall(op string, on hypervisor.Ref, args any) {
 }
 
 func unavailable(on hypervisor.Ref, unsent bool) *hypervisor.Error {
-	e := hypervisor.Errorf(hypervisor.KindUnavailable, on, "the connection to the platform was lost")
+	e := hypervisor.Errorf(hypervisor.ErrUnavailable, on, "the connection to the platform was lost")
 	e.Unsent = unsent
 	return e
 }
 
-// enter is what every call goes through: the session, the log, the latency
-// and the faults. A fault that concerns the work itself is returned.
-func (d *Driver) enter(ctx context.Context, op string, on hypervisor.Ref, args any) (*Fault, error) {
+// enter is the first step of every call: the session, the log, the latency
+// and the faults. It returns a fault that concerns the work itself.
+func (d *Driver) enter(ctx context.Context, op op.Name, on hypervisor.Ref, args any) (*Fault, error) {
 	b := d.b
 	for attempt := 0; ; attempt++ {
 		if err := ctx.Err(); err != nil {
@@ -145,28 +172,36 @@ func (d *Driver) enter(ctx context.Context, op string, on hypervisor.Ref, args a
 		}
 		select {
 		case <-d.done:
-			return nil, hypervisor.Errorf(hypervisor.KindClosed, on, "%w", hypervisor.ErrClosed)
+			return nil, hypervisor.Errorf(hypervisor.ErrClosed, on, "%w", hypervisor.ErrClosed)
 		default:
 		}
 		hypervisor.CountCalls(ctx, 1)
 		b.mu.Lock()
 		b.logCall(op, on, args)
 		f := b.strike(op, on)
+		var healed <-chan struct{}
+		if f != nil && f.Lost == NoAnswer {
+			healed = b.silence()
+		}
 		b.mu.Unlock()
 		if b.cfg.Latency > 0 {
-			if err := sleep(ctx, b.cfg.Latency); err != nil {
+			if err := d.sleep(ctx, b.cfg.Latency); err != nil {
 				return nil, err
 			}
 		}
 		switch {
 		case f == nil:
 			return nil, nil
+		case healed != nil:
+			if err := wait(ctx, d, healed); err != nil {
+				return nil, err
+			}
 		case f.Expire && attempt == 0:
 			if err := d.login(ctx); err != nil {
 				return nil, err
 			}
 		case f.Expire:
-			return nil, hypervisor.Errorf(hypervisor.KindUnauthenticated, on, "the session expired again right after it was renewed")
+			return nil, hypervisor.Errorf(hypervisor.ErrUnauthenticated, on, "the session expired again right after it was renewed")
 		case f.Lost == BeforeSend && attempt == 0:
 		case f.Lost == BeforeSend:
 			return nil, unavailable(on, true)
@@ -178,12 +213,12 @@ func (d *Driver) enter(ctx context.Context, op string, on hypervisor.Ref, args a
 	}
 }
 
-// read is enter for calls that only read: an answer that was lost is asked
-// for again, once.
-func (d *Driver) read(ctx context.Context, op string, on hypervisor.Ref) error {
+// read is like enter, for calls that only read. If the answer was lost, it
+// asks again, once.
+func (d *Driver) read(ctx context.Context, op op.Name, on hypervisor.Ref) error {
 	for range 2 {
 		f, err := d.enter(ctx, op, on, nil)
-		if err != nil || f == nil {
+		if err != nil || f == nil || f.Lost == LateAnswer {
 			return err
 		}
 		if f.Err != nil {
@@ -193,15 +228,15 @@ func (d *Driver) read(ctx context.Context, op string, on hypervisor.Ref) error {
 	return unavailable(on, false)
 }
 
-// answer is what a change that is made at once returns: the fault may have
-// eaten it.
+// answer returns the error of a change that is made at once, if the fault has
+// swallowed its answer.
 func (f *Fault) answer(on hypervisor.Ref) error {
 	switch {
 	case f == nil:
 		return nil
 	case f.Err != nil:
 		return f.Err
-	case f.Lost != 0 || f.Leftover:
+	case f.Lost != 0 && f.Lost != LateAnswer || f.Leftover:
 		return unavailable(on, false)
 	}
 	return nil
@@ -213,21 +248,29 @@ func (d *Driver) login(ctx context.Context) error {
 	hypervisor.CountCalls(ctx, 1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	on := hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: b.cfg.Name}
-	b.logCall("session.login", on, nil)
-	if f := b.strike("session.login", on); f != nil {
-		return hypervisor.Errorf(hypervisor.KindUnauthenticated, on, "the session can't be renewed: %w", f.Err)
+	on := hypervisor.Ref{Kind: hypervisor.ObjectClient, ID: b.cfg.Name}
+	b.logCall(op.ClientLogin, on, nil)
+	if f := b.strike(op.ClientLogin, on); f != nil {
+		return hypervisor.Errorf(hypervisor.ErrUnauthenticated, on, "the session can't be renewed: %w", f.Err)
 	}
 	return nil
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
+// sleep waits for delay. It ends early with ctx and with Close.
+func (d *Driver) sleep(ctx context.Context, delay time.Duration) error {
+	t := time.NewTimer(delay)
 	defer t.Stop()
+	return wait(ctx, d, t.C)
+}
+
+// wait waits for a channel. It ends early with ctx and with Close.
+func wait[T any](ctx context.Context, d *Driver, c <-chan T) error {
 	select {
-	case <-t.C:
+	case <-c:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-d.done:
+		return hypervisor.Errorf(hypervisor.ErrClosed, hypervisor.Ref{}, "%w", hypervisor.ErrClosed)
 	}
 }

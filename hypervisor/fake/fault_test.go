@@ -2,14 +2,18 @@ package fake_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func open(t *testing.T, b *fake.Backend) *hypervisor.Client {
@@ -52,7 +56,7 @@ func demand(t *testing.T, err, want error, what string) {
 }
 
 func TestFaults(t *testing.T) {
-	space := &fake.NativeError{Kind: hypervisor.KindExhausted, Text: "no space"}
+	space := &fake.NativeError{Kind: hypervisor.ErrExhausted, Text: "no space"}
 	clone := func(c *hypervisor.Client, vm *hypervisor.VM, o *hypervisor.CloneOptions) error {
 		_, err := vm.Clone(context.Background(), "copy", o).Wait(context.Background())
 		return err
@@ -61,7 +65,7 @@ func TestFaults(t *testing.T) {
 		b := fake.New(fake.Config{})
 		c := open(t, b)
 		vm := create(t, c, "a")
-		b.Fail(fake.Fault{Op: "vm.clone", Nth: 2, Err: space})
+		b.Fail(fake.Fault{Op: op.VMClone, Nth: 2, Err: space})
 		for n, want := range []error{nil, hypervisor.ErrExhausted, nil} {
 			if err := clone(c, vm, nil); !errors.Is(err, want) || want == nil && err != nil {
 				t.Errorf("call %d: %v, want %v", n+1, err, want)
@@ -85,7 +89,7 @@ func TestFaults(t *testing.T) {
 			c := open(t, b)
 			vm := create(t, c, "a")
 			before := b.Images()
-			b.Fail(fake.Fault{Op: "vm.clone", Err: space, After: 0.4, Leftover: crash})
+			b.Fail(fake.Fault{Op: op.VMClone, Err: space, After: 0.4, Leftover: crash})
 			err := clone(c, vm, nil)
 			demand(t, err, space, "Clone")
 			var e *hypervisor.Error
@@ -107,11 +111,11 @@ func TestFaults(t *testing.T) {
 	t.Run("crash without an error of its own", func(t *testing.T) {
 		b := fake.New(fake.Config{})
 		c := open(t, b)
-		b.Fail(fake.Fault{Op: "vm.create", Leftover: true})
+		b.Fail(fake.Fault{Op: op.VMCreate, Leftover: true})
 		_, err := c.CreateVM(t.Context(), hypervisor.VMSpec{Name: "a", MemoryBytes: hypervisor.GiB, Disks: []hypervisor.DiskSpec{{SizeBytes: hypervisor.GiB}}}).Wait(t.Context())
 		demand(t, err, hypervisor.ErrUnavailable, "CreateVM")
 		var e *hypervisor.Error
-		if errors.As(err, &e); len(e.Leftover) != 1 || e.Leftover[0].Kind != hypervisor.KindOfVolume {
+		if errors.As(err, &e); len(e.Leftover) != 1 || e.Leftover[0].Kind != hypervisor.ObjectVolume {
 			t.Errorf("left: %v", e.Leftover)
 		}
 	})
@@ -119,9 +123,9 @@ func TestFaults(t *testing.T) {
 		b := fake.New(fake.Config{})
 		c := open(t, b)
 		vm := create(t, c, "a")
-		b.Fail(fake.Fault{Op: "vm.start", Lost: fake.BeforeSend})
+		b.Fail(fake.Fault{Op: op.VMStart, Lost: fake.BeforeSend})
 		wait(t, vm.Start(t.Context())) // renewed by the driver
-		b.Fail(fake.Fault{Op: "vm.off", Lost: fake.BeforeSend, Count: -1})
+		b.Fail(fake.Fault{Op: op.VMPowerOff, Lost: fake.BeforeSend, Count: -1})
 		_, err := vm.PowerOff(t.Context()).Wait(t.Context())
 		demand(t, err, hypervisor.ErrUnavailable, "PowerOff")
 		var e *hypervisor.Error
@@ -133,7 +137,7 @@ func TestFaults(t *testing.T) {
 		b := fake.New(fake.Config{})
 		c := open(t, b)
 		vm := create(t, c, "a")
-		b.Fail(fake.Fault{Op: "vm.clone", Lost: fake.AfterSend})
+		b.Fail(fake.Fault{Op: op.VMClone, Lost: fake.AfterSend})
 		o := &hypervisor.CloneOptions{Token: "t1"}
 		err := clone(c, vm, o)
 		demand(t, err, hypervisor.ErrUnavailable, "Clone")
@@ -147,7 +151,7 @@ func TestFaults(t *testing.T) {
 		if all, _ := hypervisor.Collect(c.VMs(t.Context(), nil)); len(all) != 2 {
 			t.Errorf("%d machines, want the source and one clone", len(all))
 		}
-		b.Fail(fake.Fault{Op: "vm.info", Lost: fake.AfterSend})
+		b.Fail(fake.Fault{Op: op.VMInfo, Lost: fake.AfterSend})
 		if _, err := vm.Info(t.Context()); err != nil {
 			t.Errorf("a read is asked for again: %v", err)
 		}
@@ -156,7 +160,7 @@ func TestFaults(t *testing.T) {
 		b := fake.New(fake.Config{})
 		c := open(t, b)
 		vm := create(t, c, "a")
-		b.Fail(fake.Fault{Op: "vm.clone", Lost: fake.Watching, After: 0.5})
+		b.Fail(fake.Fault{Op: op.VMClone, Lost: fake.Watching, After: 0.5})
 		k := vm.Clone(t.Context(), "copy", nil)
 		_, err := k.Wait(t.Context())
 		var d *hypervisor.DetachedError
@@ -173,23 +177,23 @@ func TestFaults(t *testing.T) {
 		b := fake.New(fake.Config{})
 		c := open(t, b)
 		vm := create(t, c, "a")
-		b.Fail(fake.Fault{Op: "vm.start", Expire: true})
+		b.Fail(fake.Fault{Op: op.VMStart, Expire: true})
 		wait(t, vm.Start(t.Context()))
-		b.Fail(fake.Fault{Op: "vm.info", Expire: true})
-		b.Fail(fake.Fault{Op: "session.login", Err: errors.New("account locked")})
+		b.Fail(fake.Fault{Op: op.VMInfo, Expire: true})
+		b.Fail(fake.Fault{Op: op.ClientLogin, Err: errors.New("account locked")})
 		_, err := vm.Info(t.Context())
 		demand(t, err, hypervisor.ErrUnauthenticated, "Info with a session that can't be renewed")
 		b.Heal()
-		b.Fail(fake.Fault{Op: "vm.info", Expire: true, Count: 2})
+		b.Fail(fake.Fault{Op: op.VMInfo, Expire: true, Count: 2})
 		_, err = vm.Info(t.Context())
 		demand(t, err, hypervisor.ErrUnauthenticated, "Info with a session that expires at once")
 	})
 }
 
-// An hour of migration is watched step by step, and the guest goes on.
+// An hour of migration is watched step by step, and the guest continues.
 func TestHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := fake.New(fake.Config{Delays: map[string]time.Duration{"migrate": time.Hour}})
+		b := fake.New(fake.Config{Delays: map[op.Name]time.Duration{op.VMMigrate: time.Hour}})
 		c := open(t, b)
 		vm := create(t, c, "a")
 		wait(t, vm.Start(t.Context()))
@@ -221,7 +225,7 @@ func TestHour(t *testing.T) {
 func TestCancelPhases(t *testing.T) {
 	for step := range 11 {
 		synctest.Test(t, func(t *testing.T) {
-			b := fake.New(fake.Config{Delays: map[string]time.Duration{"migrate": time.Minute}})
+			b := fake.New(fake.Config{Delays: map[op.Name]time.Duration{op.VMMigrate: time.Minute}})
 			c := open(t, b)
 			vm := create(t, c, "a")
 			wait(t, vm.Start(t.Context()))
@@ -246,7 +250,7 @@ func TestCancelPhases(t *testing.T) {
 			switch {
 			case step < 10:
 				demand(t, err, hypervisor.ErrCanceled, "Migrate")
-				if i.Host != "host-1" || i.State != hypervisor.Running || !slices.Equal(free(), before) {
+				if i.Host != "host-1" || i.State != hypervisor.StateRunning || !slices.Equal(free(), before) {
 					t.Errorf("cancelled in step %d: %s on %s, free %v, before %v", step, i.State, i.Host, free(), before)
 				}
 			case err != nil || i.Host != "host-2":
@@ -261,13 +265,13 @@ func TestCancelPhases(t *testing.T) {
 
 func TestTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := fake.New(fake.Config{Delays: map[string]time.Duration{"migrate": time.Hour}})
+		b := fake.New(fake.Config{Delays: map[op.Name]time.Duration{op.VMMigrate: time.Hour}})
 		c := open(t, b)
 		vm := create(t, c, "a")
 		wait(t, vm.Start(t.Context()))
 		_, err := vm.Migrate(t.Context(), hypervisor.MigrateOptions{Host: "host-2", Timeout: time.Minute}).Wait(t.Context())
 		demand(t, err, hypervisor.ErrTimeout, "Migrate with a limit")
-		if i, _ := vm.Info(t.Context()); i.Host != "host-1" || i.State != hypervisor.Running {
+		if i, _ := vm.Info(t.Context()); i.Host != "host-1" || i.State != hypervisor.StateRunning {
 			t.Errorf("%s on %s", i.State, i.Host)
 		}
 		if err := b.SetGuest(vm.ID(), fake.Guest{Hangs: true}); err != nil {
@@ -276,12 +280,12 @@ func TestTimeouts(t *testing.T) {
 		begin := time.Now()
 		_, err = vm.Shutdown(t.Context(), &hypervisor.ShutdownOptions{Timeout: time.Minute}).Wait(t.Context())
 		demand(t, err, hypervisor.ErrTimeout, "Shutdown of a guest that hangs")
-		if s, _ := b.State(vm.ID()); s != hypervisor.Running || time.Since(begin) != time.Minute {
+		if s, _ := b.State(vm.ID()); s != hypervisor.StateRunning || time.Since(begin) != time.Minute {
 			t.Errorf("%s after %v", s, time.Since(begin))
 		}
-		wait(t, vm.Shutdown(t.Context(), &hypervisor.ShutdownOptions{Timeout: time.Minute, ThenOff: true}))
-		if s, _ := b.State(vm.ID()); s != hypervisor.Off {
-			t.Errorf("%s after ThenOff", s)
+		wait(t, vm.Shutdown(t.Context(), &hypervisor.ShutdownOptions{Timeout: time.Minute, Force: true}))
+		if s, _ := b.State(vm.ID()); s != hypervisor.StateOff {
+			t.Errorf("%s after Force", s)
 		}
 	})
 }
@@ -322,4 +326,33 @@ func TestGuestClock(t *testing.T) {
 			t.Errorf("drift after a revert to two hours ago %v", d)
 		}
 	})
+}
+
+// TestGuestLogin: it is in no log of calls, and a saved backend keeps it.
+func TestGuestLogin(t *testing.T) {
+	b := fake.New(fake.Config{})
+	vm := create(t, open(t, b), "a")
+	wait(t, vm.Start(t.Context()))
+	if err := b.SetGuest(vm.ID(), fake.Guest{Login: hypervisor.Credentials{Username: "root", Password: "s3cret"}}); err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := fake.Restore(data, fake.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range []*fake.Backend{b, again} {
+		vm := open(t, b).VM(vm.ID())
+		for word, want := range map[hypervisor.Secret]error{"s3cret": nil, "other": hypervisor.ErrUnauthenticated} {
+			if _, err := vm.Exec(t.Context(), hypervisor.ExecRequest{Path: "/bin/true", User: "root", Password: word}); !errors.Is(err, want) {
+				t.Errorf("with %q: %v, want %v", string(word), err, want)
+			}
+		}
+		if s := fmt.Sprintf("%+v", b.Calls()); strings.Contains(s, "s3cret") || !strings.Contains(s, "/bin/true") {
+			t.Errorf("the log of calls: %s", s)
+		}
+	}
 }

@@ -10,15 +10,20 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// Guest says how a machine's guest behaves.
+// Guest is the behaviour of a machine's guest.
 type Guest struct {
 	NoTools      bool
 	Hangs        bool          // doesn't react to Shutdown and Reboot
-	ShutdownTime time.Duration // that Shutdown and Reboot take; 0: Config.Delays
+	ShutdownTime time.Duration // time that Shutdown and Reboot take; 0 means Config.Delays
 	ClockOffset  time.Duration // how far its clock is ahead now
-	ClockDrift   float64       // how fast it runs away, in seconds per second
+	ClockDrift   float64       // drift of the clock, in seconds per second
+	// Login is required to run programs. Without one, anybody may run them,
+	// and ExecRequest's User must be empty.
+	Login hypervisor.Credentials
 }
 
 // SetGuest changes a machine's guest.
@@ -30,12 +35,13 @@ func (b *Backend) SetGuest(id hypervisor.VMID, g Guest) error {
 		return err
 	}
 	m.Guest.Tools, m.Guest.Hangs, m.Guest.ShutdownTime = !g.NoTools, g.Hangs, g.ShutdownTime
+	m.Guest.Login = login{g.Login.Username, string(g.Login.Password)}
 	m.Guest.Offset, m.Guest.Drift, m.Guest.Since = g.ClockOffset, g.ClockDrift, b.now()
 	return nil
 }
 
-// ask finds a running machine whose tools answer.
-func (b *Backend) ask(id hypervisor.VMID, k hypervisor.Capability) (*vm, error) {
+// ask finds a running machine whose tools respond.
+func (b *Backend) ask(id hypervisor.VMID, k capability.Name) (*vm, error) {
 	m, err := b.machine(id, "be asked")
 	if err != nil {
 		return nil, err
@@ -43,33 +49,35 @@ func (b *Backend) ask(id hypervisor.VMID, k hypervisor.Capability) (*vm, error) 
 	if err := b.require(k, m.ref(), m.ref()); err != nil {
 		return nil, err
 	}
-	if m.State != hypervisor.Running {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s: its guest can't be asked", m.State)
+	if m.State != hypervisor.StateRunning {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s: its guest can't be asked", m.State)
 	}
 	return m, nil
 }
 
-// GuestInfo tells what the tools tell.
+// GuestInfo returns what the tools report.
 func (d *Driver) GuestInfo(ctx context.Context, id hypervisor.VMID) (hypervisor.GuestInfo, error) {
-	if err := d.read(ctx, "guest.info", id.Ref()); err != nil {
+	if err := d.read(ctx, op.GuestInfo, id.Ref()); err != nil {
 		return hypervisor.GuestInfo{}, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.ask(id, hypervisor.GuestFacts)
+	m, err := b.ask(id, capability.GuestFacts)
 	if err != nil {
 		return hypervisor.GuestInfo{}, err
 	}
 	return hypervisor.GuestInfo{OS: or(m.GuestOS, "linux"), OSVersion: "1.0", HostName: m.Guest.HostName, Addresses: slices.Clone(m.Guest.Addresses), Tools: "fake tools " + version}, nil
 }
 
-// Exec runs a program: Config.Exec if set, else cat, date, echo, false,
-// hostname, true, and sh -c with "exit N" or "echo …" behind it.
+// Exec runs a program. It calls Config.Exec if that is set. Otherwise the
+// programs are cat, date, echo, false, hostname, true, and sh -c with "exit
+// N", "exit $NAME", "read NAME; exit $NAME", "echo …" or "echo … >&2" behind
+// it.
 func (d *Driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.ExecRequest) (hypervisor.ExecResult, error) {
 	logged := r
 	logged.Password = ""
-	f, err := d.enter(ctx, "guest.exec", id.Ref(), logged)
+	f, err := d.enter(ctx, op.GuestExec, id.Ref(), logged)
 	if err != nil {
 		return hypervisor.ExecResult{}, err
 	}
@@ -78,29 +86,49 @@ func (d *Driver) Exec(ctx context.Context, id hypervisor.VMID, r hypervisor.Exec
 	}
 	b := d.b
 	b.mu.Lock()
-	m, err := b.ask(id, hypervisor.GuestExec)
+	m, err := b.ask(id, capability.GuestExec)
 	if err != nil {
 		b.mu.Unlock()
 		return hypervisor.ExecResult{}, err
 	}
-	host, now, takes := m.Guest.HostName, b.clock(m), b.delay("guest.exec")
+	if err := m.login(r); err != nil {
+		b.mu.Unlock()
+		return hypervisor.ExecResult{}, err
+	}
+	host, now, takes := m.Guest.HostName, b.clock(m), b.delay(op.GuestExec)
 	b.mu.Unlock()
 	if takes > 0 {
 		limit := r.Timeout
 		if limit <= 0 {
 			limit = time.Minute
 		}
-		if err := sleep(ctx, min(takes, limit)); err != nil {
+		if err := d.sleep(ctx, min(takes, limit)); err != nil {
 			return hypervisor.ExecResult{}, err
 		}
 		if takes > limit {
-			return hypervisor.ExecResult{}, hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "%s didn't end within %v", r.Path, limit)
+			return hypervisor.ExecResult{}, hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "%s didn't end within %v", r.Path, limit)
 		}
 	}
 	if b.cfg.Exec != nil {
-		return b.cfg.Exec(id, r)
+		x, err := b.cfg.Exec(id, r)
+		if err != nil {
+			return x, err
+		}
+		return r.Bound(id.Ref(), x)
 	}
-	return program(r, host, now), nil
+	return r.Bound(id.Ref(), program(r, host, now))
+}
+
+// login requires the guest's user and password, or none.
+func (m *vm) login(r hypervisor.ExecRequest) error {
+	want := m.Guest.Login
+	switch {
+	case want == (login{}) && r.User+string(r.Password) != "":
+		return hypervisor.Unsupported(m.ref(), capability.GuestExec, hypervisor.ReasonPlatform, "this guest has no logins: leave User and Password out")
+	case want != (login{r.User, string(r.Password)}):
+		return hypervisor.Errorf(hypervisor.ErrUnauthenticated, m.ref(), "the guest does not let %q in", r.User)
+	}
+	return nil
 }
 
 func program(r hypervisor.ExecRequest, host string, now time.Time) (x hypervisor.ExecResult) {
@@ -118,13 +146,27 @@ func program(r hypervisor.ExecRequest, host string, now time.Time) (x hypervisor
 		x.Stdout = []byte(now.UTC().Format(time.RFC3339) + "\n")
 	case "sh":
 		if len(r.Args) == 2 && r.Args[0] == "-c" {
-			if n, ok := strings.CutPrefix(r.Args[1], "exit "); ok {
+			env := r.Env
+			script := r.Args[1]
+			if name, rest, ok := strings.Cut(strings.TrimPrefix(script, "read "), "; "); ok {
+				env, script = append(slices.Clone(env), name+"="+strings.TrimSpace(string(r.Stdin))), rest
+			}
+			if n, ok := strings.CutPrefix(script, "exit "); ok {
+				for _, kv := range env {
+					if k, v, _ := strings.Cut(kv, "="); n == "$"+k {
+						n = v
+					}
+				}
 				if code, err := strconv.Atoi(strings.TrimSpace(n)); err == nil {
 					x.ExitCode = code & 0xff
 					return x
 				}
 			}
-			if s, ok := strings.CutPrefix(r.Args[1], "echo "); ok {
+			if s, ok := strings.CutPrefix(script, "echo "); ok {
+				if s, ok := strings.CutSuffix(s, " >&2"); ok {
+					x.Stderr = []byte(s + "\n")
+					return x
+				}
 				x.Stdout = []byte(s + "\n")
 				return x
 			}
@@ -149,29 +191,29 @@ func (b *Backend) clock(m *vm) time.Time {
 
 // GuestClock reads the guest's clock.
 func (d *Driver) GuestClock(ctx context.Context, id hypervisor.VMID) (hypervisor.ClockReading, error) {
-	if err := d.read(ctx, "guest.clock", id.Ref()); err != nil {
+	if err := d.read(ctx, op.GuestClock, id.Ref()); err != nil {
 		return hypervisor.ClockReading{}, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.ask(id, hypervisor.GuestClock)
+	m, err := b.ask(id, capability.GuestClock)
 	if err != nil {
 		return hypervisor.ClockReading{}, err
 	}
 	return hypervisor.ClockReading{Guest: b.clock(m), Host: b.now(), Uncertainty: max(b.cfg.Latency/2, time.Microsecond)}, nil
 }
 
-// SetGuestClock sets it.
+// SetGuestClock sets the guest's clock.
 func (d *Driver) SetGuestClock(ctx context.Context, id hypervisor.VMID, t time.Time) error {
-	f, err := d.enter(ctx, "guest.clock.set", id.Ref(), t)
+	f, err := d.enter(ctx, op.GuestSetClock, id.Ref(), t)
 	if err != nil {
 		return err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.ask(id, hypervisor.GuestClock)
+	m, err := b.ask(id, capability.GuestClock)
 	if err != nil {
 		return err
 	}
@@ -180,17 +222,17 @@ func (d *Driver) SetGuestClock(ctx context.Context, id hypervisor.VMID, t time.T
 	return f.answer(id.Ref())
 }
 
-// Freeze quiets the file systems; frozen ones stay so.
+// Freeze quiesces the file systems. It does nothing if they are frozen.
 func (d *Driver) Freeze(ctx context.Context, id hypervisor.VMID) error {
-	return d.setFrozen(ctx, "guest.freeze", id, true)
+	return d.setFrozen(ctx, op.GuestFreeze, id, true)
 }
 
-// Thaw ends Freeze; file systems that are not frozen stay so.
+// Thaw ends a Freeze. It does nothing if the file systems are not frozen.
 func (d *Driver) Thaw(ctx context.Context, id hypervisor.VMID) error {
-	return d.setFrozen(ctx, "guest.thaw", id, false)
+	return d.setFrozen(ctx, op.GuestThaw, id, false)
 }
 
-func (d *Driver) setFrozen(ctx context.Context, op string, id hypervisor.VMID, on bool) error {
+func (d *Driver) setFrozen(ctx context.Context, op op.Name, id hypervisor.VMID, on bool) error {
 	f, err := d.enter(ctx, op, id.Ref(), nil)
 	if err != nil {
 		return err
@@ -198,7 +240,7 @@ func (d *Driver) setFrozen(ctx context.Context, op string, id hypervisor.VMID, o
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m, err := b.ask(id, hypervisor.GuestFreeze)
+	m, err := b.ask(id, capability.GuestFreeze)
 	if err != nil {
 		return err
 	}

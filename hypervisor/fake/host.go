@@ -7,16 +7,21 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// Hosts lists all, those that are down included.
+// Hosts lists all hosts, including those that are down.
 func (d *Driver) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
-	if err := d.read(ctx, "host.list", hypervisor.Ref{}); err != nil {
+	if err := d.read(ctx, called(ctx, op.HostList, op.HostFind, op.HostInfo), hypervisor.Ref{}); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.require(capability.HostList, hypervisor.Ref{}, hypervisor.Ref{}); err != nil {
+		return nil, err
+	}
 	out := make([]hypervisor.HostInfo, 0, len(b.st.Hosts))
 	for _, h := range b.st.Hosts {
 		out = append(out, b.hostInfo(h))
@@ -28,8 +33,8 @@ func (b *Backend) hostInfo(h *host) hypervisor.HostInfo {
 	threads := 2 * h.Cores
 	i := hypervisor.HostInfo{ID: h.ID, Name: h.Name, State: h.State, Product: "Anyvisor fake", Version: h.Version, Edition: or(b.cfg.Edition, "full"), Pool: h.Pool,
 		CPU: hypervisor.CPUInfo{Model: h.CPUModel, Vendor: h.CPUVendor, Sockets: h.Sockets, Cores: h.Cores, Threads: threads, MHz: 2800,
-			Virtualization: hypervisor.Present, NestedPaging: hypervisor.Present, APICVirtualization: hypervisor.Present},
-		MemoryBytes: h.MemoryBytes, FreeBytes: max(h.MemoryBytes-h.Used, 0), IOMMU: hypervisor.FactOf(!h.NoIOMMU), SRIOV: hypervisor.Absent,
+			Virtualization: hypervisor.FactPresent, NestedPaging: hypervisor.FactPresent, APICVirtualization: hypervisor.FactPresent},
+		MemoryBytes: h.MemoryBytes, FreeBytes: max(h.MemoryBytes-h.Used, 0), IOMMU: hypervisor.FactOf(!h.NoIOMMU), SRIOV: hypervisor.FactAbsent,
 		Limits: limits, Running: h.Running}
 	if h.State == hypervisor.HostDown {
 		i.Detail = "it doesn't answer"
@@ -39,15 +44,15 @@ func (b *Backend) hostInfo(h *host) hypervisor.HostInfo {
 	}
 	for _, d := range b.st.Devices {
 		if d.Host == h.ID && d.MaxVFs > 0 {
-			i.SRIOV = hypervisor.Present
+			i.SRIOV = hypervisor.FactPresent
 		}
 	}
 	return i
 }
 
 // SetHostState takes a host down or up. With Config.HA the machines of a host
-// that goes down restart on others; without, their state is unknown until it
-// is back.
+// that goes down restart on other hosts. Without it, their state is unknown
+// until the host is back.
 func (b *Backend) SetHostState(id hypervisor.HostID, s hypervisor.HostState) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -62,7 +67,7 @@ func (b *Backend) SetHostState(id hypervisor.HostID, s hypervisor.HostState) err
 func (b *Backend) setHost(h *host, s hypervisor.HostState) {
 	if h.State != s {
 		h.State = s
-		b.tell(hypervisor.Event{Type: hypervisor.HostChanged, Object: h.ref(), Detail: string(s)})
+		b.tell(hypervisor.Event{Type: hypervisor.EventHostChanged, Object: h.ref(), Detail: string(s)})
 		if s == hypervisor.HostDown && b.cfg.HA {
 			b.failOver(h)
 		}
@@ -79,10 +84,10 @@ func (b *Backend) running(id hypervisor.HostID) (out []*vm) {
 	return out
 }
 
-// EnterMaintenance keeps new machines away; with Evacuate the running ones
-// move to other hosts first, all or none.
-func (d *Driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r hypervisor.MaintenanceRequest) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "host.maintenance", id.Ref(), r)
+// EnterMaintenance keeps new machines away from the host. With Evacuate the
+// running ones first move to other hosts, all or none.
+func (d *Driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r hypervisor.MaintenanceOptions) (hypervisor.DriverTask, error) {
+	f, err := d.enter(ctx, op.HostEnterMaintenance, id.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +98,7 @@ func (d *Driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.HostMaintenance, id.Ref(), h.ref()); err != nil {
+	if err := b.require(capability.HostMaintenance, id.Ref(), h.ref()); err != nil {
 		return nil, err
 	}
 	if h.State == hypervisor.HostDown {
@@ -102,14 +107,14 @@ func (d *Driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 	if err := b.free(id.Ref(), false); err != nil {
 		return nil, err
 	}
-	w := work{op: "host.maintenance", on: h.ref(), excl: []hypervisor.Ref{id.Ref()}, phases: []string{"evacuating"}}
+	w := work{op: op.HostEnterMaintenance, on: h.ref(), excl: []hypervisor.Ref{id.Ref()}, phases: []string{"evacuating"}}
 	vms := b.running(id)
 	if len(vms) > 0 && !r.Evacuate {
 		var names []hypervisor.Ref
 		for _, m := range vms {
 			names = append(names, m.ref())
 		}
-		return nil, hypervisor.Errorf(hypervisor.KindBusy, h.ref(), "machines run on it: %v; set Evacuate or stop them", names)
+		return nil, hypervisor.Errorf(hypervisor.ErrBusy, h.ref(), "machines run on it: %v; set Evacuate or stop them", names)
 	}
 	var moves []work
 	undo := func() {
@@ -134,7 +139,7 @@ func (d *Driver) EnterMaintenance(ctx context.Context, id hypervisor.HostID, r h
 			}
 		}
 		if late := b.running(id); len(late) > 0 {
-			return hypervisor.Errorf(hypervisor.KindBusy, h.ref(), "machine %s was started on it meanwhile", late[0].ref())
+			return hypervisor.Errorf(hypervisor.ErrBusy, h.ref(), "machine %s was started on it meanwhile", late[0].ref())
 		}
 		b.setHost(h, hypervisor.HostMaintaining)
 		return nil
@@ -148,28 +153,28 @@ func (b *Backend) leave(m *vm) (w work, err error) {
 		if h.ID == m.Host {
 			continue
 		}
-		x, e := b.depart(m.ID, hypervisor.MigrateRequest{Host: h.ID, Mode: hypervisor.Live}, b)
+		x, e := b.depart(m.ID, hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{Host: h.ID, Mode: hypervisor.MigrateModeLive}}, b)
 		if e == nil {
 			return x, nil
 		}
 		err = e
 	}
 	if err == nil {
-		err = hypervisor.Errorf(hypervisor.KindExhausted, m.ref(), "no other host takes the machine")
+		err = hypervisor.Errorf(hypervisor.ErrExhausted, m.ref(), "no other host takes the machine")
 	}
 	return w, err
 }
 
-// byRoom returns the hosts, the one with the most memory free first.
+// byRoom returns the hosts sorted by free memory, the most first.
 func (b *Backend) byRoom() []*host {
 	out := slices.Clone(b.st.Hosts)
 	slices.SortStableFunc(out, func(x, y *host) int { return cmp.Compare(y.MemoryBytes-y.Used, x.MemoryBytes-x.Used) })
 	return out
 }
 
-// ExitMaintenance takes the host back into use.
+// ExitMaintenance brings the host back into use.
 func (d *Driver) ExitMaintenance(ctx context.Context, id hypervisor.HostID) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "host.maintenance.exit", id.Ref(), nil)
+	f, err := d.enter(ctx, op.HostExitMaintenance, id.Ref(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -180,27 +185,28 @@ func (d *Driver) ExitMaintenance(ctx context.Context, id hypervisor.HostID) (hyp
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.HostMaintenance, id.Ref(), h.ref()); err != nil {
+	if err := b.require(capability.HostMaintenance, id.Ref(), h.ref()); err != nil {
 		return nil, err
 	}
 	if h.State == hypervisor.HostDown {
 		return nil, h.usable()
 	}
-	return d.run(f, work{op: "host.maintenance.exit", on: h.ref(), excl: []hypervisor.Ref{id.Ref()}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.HostExitMaintenance, on: h.ref(), excl: []hypervisor.Ref{id.Ref()}, finish: func(*hypervisor.TaskState) error {
 		b.setHost(h, hypervisor.HostUp)
 		return nil
 	}})
 }
 
-// Recommend is the fake's own scheduler: the host with the most memory left.
+// Recommend is the fake's own scheduler. It prefers the host with the most
+// memory left.
 func (d *Driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hypervisor.Recommendation, error) {
-	if err := d.read(ctx, "place", r.VM.Ref()); err != nil {
+	if err := d.read(ctx, op.ClientPlace, r.VM.Ref()); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.require(hypervisor.PlacementNative, hypervisor.Ref{}, r.VM.Ref()); err != nil {
+	if err := b.require(capability.PlacementNative, hypervisor.Ref{}, r.VM.Ref()); err != nil {
 		return nil, err
 	}
 	var at *vm
@@ -229,13 +235,13 @@ func (d *Driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 			Reason: fmt.Sprintf("%d MiB of memory left over", left/hypervisor.MiB)})
 	}
 	if len(out) == 0 {
-		return nil, hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: b.cfg.Name}, "no host takes a machine of %d CPUs and %d MiB", r.CPUs, r.MemoryBytes/hypervisor.MiB)
+		return nil, hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.Ref{Kind: hypervisor.ObjectClient, ID: b.cfg.Name}, "no host takes a machine of %d CPUs and %d MiB", r.CPUs, r.MemoryBytes/hypervisor.MiB)
 	}
 	slices.SortStableFunc(out, func(x, y hypervisor.Recommendation) int { return cmp.Compare(y.Score, x.Score) })
 	return out, nil
 }
 
-// offers tells whether a host has the datastore and the device asked for.
+// offers reports whether a host has the requested datastore and device.
 func (b *Backend) offers(h *host, r hypervisor.PlaceRequest) bool {
 	if r.Datastore != "" {
 		if s, err := b.datastore(r.Datastore); err != nil || !reaches(s.Hosts, h.ID) {
@@ -255,13 +261,13 @@ func (b *Backend) offers(h *host, r hypervisor.PlaceRequest) bool {
 // BalancePlan moves the smallest machines from the fullest host to the
 // emptiest until they differ by less than 10 percent of their memory.
 func (d *Driver) BalancePlan(ctx context.Context) ([]hypervisor.Move, error) {
-	if err := d.read(ctx, "balance", hypervisor.Ref{}); err != nil {
+	if err := d.read(ctx, op.ClientBalance, hypervisor.Ref{}); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.require(hypervisor.PlacementNative, hypervisor.Ref{}, hypervisor.Ref{}); err != nil {
+	if err := b.require(capability.PlacementNative, hypervisor.Ref{}, hypervisor.Ref{}); err != nil {
 		return nil, err
 	}
 	var up []*host
@@ -285,7 +291,7 @@ func (d *Driver) BalancePlan(ctx context.Context) ([]hypervisor.Move, error) {
 		if load[high.ID]-load[low.ID] <= 0.1 || load[low.ID]+to > load[high.ID]-from+0.1 {
 			break
 		}
-		v, err := b.look(m, hypervisor.MigrateRequest{Host: low.ID, Mode: hypervisor.Live}, b)
+		v, err := b.look(m, hypervisor.MigrateRequest{MigrateOptions: hypervisor.MigrateOptions{Host: low.ID, Mode: hypervisor.MigrateModeLive}}, b)
 		if err != nil || !v.OK() {
 			continue
 		}

@@ -7,11 +7,12 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// What the platform's own tools would show: the truth behind the API.
+// The functions in this file show what the platform's own tools would show:
+// the truth behind the API.
 
-// WriteDisk sets the content of a machine's nth disk, counted from 0, as its
-// guest would. A template's and a read-only disk can't be written, nor one of
-// a frozen file system.
+// WriteDisk sets the content of a machine's nth disk, counted from 0, like
+// its guest would. It refuses to write a template's disk, a read-only disk,
+// and a disk with a frozen file system.
 func (b *Backend) WriteDisk(id hypervisor.VMID, n int, content string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -21,13 +22,17 @@ func (b *Backend) WriteDisk(id hypervisor.VMID, n int, content string) error {
 	}
 	switch {
 	case n < 0 || n >= len(m.Disks):
-		return hypervisor.Errorf(hypervisor.KindNotFound, m.ref(), "it has %d disks", len(m.Disks))
+		return hypervisor.Errorf(hypervisor.ErrNotFound, m.ref(), "it has %d disks", len(m.Disks))
 	case m.Disks[n].ReadOnly || m.Guest.Frozen:
-		return hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "disk %d is read-only or frozen", n)
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "disk %d is read-only or frozen", n)
+	}
+	if d := m.Disks[n]; d.HostDisk != "" {
+		b.st.HostDisks[d.HostDisk].Data = content
+		return nil
 	}
 	v := b.st.Volumes[m.Disks[n].Volume]
 	if len(b.kids[v.ID]) > 0 {
-		return hypervisor.Errorf(hypervisor.KindBusy, v.ref(), "other images stand on it")
+		return hypervisor.Errorf(hypervisor.ErrBusy, v.ref(), "other images depend on it")
 	}
 	v.Data = &content
 	b.charge(v)
@@ -43,12 +48,15 @@ func (b *Backend) ReadDisk(id hypervisor.VMID, n int) (string, error) {
 		return "", err
 	}
 	if n < 0 || n >= len(m.Disks) {
-		return "", hypervisor.Errorf(hypervisor.KindNotFound, m.ref(), "it has %d disks", len(m.Disks))
+		return "", hypervisor.Errorf(hypervisor.ErrNotFound, m.ref(), "it has %d disks", len(m.Disks))
+	}
+	if d := m.Disks[n]; d.HostDisk != "" {
+		return b.st.HostDisks[d.HostDisk].Data, nil
 	}
 	return b.content(m.Disks[n].Volume), nil
 }
 
-// WriteVolume sets the content of an image that nobody stands on.
+// WriteVolume sets the content of an image that backs no other image.
 func (b *Backend) WriteVolume(id hypervisor.VolumeID, content string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -57,7 +65,7 @@ func (b *Backend) WriteVolume(id hypervisor.VolumeID, content string) error {
 		return err
 	}
 	if len(b.kids[id]) > 0 {
-		return hypervisor.Errorf(hypervisor.KindBusy, v.ref(), "other images stand on it")
+		return hypervisor.Errorf(hypervisor.ErrBusy, v.ref(), "other images depend on it")
 	}
 	v.Data = &content
 	b.charge(v)
@@ -84,7 +92,7 @@ func (b *Backend) WriteMemory(id hypervisor.VMID, content string) error {
 		return err
 	}
 	if !m.active() {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s", m.State)
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s", m.State)
 	}
 	m.Guest.RAM = content
 	return nil
@@ -99,12 +107,12 @@ func (b *Backend) ReadMemory(id hypervisor.VMID) (string, error) {
 		return "", err
 	}
 	if !m.active() {
-		return "", hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s", m.State)
+		return "", hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s", m.State)
 	}
 	return m.Guest.RAM, nil
 }
 
-// Uptime is how long this boot of a machine's guest has run.
+// Uptime returns the time since a machine's guest has booted.
 func (b *Backend) Uptime(id hypervisor.VMID) (time.Duration, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,7 +121,7 @@ func (b *Backend) Uptime(id hypervisor.VMID) (time.Duration, error) {
 		return 0, err
 	}
 	if !m.active() {
-		return 0, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s", m.State)
+		return 0, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s", m.State)
 	}
 	now := b.now()
 	if !m.Guest.Stopped.IsZero() {
@@ -122,7 +130,7 @@ func (b *Backend) Uptime(id hypervisor.VMID) (time.Duration, error) {
 	return now.Sub(m.Guest.Up), nil
 }
 
-// Boots is how often a machine's guest has booted.
+// Boots returns how often a machine's guest has booted.
 func (b *Backend) Boots(id hypervisor.VMID) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,7 +141,8 @@ func (b *Backend) Boots(id hypervisor.VMID) (int, error) {
 	return m.Guest.Boots, nil
 }
 
-// State returns a machine's power state; ErrNotFound if there is none.
+// State returns a machine's power state, or ErrNotFound if there is no such
+// machine.
 func (b *Backend) State(id hypervisor.VMID) (hypervisor.PowerState, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -154,4 +163,27 @@ func (b *Backend) Images() []hypervisor.VolumeID {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// Customized returns the customization of a machine's guest at its first
+// start.
+func (b *Backend) Customized(id hypervisor.VMID) (hypervisor.Customization, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m, err := b.vm(id)
+	if err != nil || m.Guest.Told == nil {
+		return hypervisor.Customization{}, err
+	}
+	return *m.Guest.Told, nil
+}
+
+// Migrated returns the options of a machine's last migration.
+func (b *Backend) Migrated(id hypervisor.VMID) (hypervisor.MigrateOptions, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m, err := b.vm(id)
+	if err != nil {
+		return hypervisor.MigrateOptions{}, err
+	}
+	return m.Moved, nil
 }

@@ -9,7 +9,7 @@ import (
 
 const version = "2.0"
 
-// DefaultHosts returns n hosts as the zero Config has them: two sockets, 64
+// DefaultHosts returns n hosts like those of the zero Config: two sockets, 64
 // cores, 512 GiB, an NVIDIA M60 (two GPUs) and an H100 with vGPU profiles, a
 // network card with SR-IOV, and the console's graphics, which the host needs.
 func DefaultHosts(n int) []Host {
@@ -24,8 +24,9 @@ func DefaultHosts(n int) []Host {
 	return out
 }
 
-// profiles of one GPU: what NVIDIA's "Virtual GPU Software User Guide" lists
-// as maximum vGPUs per GPU and frame buffer in MiB.
+// profiles returns the profiles of one GPU. The rows are the maximum vGPUs
+// per GPU and the frame buffer in MiB from NVIDIA's "Virtual GPU Software
+// User Guide".
 func profiles(prefix, suffix string, rows ...[2]int64) (out []hypervisor.VGPUProfile) {
 	for _, r := range rows {
 		name := fmt.Sprintf("%s-%d%s", prefix, max(r[0]/1024, 0), suffix)
@@ -37,7 +38,7 @@ func profiles(prefix, suffix string, rows ...[2]int64) (out []hypervisor.VGPUPro
 // M60 is one of the two GPUs of an NVIDIA Tesla M60 (PCI 10de:13f2) with its
 // GRID profiles.
 func M60(address string, numa, group int) Device {
-	return Device{DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.VGPUDevice, ClassCode: 0x030000, Vendor: "10de", Product: "13f2",
+	return Device{DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.DeviceKindVGPU, ClassCode: 0x030000, Vendor: "10de", Product: "13f2",
 		VendorName: "NVIDIA Corporation", ProductName: "GM204GL [Tesla M60]", Address: address, NUMANode: numa, IOMMUGroup: group,
 		BARBytes: 16*hypervisor.MiB + 256*hypervisor.MiB + 32*hypervisor.MiB,
 		Profiles: profiles("GRID M60", "Q", [2]int64{8192, 1}, [2]int64{4096, 2}, [2]int64{2048, 4}, [2]int64{1024, 8})}}
@@ -45,7 +46,7 @@ func M60(address string, numa, group int) Device {
 
 // H100 is an NVIDIA H100 SXM5 80 GB (PCI 10de:2330) with its compute profiles.
 func H100(address string, numa, group int) Device {
-	return Device{DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.VGPUDevice, ClassCode: 0x030200, Vendor: "10de", Product: "2330",
+	return Device{DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.DeviceKindVGPU, ClassCode: 0x030200, Vendor: "10de", Product: "2330",
 		VendorName: "NVIDIA Corporation", ProductName: "GH100 [H100 SXM5 80GB]", Address: address, NUMANode: numa, IOMMUGroup: group,
 		BARBytes: 128*hypervisor.GiB + 48*hypervisor.MiB,
 		Profiles: profiles("NVIDIA H100XM", "C", [2]int64{81920, 1}, [2]int64{40960, 2}, [2]int64{20480, 4}, [2]int64{10240, 8}, [2]int64{5120, 16})}}
@@ -54,14 +55,14 @@ func H100(address string, numa, group int) Device {
 // X710 is an Intel X710 network port (PCI 8086:1572) that can have up to 64
 // virtual functions (8086:154c).
 func X710(address string, numa, group int) Device {
-	return Device{VFProduct: "154c", DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.PCIFunction, ClassCode: 0x020000, Vendor: "8086", Product: "1572",
+	return Device{VFProduct: "154c", DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.DeviceKindPCI, ClassCode: 0x020000, Vendor: "8086", Product: "1572",
 		VendorName: "Intel Corporation", ProductName: "Ethernet Controller X710 for 10GbE SFP+", Address: address, NUMANode: numa,
 		IOMMUGroup: group, MaxVFs: 64, VFs: 4, BARBytes: 8*hypervisor.MiB + 32*hypervisor.KiB}}
 }
 
 // console is the graphics of the host's own console.
 func console() Device {
-	return Device{HostUses: "its console", DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.PCIFunction, ClassCode: 0x030000, Vendor: "1a03",
+	return Device{HostUses: "its console", DeviceInfo: hypervisor.DeviceInfo{Kind: hypervisor.DeviceKindPCI, ClassCode: 0x030000, Vendor: "1a03",
 		Product: "2000", VendorName: "ASPEED Technology", ProductName: "ASPEED Graphics Family", Address: "0000:02:00.0", NUMANode: 0,
 		IOMMUGroup: 20, BARBytes: 32 * hypervisor.MiB}}
 }

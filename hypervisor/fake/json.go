@@ -7,9 +7,10 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// saved is a backend in JSON.
+// saved is the JSON form of a backend.
 type saved struct {
 	Format int
 	Config Config
@@ -19,8 +20,8 @@ type saved struct {
 
 const format = 1
 
-// MarshalJSON writes the whole backend. Faults, the call log and events are
-// left out. Work in progress is written as a restart of the platform would
+// MarshalJSON writes the whole backend, without faults, the call log and
+// events. Work in progress is written as a restart of the platform would
 // leave it: ended with an error that names what it had made.
 func (b *Backend) MarshalJSON() ([]byte, error) {
 	b.mu.Lock()
@@ -39,7 +40,7 @@ func (b *Backend) MarshalJSON() ([]byte, error) {
 	for _, t := range b.tasks {
 		if !t.state.Done {
 			r := t.record()
-			r.Kind, r.Error = hypervisor.KindUnavailable, "the platform was restarted in the middle of the task"
+			r.Kind, r.Error = hypervisor.ErrUnavailable, "the platform was restarted in the middle of the task"
 			for _, v := range t.partial() {
 				r.Leftover = append(r.Leftover, v.ref())
 			}
@@ -48,7 +49,7 @@ func (b *Backend) MarshalJSON() ([]byte, error) {
 	}
 	slices.SortFunc(open, func(x, y taskRecord) int { return len(x.ID) - len(y.ID) })
 	s.State.Tasks = append(s.State.Tasks, open...)
-	// Memory that work in progress has reserved is not taken after a restart.
+	// Memory that work in progress has reserved is free after a restart.
 	s.State.Hosts = make([]*host, len(b.st.Hosts))
 	for i, h := range b.st.Hosts {
 		c := *h
@@ -76,7 +77,7 @@ func (t *task) record() taskRecord {
 
 // partial returns the unfinished images that the task is making.
 func (t *task) partial() (out []*volume) {
-	if t.w.op == "migrate" {
+	if t.w.op == op.VMMigrate {
 		for _, v := range t.b.st.Volumes {
 			if v.Partial && string(v.Owner) == t.w.on.ID {
 				out = append(out, v)
@@ -95,9 +96,9 @@ func (t *task) partial() (out []*volume) {
 	return out
 }
 
-// Restore makes a backend of what MarshalJSON wrote. Clock and Exec of the
-// Config are the caller's to give again: pass a Config with those, the rest
-// comes from the data.
+// Restore makes a backend from the output of MarshalJSON. Clock and Exec of
+// the Config can't be saved: pass a Config with those. The rest comes from
+// the data.
 func Restore(data []byte, cfg Config) (*Backend, error) {
 	var s saved
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -119,14 +120,14 @@ func Restore(data []byte, cfg Config) (*Backend, error) {
 	}
 	for id, v := range b.st.Volumes {
 		if _, ok := b.st.Volumes[v.Parent]; v.ID != id || v.Parent != "" && !ok {
-			return nil, fmt.Errorf("fake: the saved image %s is broken or stands on nothing", id)
+			return nil, fmt.Errorf("fake: the saved image %s is broken or depends on nothing", id)
 		}
 		b.link(v)
 	}
 	for _, m := range vms {
 		for _, d := range m.Disks {
-			if b.st.Volumes[d.Volume] == nil {
-				return nil, fmt.Errorf("fake: the saved machine %s has the disk image %s, which is not there", m.ID, d.Volume)
+			if d.HostDisk == "" && b.st.Volumes[d.Volume] == nil || d.HostDisk != "" && b.st.HostDisks[d.HostDisk] == nil {
+				return nil, fmt.Errorf("fake: the saved machine %s has the disk image %s%s, which is not there", m.ID, d.Volume, d.HostDisk)
 			}
 		}
 		b.index(m)

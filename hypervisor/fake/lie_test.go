@@ -5,6 +5,7 @@ import (
 	"iter"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
 )
 
@@ -20,19 +21,21 @@ type lie struct {
 	b           *fake.Backend
 	list        func(context.Context, hypervisor.VMQuery) (hypervisor.VMPage, error)
 	get         func(context.Context, vmID) (hypervisor.VMInfo, error)
-	supports    func(hypervisor.Capability, hypervisor.Support) hypervisor.Support
+	supports    func(capability.Name, hypervisor.Support) hypervisor.Support
 	find        func(context.Context, hypervisor.TaskID) (dtask, error)
 	create      func(context.Context, hypervisor.VMSpec) (dtask, error)
 	remove      func(context.Context, vmID, hypervisor.DeleteRequest) (dtask, error)
 	power       func(context.Context, vmID, hypervisor.PowerRequest) (dtask, error)
 	reconfigure func(context.Context, vmID, hypervisor.Changes) (dtask, error)
 	setLabels   func(context.Context, vmID, map[string]string) error
+	attachDisk  func(context.Context, vmID, hypervisor.DiskSpec) (dtask, error)
 	detachDisk  func(context.Context, vmID, hypervisor.DiskID, hypervisor.DiskPolicy) (dtask, error)
 	growDisk    func(context.Context, vmID, hypervisor.DiskID, int64) (dtask, error)
+	attachNIC   func(context.Context, vmID, hypervisor.NICSpec) (dtask, error)
 	snaps       func(context.Context, vmID) ([]hypervisor.SnapshotInfo, error)
 	snap        func(context.Context, vmID, hypervisor.SnapshotRequest) (dtask, error)
-	revert      func(context.Context, vmID, hypervisor.SnapshotID, hypervisor.RevertRequest) (dtask, error)
-	unsnap      func(context.Context, vmID, hypervisor.SnapshotID, hypervisor.DeleteSnapshotRequest) (dtask, error)
+	revert      func(context.Context, vmID, hypervisor.SnapshotID, hypervisor.RevertOptions) (dtask, error)
+	unsnap      func(context.Context, vmID, hypervisor.SnapshotID, hypervisor.DeleteSnapshotOptions) (dtask, error)
 	clone       func(context.Context, vmID, hypervisor.CloneRequest) (dtask, error)
 	mark        func(context.Context, vmID) (dtask, error)
 	check       func(context.Context, vmID, hypervisor.MigrateRequest) (hypervisor.MigrateReport, error)
@@ -40,7 +43,7 @@ type lie struct {
 	devices     func(context.Context, hypervisor.DeviceFilter) ([]hypervisor.DeviceInfo, error)
 	attachDev   func(context.Context, vmID, hypervisor.DeviceRequest) (dtask, error)
 	hosts       func(context.Context) ([]hypervisor.HostInfo, error)
-	maintain    func(context.Context, hypervisor.HostID, hypervisor.MaintenanceRequest) (dtask, error)
+	maintain    func(context.Context, hypervisor.HostID, hypervisor.MaintenanceOptions) (dtask, error)
 	recommend   func(context.Context, hypervisor.PlaceRequest) ([]hypervisor.Recommendation, error)
 	delVolume   func(context.Context, hypervisor.VolumeID) (dtask, error)
 	watch       func(context.Context, string) iter.Seq2[hypervisor.Event, error]
@@ -67,7 +70,7 @@ func (l *lie) GetVM(ctx context.Context, id vmID) (hypervisor.VMInfo, error) {
 	return l.Driver.GetVM(ctx, id)
 }
 
-func (l *lie) Supports(ctx context.Context, k hypervisor.Capability, on hypervisor.Ref) (hypervisor.Support, error) {
+func (l *lie) Supports(ctx context.Context, k capability.Name, on hypervisor.Ref) (hypervisor.Support, error) {
 	s, err := l.Driver.Supports(ctx, k, on)
 	if l.supports != nil && err == nil {
 		s = l.supports(k, s)
@@ -117,6 +120,13 @@ func (l *lie) SetLabels(ctx context.Context, id vmID, m map[string]string) error
 	return l.Driver.SetLabels(ctx, id, m)
 }
 
+func (l *lie) AttachDisk(ctx context.Context, id vmID, s hypervisor.DiskSpec) (dtask, error) {
+	if l.attachDisk != nil {
+		return l.attachDisk(ctx, id, s)
+	}
+	return l.Driver.AttachDisk(ctx, id, s)
+}
+
 func (l *lie) DetachDisk(ctx context.Context, id vmID, d hypervisor.DiskID, p hypervisor.DiskPolicy) (dtask, error) {
 	if l.detachDisk != nil {
 		return l.detachDisk(ctx, id, d, p)
@@ -129,6 +139,13 @@ func (l *lie) GrowDisk(ctx context.Context, id vmID, d hypervisor.DiskID, n int6
 		return l.growDisk(ctx, id, d, n)
 	}
 	return l.Driver.GrowDisk(ctx, id, d, n)
+}
+
+func (l *lie) AttachNIC(ctx context.Context, id vmID, n hypervisor.NICSpec) (dtask, error) {
+	if l.attachNIC != nil {
+		return l.attachNIC(ctx, id, n)
+	}
+	return l.Driver.AttachNIC(ctx, id, n)
 }
 
 func (l *lie) Snapshots(ctx context.Context, id vmID) ([]hypervisor.SnapshotInfo, error) {
@@ -145,14 +162,14 @@ func (l *lie) CreateSnapshot(ctx context.Context, id vmID, r hypervisor.Snapshot
 	return l.Driver.CreateSnapshot(ctx, id, r)
 }
 
-func (l *lie) RevertSnapshot(ctx context.Context, id vmID, s hypervisor.SnapshotID, r hypervisor.RevertRequest) (dtask, error) {
+func (l *lie) RevertSnapshot(ctx context.Context, id vmID, s hypervisor.SnapshotID, r hypervisor.RevertOptions) (dtask, error) {
 	if l.revert != nil {
 		return l.revert(ctx, id, s, r)
 	}
 	return l.Driver.RevertSnapshot(ctx, id, s, r)
 }
 
-func (l *lie) DeleteSnapshot(ctx context.Context, id vmID, s hypervisor.SnapshotID, r hypervisor.DeleteSnapshotRequest) (dtask, error) {
+func (l *lie) DeleteSnapshot(ctx context.Context, id vmID, s hypervisor.SnapshotID, r hypervisor.DeleteSnapshotOptions) (dtask, error) {
 	if l.unsnap != nil {
 		return l.unsnap(ctx, id, s, r)
 	}
@@ -208,7 +225,7 @@ func (l *lie) Hosts(ctx context.Context) ([]hypervisor.HostInfo, error) {
 	return l.Driver.Hosts(ctx)
 }
 
-func (l *lie) EnterMaintenance(ctx context.Context, h hypervisor.HostID, r hypervisor.MaintenanceRequest) (dtask, error) {
+func (l *lie) EnterMaintenance(ctx context.Context, h hypervisor.HostID, r hypervisor.MaintenanceOptions) (dtask, error) {
 	if l.maintain != nil {
 		return l.maintain(ctx, h, r)
 	}
@@ -290,7 +307,7 @@ func did(r hypervisor.Ref) (dtask, error) {
 	return hypervisor.DoneTask("task-lie", tstate{Result: r}), nil
 }
 
-// bent changes the states that a task tells.
+// bent changes the states that a task reports.
 type bent struct {
 	dtask
 	f func(tstate) tstate

@@ -3,16 +3,19 @@ package fake
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 // limits of a machine on every host.
 var limits = hypervisor.Limits{CPUs: 256, MemoryBytes: 4 * hypervisor.TiB, Disks: 64, NICs: 16, VMs: 1024}
 
-// repeated finds the work or the machine of a token.
+// repeated finds the work or the machine that has a token.
 func (d *Driver) repeated(token string) (hypervisor.DriverTask, bool) {
 	b := d.b
 	if token == "" {
@@ -32,11 +35,11 @@ func (b *Backend) nameFree(name string, but *vm) error {
 	if !b.cfg.UniqueNames || b.names[name] == 0 || but != nil && but.Name == name {
 		return nil
 	}
-	return hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: name}, "a machine of this name exists: choose another")
+	return hypervisor.Errorf(hypervisor.ErrExists, hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: name}, "a machine of this name exists: choose another")
 }
 
-// choose picks the host for a machine: the one asked for, else the one with
-// the most memory free that reaches the datastore and is of the pool.
+// choose picks the host for a machine: the requested one, or else the one
+// with the most free memory that reaches the datastore and is in the pool.
 func (b *Backend) choose(p hypervisor.Placement, on hypervisor.Ref) (*host, hypervisor.DatastoreID, error) {
 	if p.Datastore != "" {
 		if _, err := b.datastore(p.Datastore); err != nil {
@@ -44,7 +47,7 @@ func (b *Backend) choose(p hypervisor.Placement, on hypervisor.Ref) (*host, hype
 		}
 	}
 	if p.Pool != "" && !slices.ContainsFunc(b.st.Hosts, func(h *host) bool { return h.Pool == p.Pool }) {
-		return nil, "", hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfPool, ID: string(p.Pool)}, "no such pool")
+		return nil, "", hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectPool, ID: string(p.Pool)}, "no such pool")
 	}
 	store := func(h *host) hypervisor.DatastoreID {
 		for _, s := range b.st.Datastores {
@@ -60,7 +63,7 @@ func (b *Backend) choose(p hypervisor.Placement, on hypervisor.Ref) (*host, hype
 			err = h.usable()
 		}
 		if err == nil && store(h) == "" {
-			err = hypervisor.Errorf(hypervisor.KindIncompatible, on, "host %q doesn't reach datastore %q", h.Name, p.Datastore)
+			err = hypervisor.Errorf(hypervisor.ErrIncompatible, on, "host %q doesn't reach datastore %q", h.Name, p.Datastore)
 		}
 		if err != nil {
 			return nil, "", err
@@ -75,7 +78,7 @@ func (b *Backend) choose(p hypervisor.Placement, on hypervisor.Ref) (*host, hype
 		}
 	}
 	if best == nil {
-		return nil, "", hypervisor.Errorf(hypervisor.KindExhausted, on, "no host is up and fits the placement %+v", p)
+		return nil, "", hypervisor.Errorf(hypervisor.ErrExhausted, on, "no host is up and fits the placement %+v", p)
 	}
 	return best, store(best), nil
 }
@@ -83,9 +86,9 @@ func (b *Backend) choose(p hypervisor.Placement, on hypervisor.Ref) (*host, hype
 func (b *Backend) sizes(on hypervisor.Ref, cpus int, mem int64) error {
 	switch {
 	case cpus > limits.CPUs:
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%d CPUs: at most %d are possible", cpus, limits.CPUs)
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "%d CPUs: at most %d are possible", cpus, limits.CPUs)
 	case mem > limits.MemoryBytes:
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%d bytes of memory: at most %d are possible", mem, limits.MemoryBytes)
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "%d bytes of memory: at most %d are possible", mem, limits.MemoryBytes)
 	}
 	return nil
 }
@@ -94,14 +97,14 @@ func (b *Backend) macFree(mac string) error {
 	for _, m := range b.order {
 		for _, n := range m.NICs {
 			if strings.EqualFold(n.MAC, mac) {
-				return hypervisor.Errorf(hypervisor.KindExists, m.ref(), "it has the MAC %s already", mac)
+				return hypervisor.Errorf(hypervisor.ErrExists, m.ref(), "it has the MAC %s already", mac)
 			}
 		}
 	}
 	return nil
 }
 
-// newNIC makes an adapter; the backend is locked.
+// newNIC makes an adapter. The backend is locked.
 func (b *Backend) newNIC(m *vm, s hypervisor.NICSpec) (hypervisor.NICInfo, error) {
 	var n Network
 	var err error
@@ -113,16 +116,16 @@ func (b *Backend) newNIC(m *vm, s hypervisor.NICSpec) (hypervisor.NICInfo, error
 			}
 		}
 		if n.ID == "" {
-			err = hypervisor.Errorf(hypervisor.KindNotFound, m.ref(), "host %s has no network", m.Host)
+			err = hypervisor.Errorf(hypervisor.ErrNotFound, m.ref(), "host %s has no network", m.Host)
 		}
 	} else if n, err = b.network(s.Network); err == nil && !reaches(n.Hosts, m.Host) {
-		err = hypervisor.Errorf(hypervisor.KindIncompatible, n.ID.Ref(), "host %s is not on network %q", m.Host, n.Name)
+		err = hypervisor.Errorf(hypervisor.ErrIncompatible, n.ID.Ref(), "host %s is not on network %q", m.Host, n.Name)
 	}
 	if err == nil && s.MAC != "" {
 		err = b.macFree(s.MAC)
 	}
 	if err == nil && len(m.NICs) >= limits.NICs {
-		err = hypervisor.Errorf(hypervisor.KindExhausted, m.ref(), "it has %d adapters, the most", limits.NICs)
+		err = hypervisor.Errorf(hypervisor.ErrExhausted, m.ref(), "it has %d adapters, the most", limits.NICs)
 	}
 	if err != nil {
 		return hypervisor.NICInfo{}, err
@@ -133,7 +136,7 @@ func (b *Backend) newNIC(m *vm, s hypervisor.NICSpec) (hypervisor.NICInfo, error
 	if i.MAC == "" {
 		i.MAC = b.newMAC()
 	}
-	m.Guest.Addresses = append(m.Guest.Addresses, fmt.Sprintf("10.%d.%d.%d", b.st.Serial>>16&0xff, b.st.Serial>>8&0xff, b.st.Serial&0xff))
+	m.Guest.Addresses = append(m.Guest.Addresses, netip.AddrFrom4([4]byte{10, byte(b.st.Serial >> 16), byte(b.st.Serial >> 8), byte(b.st.Serial)}))
 	return i, nil
 }
 
@@ -143,11 +146,11 @@ func (b *Backend) newMAC() string {
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", x&0xff, x>>8&0xff, x>>16&0xff)
 }
 
-// CreateVM makes a machine. Its images are there from the start of the task,
-// the machine itself at the end.
+// CreateVM makes a machine. Its images exist from the start of the task, the
+// machine itself from the end.
 func (d *Driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
-	f, err := d.enter(ctx, "vm.create", on, s)
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}
+	f, err := d.enter(ctx, op.VMCreate, on, s)
 	if err != nil {
 		return nil, err
 	}
@@ -157,21 +160,21 @@ func (d *Driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	if t, ok := d.repeated(s.Token); ok {
 		return t, nil
 	}
-	needs := []hypervisor.Capability{hypervisor.VMCreate}
+	needs := []capability.Name{capability.VMCreate}
 	if s.Boot != nil {
-		needs = append(needs, hypervisor.BootDirect)
+		needs = append(needs, capability.BootDirect)
 	}
 	if s.DynamicMemory != nil {
-		needs = append(needs, hypervisor.MemoryDynamic)
+		needs = append(needs, capability.MemoryDynamic)
 	}
 	if s.MaxCPUs > s.CPUs {
-		needs = append(needs, hypervisor.CPUHotAdd)
+		needs = append(needs, capability.CPUHotAdd)
 	}
 	if s.MaxMemoryBytes > s.MemoryBytes {
-		needs = append(needs, hypervisor.MemoryHotAdd)
+		needs = append(needs, capability.MemoryHotAdd)
 	}
 	if len(s.Labels) > 0 {
-		needs = append(needs, hypervisor.Labels)
+		needs = append(needs, capability.Labels)
 	}
 	for _, k := range needs {
 		if err := b.require(k, hypervisor.Ref{}, on); err != nil {
@@ -188,13 +191,13 @@ func (d *Driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	if err != nil {
 		return nil, err
 	}
-	m := &vm{ID: hypervisor.VMID(b.uuid()), Name: s.Name, Desc: s.Description, State: hypervisor.Off, Host: h.ID, Datastore: ds, Folder: s.Placement.Folder,
+	m := &vm{ID: hypervisor.VMID(b.uuid()), Name: s.Name, Desc: s.Description, State: hypervisor.StateOff, Host: h.ID, Datastore: ds, Folder: s.Placement.Folder,
 		CPUs: max(s.CPUs, 1), MaxCPU: max(s.MaxCPUs, s.CPUs, 1), Mem: s.MemoryBytes, MaxMem: max(s.MaxMemoryBytes, s.MemoryBytes), Dynamic: cloneRange(s.DynamicMemory),
 		Firmware: s.Firmware, SecureBoot: s.SecureBoot, GuestOS: s.GuestOS, Machine: s.Machine, Boot: s.Boot, Labels: cloneLabels(s.Labels), Token: s.Token,
 		Guest: guest{Tools: !b.cfg.NoTools, HostName: hostName(s.Name)}}
-	def(&m.Firmware, hypervisor.BIOS)
+	def(&m.Firmware, hypervisor.FirmwareBIOS)
 	if s.SecureBoot {
-		m.Firmware = hypervisor.UEFI
+		m.Firmware = hypervisor.FirmwareUEFI
 	}
 	def(&m.Machine, "fake-1")
 	for _, n := range s.NICs {
@@ -204,7 +207,7 @@ func (d *Driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 		}
 		m.NICs = append(m.NICs, i)
 	}
-	w := work{op: "vm.create", on: m.ref(), result: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: string(m.ID), Name: m.Name}, token: s.Token, phases: []string{"allocating disks", "registering"}}
+	w := work{op: op.VMCreate, on: m.ref(), result: hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: string(m.ID), Name: m.Name}, token: s.Token, phases: []string{"allocating disks", "registering"}}
 	var adds []*newDisk
 	undo := func() {
 		for _, a := range adds {
@@ -214,7 +217,7 @@ func (d *Driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	for _, ds := range s.Disks {
 		a, err := b.newDisk(m, ds)
 		if err == nil && slices.ContainsFunc(adds, func(o *newDisk) bool { return o.v == a.v && !(ds.ReadOnly || ds.CDROM) }) {
-			err = hypervisor.Errorf(hypervisor.KindInvalidArgument, a.v.ref(), "the image is named twice")
+			err = hypervisor.Errorf(hypervisor.ErrInvalidArgument, a.v.ref(), "the image is named twice")
 		}
 		if err != nil {
 			undo()
@@ -251,7 +254,7 @@ func (d *Driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	return d.run(f, w)
 }
 
-// hostName makes a guest's host name of a machine's name.
+// hostName makes a guest's host name from a machine's name.
 func hostName(name string) string {
 	return strings.Trim(strings.Map(func(r rune) rune {
 		switch {
@@ -266,7 +269,8 @@ func hostName(name string) string {
 
 // DeleteVM removes a machine or template.
 func (d *Driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.DeleteRequest) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "vm.delete", id.Ref(), r)
+	name := called(ctx, op.VMDelete, op.TemplateDelete)
+	f, err := d.enter(ctx, name, id.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -277,14 +281,14 @@ func (d *Driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.VMDelete, m.ref(), m.ref()); err != nil {
+	if err := b.require(capability.VMDelete, m.ref(), m.ref()); err != nil {
 		return nil, err
 	}
 	if err := b.free(vmKey(id), false); err != nil {
 		return nil, err
 	}
-	if m.State != hypervisor.Off && !r.Force {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s: power it off first, or set Force", m.State)
+	if m.State != hypervisor.StateOff && !r.Force {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s: power it off first, or set Force", m.State)
 	}
 	stands := func() error {
 		if r.Disks != hypervisor.DeleteDisks {
@@ -299,7 +303,14 @@ func (d *Driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	if err := stands(); err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "vm.delete", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, phases: []string{"deleting"}, finish: func(*hypervisor.TaskState) error {
+	var notes []string
+	if r.Disks == hypervisor.DeleteDisks {
+		notes = m.apart("is kept")
+		for _, k := range m.Disks {
+			notes = append(notes, k.kept()...)
+		}
+	}
+	return d.run(f, work{op: name, on: m.ref(), notes: notes, excl: []hypervisor.Ref{vmKey(id)}, phases: []string{"deleting"}, finish: func(*hypervisor.TaskState) error {
 		if err := stands(); err != nil {
 			return err
 		}
@@ -309,7 +320,7 @@ func (d *Driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 	}})
 }
 
-// remove takes a machine that is off out, with its images or not.
+// remove removes a machine that is off, with or without its images.
 func (b *Backend) remove(m *vm, p hypervisor.DiskPolicy) {
 	for _, a := range m.Devices {
 		b.freeDevice(a)
@@ -327,8 +338,8 @@ func (b *Backend) remove(m *vm, p hypervisor.DiskPolicy) {
 	b.drop(m)
 }
 
-// flatten leaves only a machine's present images, each by itself unless
-// others stand on a base too, and gives them up.
+// flatten leaves only a machine's present images, each independent unless
+// other images also depend on a base, and releases them.
 func (b *Backend) flatten(m *vm, owned []*volume) {
 	keep := map[hypervisor.VolumeID]bool{}
 	for _, d := range m.Disks {
@@ -341,14 +352,14 @@ func (b *Backend) flatten(m *vm, owned []*volume) {
 		case len(b.kids[v.ID]) > 0:
 			b.merge(v)
 		default:
-			b.removeVolume(v) // what only a snapshot had
+			b.removeVolume(v) // only a snapshot had it
 		}
 	}
 }
 
-// pruneBase tidies a base that a clone, now gone, had kept: where its owner
-// has left it behind it is removed, where only the owner's own overlay stands
-// on it they are merged.
+// pruneBase tidies up a base that only a clone, now gone, had kept. If its
+// owner no longer uses the base, it is removed. If only the owner's own
+// overlay depends on it, the two are merged.
 func (b *Backend) pruneBase(id hypervisor.VolumeID) {
 	v := b.st.Volumes[id]
 	if v == nil || v.Owner == "" {

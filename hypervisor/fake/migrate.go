@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// move is a migration that was looked at.
+// move is a checked migration.
 type move struct {
 	hypervisor.MigrateReport
-	needs []hypervisor.Capability
+	needs []capability.Name
 	live  bool
 	state bool // blocked by the power state
 	to    *Backend
-	host  *host // the target; nil: it stays
+	host  *host // the target; nil means that the machine stays
 	store hypervisor.DatastoreID
 	bytes int64
 }
@@ -27,16 +29,16 @@ func (v *move) block(r hypervisor.ReasonCode, on hypervisor.Ref, format string, 
 
 // target finds the backend of another Client, also where a test has wrapped
 // the driver.
-func (d *Driver) target(r hypervisor.MigrateRequest) (*Backend, error) {
+func (d *Driver) target(ctx context.Context, r hypervisor.MigrateRequest) (*Backend, error) {
 	if r.To == nil {
 		return d.b, nil
 	}
 	var o *Driver
-	if !r.To.As(hypervisor.Ref{}, &o) {
-		return nil, hypervisor.Errorf(hypervisor.KindIncompatible, hypervisor.Ref{Kind: hypervisor.KindOfClient}, "the other Client is no fake")
+	if err := r.To.As(ctx, hypervisor.Ref{}, &o); err != nil {
+		return nil, hypervisor.Errorf(hypervisor.ErrIncompatible, hypervisor.Ref{Kind: hypervisor.ObjectClient}, "the other Client is no fake")
 	}
 	if o.b == d.b {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{Kind: hypervisor.KindOfClient}, "To is another session on the same backend: leave it out")
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, hypervisor.Ref{Kind: hypervisor.ObjectClient}, "To is another session on the same backend: leave it out")
 	}
 	return o.b, nil
 }
@@ -57,13 +59,14 @@ func (b *Backend) lockWith(o *Backend) (unlock func()) {
 	return o.mu.Unlock
 }
 
-// CheckMigrate lists what stands in the way, what the edition lacks included.
+// CheckMigrate lists everything that blocks the migration, including what the
+// edition lacks.
 func (d *Driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.MigrateReport, error) {
-	if err := d.read(ctx, "migrate.check", id.Ref()); err != nil {
+	if err := d.read(ctx, op.VMCheckMigrate, id.Ref()); err != nil {
 		return hypervisor.MigrateReport{}, err
 	}
 	b := d.b
-	o, err := d.target(r)
+	o, err := d.target(ctx, r)
 	if err != nil {
 		return hypervisor.MigrateReport{}, err
 	}
@@ -79,7 +82,7 @@ func (d *Driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervi
 		return hypervisor.MigrateReport{}, err
 	}
 	for _, k := range v.needs {
-		if s := b.supports(k, hypervisor.Ref{}); s.Level == hypervisor.No {
+		if s := b.supports(k, hypervisor.Ref{}); s.Level == hypervisor.LevelNo {
 			v.block(s.Reason, m.ref(), "%s: %s", k, s.Detail)
 		}
 	}
@@ -88,12 +91,12 @@ func (d *Driver) CheckMigrate(ctx context.Context, id hypervisor.VMID, r hypervi
 
 // Migrate moves a machine, its disks, or both.
 func (d *Driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "migrate", id.Ref(), r)
+	f, err := d.enter(ctx, op.VMMigrate, id.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
 	b := d.b
-	o, err := d.target(r)
+	o, err := d.target(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +111,7 @@ func (d *Driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 }
 
 // depart checks a migration, reserves room at its destination and returns the
-// work that is left. Both backends are locked.
+// rest of the work. Both backends are locked.
 func (b *Backend) depart(id hypervisor.VMID, r hypervisor.MigrateRequest, o *Backend) (work, error) {
 	m, err := b.vm(id)
 	if err != nil {
@@ -127,17 +130,17 @@ func (b *Backend) depart(id hypervisor.VMID, r hypervisor.MigrateRequest, o *Bac
 		}
 	}
 	if !v.OK() {
-		k := hypervisor.KindIncompatible
+		k := hypervisor.ErrIncompatible
 		if v.state {
-			k = hypervisor.KindInvalidState
+			k = hypervisor.ErrInvalidState
 		}
 		return work{}, hypervisor.Errorf(k, m.ref(), "%w", &hypervisor.BlockedError{Blockers: v.Blockers})
 	}
-	w := work{op: "migrate", on: m.ref(), result: m.ID.Ref(), excl: []hypervisor.Ref{vmKey(id)}, bytes: v.bytes, also: o, phases: v.phases()}
+	w := work{op: op.VMMigrate, on: m.ref(), result: m.ID.Ref(), pause: v.pause(r), excl: []hypervisor.Ref{vmKey(id)}, bytes: v.bytes, also: o, phases: v.phases()}
 	if r.PostCopy {
 		w.fixed = 0.5
 	}
-	takes := b.delay("migrate")
+	takes := b.delay(op.VMMigrate)
 	if r.BandwidthBytes > 0 && takes > 0 {
 		takes = max(takes, time.Duration(float64(v.bytes)/float64(r.BandwidthBytes)*float64(time.Second)))
 	}
@@ -156,7 +159,7 @@ func (b *Backend) depart(id hypervisor.VMID, r hypervisor.MigrateRequest, o *Bac
 	images := map[hypervisor.DiskID]*volume{}
 	if v.store != "" {
 		for _, dk := range m.Disks {
-			if x := b.st.Volumes[dk.Volume]; x != nil && !dk.ReadOnly {
+			if x := b.st.Volumes[dk.Volume]; x != nil && !dk.ReadOnly && !dk.apart() {
 				images[dk.ID] = o.addVolume(&volume{Name: x.Name, Datastore: v.store, Size: x.Size, Prov: x.Prov, Owner: m.ID, Partial: true})
 			}
 		}
@@ -184,19 +187,15 @@ func (b *Backend) depart(id hypervisor.VMID, r hypervisor.MigrateRequest, o *Bac
 	start := b.now()
 	w.finish = func(s *hypervisor.TaskState) error {
 		if late {
-			return hypervisor.Errorf(hypervisor.KindTimeout, m.ref(), "the migration didn't end within %v; the machine goes on at the source", r.Timeout)
+			return hypervisor.Errorf(hypervisor.ErrTimeout, m.ref(), "the migration didn't end within %v; the machine keeps running at the source", r.Timeout)
 		}
 		res := &hypervisor.MigrateResult{VM: m.ID, Host: m.Host, BytesCopied: v.bytes, Method: v.Method}
 		res.Kept = b.arrive(m, v, images, r.KeepSource)
 		if v.host != nil {
 			res.Host = v.host.ID
 		}
-		if v.live {
-			res.Downtime = downtime
-			if r.MaxDowntime > 0 {
-				res.Downtime = min(downtime, r.MaxDowntime)
-			}
-		}
+		res.Downtime = v.pause(r)
+		m.Moved = r.MigrateOptions
 		res.Total = b.now().Sub(start)
 		s.Migration = res
 		return nil
@@ -206,6 +205,17 @@ func (b *Backend) depart(id hypervisor.VMID, r hypervisor.MigrateRequest, o *Bac
 
 // downtime of a live migration.
 const downtime = 40 * time.Millisecond
+
+// pause returns how long the guest stands still.
+func (v *move) pause(r hypervisor.MigrateRequest) time.Duration {
+	switch {
+	case !v.live:
+		return 0
+	case r.MaxDowntime > 0:
+		return min(downtime, r.MaxDowntime)
+	}
+	return downtime
+}
 
 func (v *move) phases() (out []string) {
 	out = []string{"preparing"}
@@ -218,7 +228,7 @@ func (v *move) phases() (out []string) {
 	return append(out, "switching over")
 }
 
-// arrive makes the move true. Both backends are locked.
+// arrive completes the move. Both backends are locked.
 func (b *Backend) arrive(m *vm, v *move, images map[hypervisor.DiskID]*volume, keep bool) (kept []hypervisor.Ref) {
 	moved := slices.Clone(m.Disks)
 	var old []*volume
@@ -227,7 +237,7 @@ func (b *Backend) arrive(m *vm, v *move, images map[hypervisor.DiskID]*volume, k
 		if x == nil {
 			continue
 		}
-		// The guest wrote until now.
+		// The guest has written until now.
 		src := b.st.Volumes[dk.Volume]
 		data := b.content(src.ID)
 		x.Data, x.Size, x.Partial = &data, src.Size, false
@@ -241,7 +251,7 @@ func (b *Backend) arrive(m *vm, v *move, images map[hypervisor.DiskID]*volume, k
 	if v.to != b {
 		c := *m
 		c.Disks, c.Snaps, c.Current, c.Host = moved, nil, "", v.host.ID
-		c.Replication = hypervisor.ReplicationInfo{} // it belongs to the machine that was
+		c.Replication = hypervisor.ReplicationInfo{} // it belongs to the old machine
 		c.NICs = slices.Clone(m.NICs)
 		c.Datastore = v.store
 		if m.active() {
@@ -274,6 +284,6 @@ func (b *Backend) arrive(m *vm, v *move, images map[hypervisor.DiskID]*volume, k
 		}
 		m.Host = v.host.ID
 	}
-	b.emit(hypervisor.VMMigrated, m, v.Method)
+	b.emit(hypervisor.EventVMMigrated, m, v.Method)
 	return kept
 }

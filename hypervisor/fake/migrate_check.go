@@ -6,12 +6,13 @@ import (
 	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // look plans a migration. Both backends are locked.
 func (b *Backend) look(m *vm, r hypervisor.MigrateRequest, o *Backend) (*move, error) {
 	v := &move{to: o}
-	v.live = m.active() && r.Mode != hypervisor.Cold
+	v.live = m.active() && r.Mode != hypervisor.MigrateModeCold
 	if err := v.aim(m, r); err != nil {
 		return nil, err
 	}
@@ -21,10 +22,12 @@ func (b *Backend) look(m *vm, r hypervisor.MigrateRequest, o *Backend) (*move, e
 		v.Method = "live, pre-copy"
 		if r.PostCopy {
 			v.Method = "live, post-copy"
+			v.Warnings = append(v.Warnings, hypervisor.Blocker{Reason: hypervisor.ReasonConfig, Object: m.ref(),
+				Detail: "the machine is lost if the connection of the hosts breaks after it was switched over"})
 		}
 	}
 	switch {
-	case r.Mode == hypervisor.Live && !m.active(), r.Mode == hypervisor.Cold && m.active(), m.Template && r.Mode == hypervisor.Live:
+	case r.Mode == hypervisor.MigrateModeLive && !m.active(), r.Mode == hypervisor.MigrateModeCold && m.active(), m.Template && r.Mode == hypervisor.MigrateModeLive:
 		v.state = true
 		v.block(hypervisor.ReasonVMState, m.ref(), "the machine is %s: live migration needs a running one, cold migration one that is off or suspended", m.State)
 	}
@@ -43,10 +46,11 @@ func (b *Backend) look(m *vm, r hypervisor.MigrateRequest, o *Backend) (*move, e
 		b.lookHost(v, m)
 	}
 	b.lookDisks(v, m, r)
+	b.lookForeign(v, m)
 	return v, nil
 }
 
-// aim finds host and datastore of the destination.
+// aim finds the host and datastore of the destination.
 func (v *move) aim(m *vm, r hypervisor.MigrateRequest) error {
 	o := v.to
 	same := r.To == nil
@@ -56,7 +60,7 @@ func (v *move) aim(m *vm, r hypervisor.MigrateRequest) error {
 		}
 		if !same || slices.ContainsFunc(m.Disks, func(d disk) bool {
 			x := o.st.Volumes[d.Volume]
-			return !d.ReadOnly && x != nil && x.Datastore != r.Storage
+			return !d.ReadOnly && !d.apart() && x != nil && x.Datastore != r.Storage
 		}) {
 			v.store = r.Storage
 		}
@@ -64,6 +68,9 @@ func (v *move) aim(m *vm, r hypervisor.MigrateRequest) error {
 	switch {
 	case r.Host != "":
 		h, err := o.host(r.Host)
+		if err == nil && r.Pool != "" && h.Pool != r.Pool {
+			err = hypervisor.Errorf(hypervisor.ErrInvalidArgument, h.ref(), "the host is in pool %q, not in %q", h.Pool, r.Pool)
+		}
 		if err != nil {
 			return err
 		}
@@ -100,36 +107,36 @@ func (v *move) aim(m *vm, r hypervisor.MigrateRequest) error {
 }
 
 func (v *move) demands(r hypervisor.MigrateRequest) {
-	add := func(k hypervisor.Capability) { v.needs = append(v.needs, k) }
+	add := func(k capability.Name) { v.needs = append(v.needs, k) }
 	switch {
 	case r.To != nil:
-		add(hypervisor.MigrateCross)
+		add(capability.MigrateCross)
 	case v.live && r.Host+hypervisor.HostID(r.Pool) != "" && r.Storage != "":
-		add(hypervisor.MigrateBoth)
+		add(capability.MigrateBoth)
 	case v.live && r.Host+hypervisor.HostID(r.Pool) != "":
-		add(hypervisor.MigrateLive)
+		add(capability.MigrateLive)
 	case v.live:
-		add(hypervisor.MigrateLiveStorage)
+		add(capability.MigrateLiveStorage)
 	default:
-		if r.Host+hypervisor.HostID(r.Pool) != "" && r.Mode != hypervisor.Live {
-			add(hypervisor.MigrateCold)
+		if r.Host+hypervisor.HostID(r.Pool) != "" && r.Mode != hypervisor.MigrateModeLive {
+			add(capability.MigrateCold)
 		}
 		if r.Storage != "" {
-			add(hypervisor.MigrateStorage)
+			add(capability.MigrateStorage)
 		}
-		if r.Mode == hypervisor.Live {
-			add(hypervisor.MigrateLive)
+		if r.Mode == hypervisor.MigrateModeLive {
+			add(capability.MigrateLive)
 		}
 	}
 	if r.PostCopy {
-		add(hypervisor.MigratePostCopy)
+		add(capability.MigratePostCopy)
 	}
 	if r.Tuned() {
-		add(hypervisor.MigrateTuning)
+		add(capability.MigrateTuning)
 	}
 }
 
-// lookHost sees whether the target host takes the machine.
+// lookHost checks whether the target host can take the machine.
 func (b *Backend) lookHost(v *move, m *vm) {
 	h := v.host
 	switch h.State {
@@ -191,7 +198,7 @@ func older(a, b string) bool {
 	return false
 }
 
-// lookDisks sees whether the disks can go where they have to.
+// lookDisks checks whether the disks can move to their destination.
 func (b *Backend) lookDisks(v *move, m *vm, r hypervisor.MigrateRequest) {
 	at := m.Host
 	if v.host != nil {
@@ -209,9 +216,12 @@ func (b *Backend) lookDisks(v *move, m *vm, r hypervisor.MigrateRequest) {
 			}
 			continue
 		}
+		if d.Shared {
+			continue
+		}
 		size += x.Size
 		if x.Parent != "" && len(m.Snaps) == 0 {
-			v.Warnings = append(v.Warnings, hypervisor.Blocker{Reason: hypervisor.ReasonVMLinked, Object: d.ID.Ref(), Detail: "the disk stands on another image; moved, it is independent"})
+			v.Warnings = append(v.Warnings, hypervisor.Blocker{Reason: hypervisor.ReasonVMLinked, Object: d.ID.Ref(), Detail: "the disk depends on another image; moved, it is independent"})
 		}
 	}
 	if v.store == "" {
@@ -226,11 +236,11 @@ func (b *Backend) lookDisks(v *move, m *vm, r hypervisor.MigrateRequest) {
 		v.block(hypervisor.ReasonNoSpace, v.store.Ref(), "datastore %q has %d MiB free, %d MiB are needed", s.Name, (s.CapacityBytes-s.Used)/hypervisor.MiB, size/hypervisor.MiB)
 	}
 	if len(m.Snaps) > 0 {
-		v.block(hypervisor.ReasonVMSnapshots, m.ref(), "disks with snapshots can't be moved: delete the %d snapshots, or move the machine alone", len(m.Snaps))
+		v.block(hypervisor.ReasonVMSnapshots, m.ref(), "disks with snapshots can't be moved: delete the snapshots %s, or move the machine alone", m.snapNames())
 	}
 	for _, x := range b.owned(m) {
 		if deps := b.dependants(x.ID, m.ID); len(deps) > 0 && !r.KeepSource {
-			v.block(hypervisor.ReasonVMLinked, x.ref(), "linked clones stand on it: %v", deps)
+			v.block(hypervisor.ReasonVMLinked, x.ref(), "linked clones depend on it: %v", deps)
 		}
 	}
 }

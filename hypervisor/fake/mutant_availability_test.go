@@ -12,7 +12,7 @@ func availabilityMutants() []mutant {
 		{name: "a restart priority is not kept", area: "availability", finding: "after SetRestartPriority(low)", tell: func(l *lie) {
 			l.restart = func(_ context.Context, id vmID, _ hypervisor.RestartPriority) (dtask, error) { return did(id.Ref()) }
 		}},
-		{name: "a priority of its own is told as the default", area: "availability", finding: "after SetRestartPriority(low)", tell: func(l *lie) {
+		{name: "a priority of its own is reported as the default", area: "availability", finding: "after SetRestartPriority(low)", tell: func(l *lie) {
 			l.avail = func(ctx context.Context, id vmID) (hypervisor.Availability, error) {
 				a, err := l.Driver.Availability(ctx, id)
 				a.Inherited = true
@@ -33,7 +33,7 @@ func availabilityMutants() []mutant {
 				return a, err
 			}
 		}},
-		{name: "high is told as medium", area: "availability", finding: "after SetRestartPriority(high)", tell: func(l *lie) {
+		{name: "high is reported as medium", area: "availability", finding: "after SetRestartPriority(high)", tell: func(l *lie) {
 			l.avail = func(ctx context.Context, id vmID) (hypervisor.Availability, error) {
 				a, err := l.Driver.Availability(ctx, id)
 				if a.Priority == hypervisor.RestartHigh {

@@ -6,12 +6,13 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func copyMutants() []mutant {
 	return []mutant{
 		{name: "revert restores nothing", area: "snapshots", finding: "after Revert to one", tell: func(l *lie) {
-			l.revert = func(_ context.Context, _ vmID, s hypervisor.SnapshotID, _ hypervisor.RevertRequest) (dtask, error) {
+			l.revert = func(_ context.Context, _ vmID, s hypervisor.SnapshotID, _ hypervisor.RevertOptions) (dtask, error) {
 				return did(s.Ref())
 			}
 		}},
@@ -34,8 +35,8 @@ func copyMutants() []mutant {
 			}
 		}},
 		{name: "delete of a snapshot takes its children along", area: "snapshots", finding: "after Delete of the root", tell: func(l *lie) {
-			l.unsnap = func(ctx context.Context, id vmID, s hypervisor.SnapshotID, _ hypervisor.DeleteSnapshotRequest) (dtask, error) {
-				return l.Driver.DeleteSnapshot(ctx, id, s, hypervisor.DeleteSnapshotRequest{Children: true})
+			l.unsnap = func(ctx context.Context, id vmID, s hypervisor.SnapshotID, _ hypervisor.DeleteSnapshotOptions) (dtask, error) {
+				return l.Driver.DeleteSnapshot(ctx, id, s, hypervisor.DeleteSnapshotOptions{Children: true})
 			}
 		}},
 		{name: "a snapshot with RAM is without", area: "snapshots", finding: "the snapshot with RAM is", tell: func(l *lie) {
@@ -45,26 +46,26 @@ func copyMutants() []mutant {
 			}
 		}},
 		{name: "reverting to RAM boots anew", area: "snapshots", finding: "its memory was lost", tell: func(l *lie) {
-			l.revert = func(ctx context.Context, id vmID, s hypervisor.SnapshotID, r hypervisor.RevertRequest) (dtask, error) {
+			l.revert = func(ctx context.Context, id vmID, s hypervisor.SnapshotID, r hypervisor.RevertOptions) (dtask, error) {
 				t, err := l.Driver.RevertSnapshot(ctx, id, s, r)
 				return then(t, err, func(tstate) {
-					if v, err := l.Driver.GetVM(bg, id); err == nil && v.State == hypervisor.Running {
+					if v, err := l.Driver.GetVM(bg, id); err == nil && v.State == hypervisor.StateRunning {
 						must(l.Driver.Power(bg, id, hypervisor.PowerRequest{Op: hypervisor.PowerOpReset}))
 					}
 				})
 			}
 		}},
-		{name: "a linked clone is full", area: "clones", finding: "stands on nothing", tell: func(l *lie) {
+		{name: "a linked clone is full", area: "clones", finding: "depends on nothing", tell: func(l *lie) {
 			l.clone = func(ctx context.Context, id vmID, r hypervisor.CloneRequest) (dtask, error) {
-				if r.Mode == hypervisor.Linked {
-					r.Mode = hypervisor.FullClone
+				if r.Mode == hypervisor.CloneModeLinked {
+					r.Mode = hypervisor.CloneModeFull
 				}
 				return l.Driver.Clone(ctx, id, r)
 			}
 		}},
-		{name: "a full clone is linked", area: "clones", finding: "of a full clone stands on", tell: func(l *lie) {
+		{name: "a full clone is linked", area: "clones", finding: "of a full clone depends on", tell: func(l *lie) {
 			l.clone = func(ctx context.Context, id vmID, r hypervisor.CloneRequest) (dtask, error) {
-				r.Mode = hypervisor.Linked
+				r.Mode = hypervisor.CloneModeLinked
 				return l.Driver.Clone(ctx, id, r)
 			}
 		}},
@@ -92,8 +93,8 @@ func copyMutants() []mutant {
 		{name: "the dependant isn't named", area: "clones", finding: "doesn't name the dependant", tell: func(l *lie) {
 			l.remove = func(ctx context.Context, id vmID, r hypervisor.DeleteRequest) (dtask, error) {
 				t, err := l.Driver.DeleteVM(ctx, id, r)
-				if hypervisor.KindOf(err) == hypervisor.KindBusy {
-					err = hypervisor.Errorf(hypervisor.KindBusy, vmRef(id), "something stands on it")
+				if hypervisor.KindOf(err) == hypervisor.ErrBusy {
+					err = hypervisor.Errorf(hypervisor.ErrBusy, vmRef(id), "something depends on it")
 				}
 				return t, err
 			}
@@ -104,7 +105,7 @@ func copyMutants() []mutant {
 		{name: "no template is made", area: "templates", finding: "Templates leaves out", tell: func(l *lie) {
 			l.mark = func(ctx context.Context, id vmID) (dtask, error) {
 				v, err := l.Driver.GetVM(ctx, id)
-				if err == nil && v.State != hypervisor.Off {
+				if err == nil && v.State != hypervisor.StateOff {
 					return l.Driver.MarkTemplate(ctx, id)
 				}
 				return did(hypervisor.TemplateID(id).Ref())
@@ -134,9 +135,9 @@ func copyMutants() []mutant {
 			l.clone = func(ctx context.Context, id vmID, r hypervisor.CloneRequest) (dtask, error) {
 				t, err := l.Driver.Clone(ctx, id, r)
 				return bend(t, err, func(s tstate) tstate {
-					if n == 0 && hypervisor.KindOf(s.Err) == hypervisor.KindCanceled {
+					if n == 0 && hypervisor.KindOf(s.Err) == hypervisor.ErrCanceled {
 						n++
-						l.b.SetDelay("volume.create", 0)
+						l.b.SetDelay(op.VolumeCreate, 0)
 						must(l.Driver.CreateVolume(bg, hypervisor.VolumeSpec{Name: "left", Datastore: "ds-shared", SizeBytes: hypervisor.MiB}))
 					}
 					return s
@@ -147,10 +148,10 @@ func copyMutants() []mutant {
 			l.clone = func(ctx context.Context, id vmID, r hypervisor.CloneRequest) (dtask, error) {
 				t, err := l.Driver.Clone(ctx, id, r)
 				return bend(t, err, func(s tstate) tstate {
-					if hypervisor.KindOf(s.Err) == hypervisor.KindCanceled {
-						l.b.SetDelay("volume.create", 0)
+					if hypervisor.KindOf(s.Err) == hypervisor.ErrCanceled {
+						l.b.SetDelay(op.VolumeCreate, 0)
 						must(l.Driver.CreateVolume(bg, hypervisor.VolumeSpec{Name: "left", Datastore: "ds-shared", SizeBytes: hypervisor.MiB}))
-						s.Leftover = []hypervisor.Ref{{Kind: hypervisor.KindOfVolume, ID: "another"}}
+						s.Leftover = []hypervisor.Ref{{Kind: hypervisor.ObjectVolume, ID: "another"}}
 					}
 					return s
 				})
@@ -160,7 +161,7 @@ func copyMutants() []mutant {
 			l.migrate = func(ctx context.Context, id vmID, r hypervisor.MigrateRequest) (dtask, error) {
 				t, err := l.Driver.Migrate(ctx, id, r)
 				return bend(t, err, func(s tstate) tstate {
-					if hypervisor.KindOf(s.Err) == hypervisor.KindCanceled {
+					if hypervisor.KindOf(s.Err) == hypervisor.ErrCanceled {
 						l.b.SetDelay("*", 0)
 						must(l.Driver.Migrate(bg, id, r))
 					}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
 )
 
@@ -15,7 +16,7 @@ func moveMutants() []mutant {
 			l.migrate = func(ctx context.Context, id vmID, r hypervisor.MigrateRequest) (dtask, error) {
 				t, err := l.Driver.Migrate(ctx, id, r)
 				return then(t, err, func(tstate) {
-					if v, err := l.Driver.GetVM(bg, id); err == nil && v.State == hypervisor.Running {
+					if v, err := l.Driver.GetVM(bg, id); err == nil && v.State == hypervisor.StateRunning {
 						must(l.Driver.Power(bg, id, hypervisor.PowerRequest{Op: hypervisor.PowerOpReset}))
 					}
 				})
@@ -70,14 +71,14 @@ func moveMutants() []mutant {
 		{name: "an absent device is busy", area: "devices", finding: "AttachDevice of an absent ID", tell: func(l *lie) {
 			l.attachDev = func(ctx context.Context, id vmID, r hypervisor.DeviceRequest) (dtask, error) {
 				t, err := l.Driver.AttachDevice(ctx, id, r)
-				if hypervisor.KindOf(err) == hypervisor.KindNotFound {
-					err = hypervisor.Errorf(hypervisor.KindBusy, vmRef(id), "no")
+				if hypervisor.KindOf(err) == hypervisor.ErrNotFound {
+					err = hypervisor.Errorf(hypervisor.ErrBusy, vmRef(id), "no")
 				}
 				return t, err
 			}
 		}},
 		{name: "maintenance without the mode", area: "hosts", finding: "after EnterMaintenance the host is", tell: func(l *lie) {
-			l.maintain = func(ctx context.Context, h hypervisor.HostID, r hypervisor.MaintenanceRequest) (dtask, error) {
+			l.maintain = func(ctx context.Context, h hypervisor.HostID, r hypervisor.MaintenanceOptions) (dtask, error) {
 				t, err := l.Driver.EnterMaintenance(ctx, h, r)
 				return then(t, err, func(tstate) { must(l.Driver.ExitMaintenance(bg, h)) })
 			}
@@ -88,47 +89,47 @@ func moveMutants() []mutant {
 func answerMutants() []mutant {
 	return []mutant{
 		{name: "denied and done", area: "refusals", finding: "is not declared, yet the call succeeded", tell: func(l *lie) {
-			l.supports = func(k hypervisor.Capability, s hypervisor.Support) hypervisor.Support {
-				if k == hypervisor.SnapshotMemory {
-					s = hypervisor.Support{Level: hypervisor.No, Reason: hypervisor.ReasonPlatform, Detail: "no"}
+			l.supports = func(k capability.Name, s hypervisor.Support) hypervisor.Support {
+				if k == capability.SnapshotMemory {
+					s = hypervisor.Support{Level: hypervisor.LevelNo, Reason: hypervisor.ReasonPlatform, Detail: "no"}
 				}
 				return s
 			}
 		}},
-		{name: "declared and refused", area: "snapshots", finding: "CreateSnapshot(\"ram\")", cfg: disabled(hypervisor.SnapshotMemory), tell: func(l *lie) {
-			l.supports = func(k hypervisor.Capability, s hypervisor.Support) hypervisor.Support {
-				if k == hypervisor.SnapshotMemory {
-					s = hypervisor.Support{Level: hypervisor.Yes}
+		{name: "declared and refused", area: "snapshots", finding: "CreateSnapshot(\"ram\")", cfg: disabled(capability.SnapshotMemory), tell: func(l *lie) {
+			l.supports = func(k capability.Name, s hypervisor.Support) hypervisor.Support {
+				if k == capability.SnapshotMemory {
+					s = hypervisor.Support{Level: hypervisor.LevelYes}
 				}
 				return s
 			}
 		}},
-		{name: "refused for another reason", area: "refusals", finding: "was refused with reason", cfg: disabled(hypervisor.PowerPause), tell: func(l *lie) {
-			l.supports = func(k hypervisor.Capability, s hypervisor.Support) hypervisor.Support {
-				if k == hypervisor.PowerPause {
+		{name: "refused for another reason", area: "refusals", finding: "was refused with reason", cfg: disabled(capability.PowerPause), tell: func(l *lie) {
+			l.supports = func(k capability.Name, s hypervisor.Support) hypervisor.Support {
+				if k == capability.PowerPause {
 					s.Reason = hypervisor.ReasonAPIVersion
 				}
 				return s
 			}
 		}},
-		{name: "refused without a reason", area: "refusals", finding: "want Unsupported with the reason", cfg: disabled(hypervisor.PowerPause), tell: func(l *lie) {
+		{name: "refused without a reason", area: "refusals", finding: "want Unsupported with the reason", cfg: disabled(capability.PowerPause), tell: func(l *lie) {
 			l.power = func(ctx context.Context, id vmID, r hypervisor.PowerRequest) (dtask, error) {
 				t, err := l.Driver.Power(ctx, id, r)
 				if errors.Is(err, hypervisor.ErrUnsupported) {
-					err = hypervisor.Errorf(hypervisor.KindPermission, vmRef(id), "no")
+					err = hypervisor.Errorf(hypervisor.ErrPermission, vmRef(id), "no")
 				}
 				return t, err
 			}
 		}},
 		{name: "partial without a reason", area: "refusals", finding: "without a reason", tell: func(l *lie) {
-			l.supports = func(k hypervisor.Capability, s hypervisor.Support) hypervisor.Support {
-				if k == hypervisor.Templates {
-					s.Level = hypervisor.Partial
+			l.supports = func(k capability.Name, s hypervisor.Support) hypervisor.Support {
+				if k == capability.Templates {
+					s.Level = hypervisor.LevelPartial
 				}
 				return s
 			}
 		}},
-		{name: "a refused call leaves an image", area: "refusals", finding: "refused calls left the images", cfg: disabled(hypervisor.CloneInstant), tell: func(l *lie) {
+		{name: "a refused call leaves an image", area: "refusals", finding: "refused calls left the images", cfg: disabled(capability.CloneInstant), tell: func(l *lie) {
 			l.clone = func(ctx context.Context, id vmID, r hypervisor.CloneRequest) (dtask, error) {
 				t, err := l.Driver.Clone(ctx, id, r)
 				if err != nil {
@@ -145,7 +146,7 @@ func answerMutants() []mutant {
 		}},
 		{name: "tasks are forgotten", area: "tasks", finding: "from a second Client", tell: func(l *lie) {
 			l.find = func(_ context.Context, id hypervisor.TaskID) (dtask, error) {
-				return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such task")
+				return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such task")
 			}
 		}},
 		{name: "tasks of any ID are done", area: "tasks", finding: "Task of an absent ID", tell: func(l *lie) {
@@ -173,7 +174,7 @@ func answerMutants() []mutant {
 			l.watch = func(ctx context.Context, token string) events {
 				return func(yield func(hypervisor.Event, error) bool) {
 					for e, err := range l.Driver.Watch(ctx, token) {
-						if e.Type != hypervisor.VMDeleted && !yield(e, err) {
+						if e.Type != hypervisor.EventVMDeleted && !yield(e, err) {
 							return
 						}
 					}
@@ -190,7 +191,7 @@ func answerMutants() []mutant {
 				return x, err
 			}
 		}},
-		{name: "the clock is exact", area: "guest", finding: "Clock tells", tell: func(l *lie) {
+		{name: "the clock is exact", area: "guest", finding: "Clock reports", tell: func(l *lie) {
 			l.clock = func(ctx context.Context, id vmID) (hypervisor.ClockReading, error) {
 				c, err := l.Driver.GuestClock(ctx, id)
 				c.Uncertainty = 0
@@ -200,8 +201,8 @@ func answerMutants() []mutant {
 		{name: "concurrent work fails", area: "concurrency", finding: "want success or ErrBusy", tell: func(l *lie) {
 			l.reconfigure = func(ctx context.Context, id vmID, ch hypervisor.Changes) (dtask, error) {
 				t, err := l.Driver.Reconfigure(ctx, id, ch)
-				if hypervisor.KindOf(err) == hypervisor.KindBusy {
-					err = &fake.NativeError{Kind: hypervisor.KindUnknown, Text: "lock timeout"}
+				if hypervisor.KindOf(err) == hypervisor.ErrBusy {
+					err = &fake.NativeError{Kind: hypervisor.ErrUnknown, Text: "lock timeout"}
 				}
 				return t, err
 			}

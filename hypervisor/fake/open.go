@@ -10,19 +10,20 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 func init() { hypervisor.Register("fake", openURL) }
 
 // Driver is a session on a Backend. It implements hypervisor.Driver and all
-// of its optional interfaces; tests embed it to change one behaviour.
+// of its optional interfaces. Tests embed it to change one behaviour.
 type Driver struct {
 	b      *Backend
 	closed atomic.Bool
 	done   chan struct{} // closed by Close
 }
 
-// All abilities.
+// Driver has all abilities.
 var _ interface {
 	hypervisor.Driver
 	hypervisor.Lifecycle
@@ -60,17 +61,17 @@ type namedBackend struct {
 }
 
 func openURL(_ context.Context, u *url.URL, _ *hypervisor.Options) (hypervisor.Driver, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfClient, ID: u.Redacted()}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectClient, ID: "fake://" + u.Host}
 	if u.Path != "" && u.Path != "/" {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "path %q makes no sense: use fake:// or fake://name", u.Path)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "path %q makes no sense: use fake:// or fake://name", u.Path)
 	}
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the parameters can't be parsed: %w", err)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "the parameters can't be parsed: %w", err)
 	}
 	cfg, err := parse(q)
 	if err != nil {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%w", err)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "%w", err)
 	}
 	if u.Host == "" {
 		return New(cfg).Driver(), nil
@@ -80,7 +81,7 @@ func openURL(_ context.Context, u *url.URL, _ *hypervisor.Options) (hypervisor.D
 	n, ok := named.m[u.Host]
 	switch {
 	case ok && len(q) > 0 && n.query != q.Encode():
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "the backend %q exists with other parameters (%q): leave them out", u.Host, n.query)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "the backend %q exists with other parameters (%q): leave them out", u.Host, n.query)
 	case !ok:
 		cfg.Name = u.Host
 		n = namedBackend{New(cfg), q.Encode()}
@@ -94,6 +95,9 @@ func openURL(_ context.Context, u *url.URL, _ *hypervisor.Options) (hypervisor.D
 
 func parse(q url.Values) (cfg Config, err error) {
 	for k, v := range q {
+		if len(v) > 1 {
+			return cfg, fmt.Errorf("the parameter %s is given %d times", k, len(v))
+		}
 		switch s := v[0]; k {
 		case "hosts":
 			n, err := strconv.Atoi(s)
@@ -115,7 +119,7 @@ func parse(q url.Values) (cfg Config, err error) {
 			if err != nil || d < 0 {
 				return cfg, fmt.Errorf("delay=%q: give a duration such as 2s", s)
 			}
-			cfg.Delays = map[string]time.Duration{"*": d}
+			cfg.Delays = map[op.Name]time.Duration{"*": d}
 		default:
 			return cfg, fmt.Errorf("unknown parameter %q: hosts, seed, edition and delay are known", k)
 		}
@@ -123,25 +127,25 @@ func parse(q url.Values) (cfg Config, err error) {
 	return cfg, nil
 }
 
-// Describe tells the backend's name.
+// Describe returns the backend's name.
 func (d *Driver) Describe() hypervisor.Description {
 	return hypervisor.Description{Driver: "fake", Product: "Anyvisor fake", Version: version, Endpoint: d.b.cfg.Name}
 }
 
-// As knows **Driver and **Backend.
-func (d *Driver) As(_ hypervisor.Ref, target any) bool {
+// As supports *Driver and *Backend, for any object.
+func (d *Driver) As(_ context.Context, on hypervisor.Ref, target any) error {
 	switch t := target.(type) {
 	case **Driver:
 		*t = d
 	case **Backend:
 		*t = d.b
 	default:
-		return false
+		return hypervisor.NoNative(on, target)
 	}
-	return true
+	return nil
 }
 
-// Close ends the session. Tasks go on in the backend.
+// Close ends the session. Tasks continue in the backend.
 func (d *Driver) Close() error {
 	if !d.closed.Swap(true) {
 		close(d.done)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/hypervisor/fake"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 // A linked clone keeps its base alive, whatever its source does meanwhile,
@@ -33,8 +34,8 @@ func TestChains(t *testing.T) {
 	write(src, "one")
 	one := wait(t, src.CreateSnapshot(ctx, "one", nil))
 	write(src, "two")
-	linked := wait(t, src.Clone(ctx, "linked", &hypervisor.CloneOptions{Mode: hypervisor.Linked}))
-	of := wait(t, src.Clone(ctx, "of-one", &hypervisor.CloneOptions{Mode: hypervisor.Linked, From: one.ID()}))
+	linked := wait(t, src.Clone(ctx, "linked", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}))
+	of := wait(t, src.Clone(ctx, "of-one", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked, From: one.ID()}))
 	content(linked, "two")
 	content(of, "one")
 	write(src, "three")
@@ -59,7 +60,7 @@ func TestChains(t *testing.T) {
 	wait(t, src.MarkTemplate(ctx))
 	_, err = c.Template(hypervisor.TemplateID(src.ID())).MarkVM(ctx, hypervisor.Placement{}).Wait(ctx)
 	if err != nil {
-		t.Errorf("nothing stands on the template's present disk: %v", err)
+		t.Errorf("nothing depends on the template's present disk: %v", err)
 	}
 
 	wait(t, linked.Delete(ctx, hypervisor.DeleteDisks, nil))
@@ -87,7 +88,7 @@ func TestSpace(t *testing.T) {
 		return ds[0].FreeBytes
 	}
 	thick := func(s *hypervisor.VMSpec) {
-		s.Disks[0] = hypervisor.DiskSpec{SizeBytes: 6 * hypervisor.GiB, Provisioning: hypervisor.Thick}
+		s.Disks[0] = hypervisor.DiskSpec{SizeBytes: 6 * hypervisor.GiB, Provisioning: hypervisor.ProvisioningThick}
 	}
 	vm := create(t, c, "a", thick)
 	if free() != 4*hypervisor.GiB {
@@ -95,7 +96,7 @@ func TestSpace(t *testing.T) {
 	}
 	_, err := vm.Clone(t.Context(), "b", nil).Wait(t.Context())
 	demand(t, err, hypervisor.ErrExhausted, "a thick clone that doesn't fit")
-	linked := wait(t, vm.Clone(t.Context(), "l", &hypervisor.CloneOptions{Mode: hypervisor.Linked}))
+	linked := wait(t, vm.Clone(t.Context(), "l", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}))
 	_ = b.WriteDisk(linked.ID(), 0, "x")
 	if free() != 4*hypervisor.GiB-hypervisor.MiB {
 		t.Errorf("%d free with a linked clone", free())
@@ -146,7 +147,7 @@ func TestHostMemory(t *testing.T) {
 	used(2, 2)
 	wait(t, snap.Revert(ctx, &hypervisor.RevertOptions{KeepOff: true}))
 	used(0, 2)
-	if s, _ := b.State(x.ID()); s != hypervisor.Suspended {
+	if s, _ := b.State(x.ID()); s != hypervisor.StateSuspended {
 		t.Errorf("after KeepOff: %s", s)
 	}
 	wait(t, x.Resume(ctx))
@@ -299,7 +300,7 @@ func TestHostDown(t *testing.T) {
 	}
 }
 
-// Every reason that stands in the way of a migration is told at once.
+// Every reason that stands in the way of a migration is reported at once.
 func TestBlockers(t *testing.T) {
 	hosts := fake.DefaultHosts(2)
 	hosts[1].CPUVendor, hosts[1].Version, hosts[1].MemoryBytes = "Intel", "1.9", hypervisor.GiB
@@ -308,9 +309,9 @@ func TestBlockers(t *testing.T) {
 	vm := create(t, c, "a", func(s *hypervisor.VMSpec) {
 		s.MemoryBytes, s.Placement = 2*hypervisor.GiB, hypervisor.Placement{Host: "host-1", Datastore: "ds-host-1"}
 	})
-	wait(t, vm.AttachDevice(t.Context(), hypervisor.DeviceRequest{Class: hypervisor.NetworkCard, VirtualFunction: true}))
+	wait(t, vm.AttachDevice(t.Context(), hypervisor.DeviceRequest{Class: hypervisor.ClassNetwork, VirtualFunction: true}))
 	wait(t, vm.Start(t.Context()))
-	b.SetDelay("vm.clone", time.Hour)
+	b.SetDelay(op.VMClone, time.Hour)
 	k := vm.Clone(t.Context(), "slow", nil)
 	rep, err := vm.CheckMigrate(t.Context(), hypervisor.MigrateOptions{Host: "host-2"})
 	if err != nil {
@@ -331,7 +332,7 @@ func TestBlockers(t *testing.T) {
 	}
 	_, err = k.Wait(t.Context())
 	demand(t, err, hypervisor.ErrCanceled, "Clone")
-	b.Fail(fake.Fault{Op: "vm.labels", Lost: fake.AfterSend})
+	b.Fail(fake.Fault{Op: op.VMSetLabels, Lost: fake.AfterSend})
 	demand(t, vm.SetLabels(t.Context(), map[string]string{"a": "b"}), hypervisor.ErrUnavailable, "SetLabels whose answer is lost")
 	if i, _ := vm.Info(t.Context()); i.Labels["a"] != "b" {
 		t.Errorf("the platform had acted: %v", i.Labels)

@@ -7,30 +7,25 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// powered says from which states an operation leads to which.
+// powered maps each operation to the states that it starts from and leads to.
 var powered = map[hypervisor.PowerOp]struct {
 	from []hypervisor.PowerState
 	to   hypervisor.PowerState
 }{
-	hypervisor.PowerOpStart:    {[]hypervisor.PowerState{hypervisor.Off, hypervisor.Suspended}, hypervisor.Running},
-	hypervisor.PowerOpShutdown: {[]hypervisor.PowerState{hypervisor.Running}, hypervisor.Off},
-	hypervisor.PowerOpOff:      {[]hypervisor.PowerState{hypervisor.Running, hypervisor.Paused, hypervisor.Suspended}, hypervisor.Off},
-	hypervisor.PowerOpReset:    {[]hypervisor.PowerState{hypervisor.Running, hypervisor.Paused}, ""},
-	hypervisor.PowerOpReboot:   {[]hypervisor.PowerState{hypervisor.Running}, ""},
-	hypervisor.PowerOpPause:    {[]hypervisor.PowerState{hypervisor.Running}, hypervisor.Paused},
-	hypervisor.PowerOpSuspend:  {[]hypervisor.PowerState{hypervisor.Running}, hypervisor.Suspended},
-	hypervisor.PowerOpResume:   {[]hypervisor.PowerState{hypervisor.Paused, hypervisor.Suspended}, hypervisor.Running},
-}
-
-var powerNeeds = map[hypervisor.PowerOp]hypervisor.Capability{
-	hypervisor.PowerOpShutdown: hypervisor.PowerShutdown, hypervisor.PowerOpReboot: hypervisor.PowerShutdown,
-	hypervisor.PowerOpReset: hypervisor.PowerReset, hypervisor.PowerOpPause: hypervisor.PowerPause, hypervisor.PowerOpSuspend: hypervisor.PowerSuspend,
+	hypervisor.PowerOpStart:    {[]hypervisor.PowerState{hypervisor.StateOff, hypervisor.StateSuspended}, hypervisor.StateRunning},
+	hypervisor.PowerOpShutdown: {[]hypervisor.PowerState{hypervisor.StateRunning}, hypervisor.StateOff},
+	hypervisor.PowerOpOff:      {[]hypervisor.PowerState{hypervisor.StateRunning, hypervisor.StatePaused, hypervisor.StateSuspended}, hypervisor.StateOff},
+	hypervisor.PowerOpReset:    {[]hypervisor.PowerState{hypervisor.StateRunning, hypervisor.StatePaused}, ""},
+	hypervisor.PowerOpReboot:   {[]hypervisor.PowerState{hypervisor.StateRunning}, ""},
+	hypervisor.PowerOpPause:    {[]hypervisor.PowerState{hypervisor.StateRunning}, hypervisor.StatePaused},
+	hypervisor.PowerOpSuspend:  {[]hypervisor.PowerState{hypervisor.StateRunning}, hypervisor.StateSuspended},
+	hypervisor.PowerOpResume:   {[]hypervisor.PowerState{hypervisor.StatePaused, hypervisor.StateSuspended}, hypervisor.StateRunning},
 }
 
 // Power changes the power state.
 func (d *Driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.PowerRequest) (hypervisor.DriverTask, error) {
-	op := "vm." + string(r.Op)
-	f, err := d.enter(ctx, op, id.Ref(), r)
+	name := r.Op.Operation()
+	f, err := d.enter(ctx, name, id.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -43,12 +38,12 @@ func (d *Driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 	}
 	p, ok := powered[r.Op]
 	if !ok {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, m.ref(), "unknown power operation %q", r.Op)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, m.ref(), "unknown power operation %q", r.Op)
 	}
 	if err := b.free(vmKey(id), false); err != nil {
 		return nil, err
 	}
-	w := work{op: op, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}}
+	w := work{op: name, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}}
 	if m.State == p.to {
 		w.takes = new(time.Duration)
 		return d.run(f, w)
@@ -57,15 +52,13 @@ func (d *Driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 	for _, s := range p.from {
 		fromHere = fromHere || s == m.State
 	}
-	if k := powerNeeds[r.Op]; k != "" {
-		if err := b.require(k, m.ref(), m.ref()); err != nil {
-			return nil, err
-		}
+	if err := b.require(r.Op.Capability(), m.ref(), m.ref()); err != nil {
+		return nil, err
 	}
 	if !fromHere {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s: it can't %s", m.State, r.Op)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s: it can't %s", m.State, r.Op)
 	}
-	if p.to == hypervisor.Running && m.State != hypervisor.Paused {
+	if p.to == hypervisor.StateRunning && m.State != hypervisor.StatePaused {
 		if err := b.room(m, m.Host); err != nil {
 			return nil, err
 		}
@@ -75,7 +68,7 @@ func (d *Driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 		w.phases = []string{"waiting for the guest"}
 		takes := m.Guest.ShutdownTime
 		if takes == 0 {
-			takes = b.delay(op)
+			takes = b.delay(name)
 		}
 		if late = m.Guest.Hangs || takes > r.Timeout; late {
 			takes = r.Timeout
@@ -84,7 +77,7 @@ func (d *Driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 	}
 	w.finish = func(*hypervisor.TaskState) error {
 		if late && !r.Force {
-			return hypervisor.Errorf(hypervisor.KindTimeout, m.ref(), "the guest didn't react within %v; the machine is %s", r.Timeout, m.State)
+			return hypervisor.Errorf(hypervisor.ErrTimeout, m.ref(), "the guest didn't react within %v; the machine is %s", r.Timeout, m.State)
 		}
 		return b.apply(m, r.Op)
 	}
@@ -98,16 +91,16 @@ func (b *Backend) apply(m *vm, op hypervisor.PowerOp) error {
 	case hypervisor.PowerOpShutdown, hypervisor.PowerOpOff:
 		b.halt(m)
 	case hypervisor.PowerOpReset, hypervisor.PowerOpReboot:
-		m.State = hypervisor.Running
+		m.State = hypervisor.StateRunning
 		b.boot(m)
-		b.emit(hypervisor.VMState, m, string(op))
+		b.emit(hypervisor.EventVMState, m, string(op))
 	case hypervisor.PowerOpPause:
 		b.stopClock(m)
-		b.setState(m, hypervisor.Paused)
+		b.setState(m, hypervisor.StatePaused)
 	case hypervisor.PowerOpSuspend:
 		b.stopClock(m)
 		b.vacate(m.Host, m.Mem)
-		b.setState(m, hypervisor.Suspended)
+		b.setState(m, hypervisor.StateSuspended)
 	}
 	return nil
 }
@@ -117,35 +110,35 @@ func (b *Backend) setState(m *vm, s hypervisor.PowerState) {
 		return
 	}
 	m.State = s
-	b.emit(hypervisor.VMState, m, string(s))
+	b.emit(hypervisor.EventVMState, m, string(s))
 }
 
-// start lets a machine run, from wherever it is.
+// start makes a machine run, from whatever state it is in.
 func (b *Backend) start(m *vm) error {
-	if m.State == hypervisor.Running {
+	if m.State == hypervisor.StateRunning {
 		return nil
 	}
-	if m.State == hypervisor.Paused {
+	if m.State == hypervisor.StatePaused {
 		b.runClock(m)
-		b.setState(m, hypervisor.Running)
+		b.setState(m, hypervisor.StateRunning)
 		return nil
 	}
 	if err := b.room(m, m.Host); err != nil {
 		return err
 	}
 	b.occupy(m.Host, m.Mem)
-	if m.State == hypervisor.Suspended {
+	if m.State == hypervisor.StateSuspended {
 		b.runClock(m)
 	} else {
 		b.boot(m)
 	}
-	b.setState(m, hypervisor.Running)
+	b.setState(m, hypervisor.StateRunning)
 	return nil
 }
 
-// halt brings a machine to Off; its RAM is gone.
+// halt brings a machine to Off. Its RAM is lost.
 func (b *Backend) halt(m *vm) {
-	if m.State == hypervisor.Off {
+	if m.State == hypervisor.StateOff {
 		return
 	}
 	if m.active() {
@@ -153,7 +146,7 @@ func (b *Backend) halt(m *vm) {
 	}
 	g := &m.Guest
 	g.RAM, g.Frozen, g.Stopped, g.Up = "", false, time.Time{}, time.Time{}
-	b.setState(m, hypervisor.Off)
+	b.setState(m, hypervisor.StateOff)
 	if p := m.Pending; p != nil {
 		m.Pending = nil
 		b.reshape(m, *p)
@@ -169,7 +162,7 @@ func (b *Backend) boot(m *vm) {
 	g.Up, g.Since, g.Offset = now, now, 0
 }
 
-// stopClock and runClock: a guest's clock stands while the guest does.
+// stopClock and runClock: a guest's clock stands still while the guest does.
 func (b *Backend) stopClock(m *vm) {
 	if m.Guest.Stopped.IsZero() {
 		m.Guest.Stopped = b.now()

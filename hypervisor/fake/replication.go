@@ -4,9 +4,11 @@ import (
 	"context"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// SetReplication says what a machine's replication is like; the fake itself
+// SetReplication sets the state of a machine's replication. The fake itself
 // does not replicate.
 func (b *Backend) SetReplication(id hypervisor.VMID, r hypervisor.ReplicationInfo) error {
 	b.mu.Lock()
@@ -16,13 +18,13 @@ func (b *Backend) SetReplication(id hypervisor.VMID, r hypervisor.ReplicationInf
 		return err
 	}
 	m.Replication = r
-	b.emit(hypervisor.VMChanged, m, "replication "+string(r.State))
+	b.emit(hypervisor.EventVMChanged, m, "replication "+string(r.State))
 	return nil
 }
 
-// Replication tells what SetReplication said.
+// Replication returns what SetReplication has set.
 func (d *Driver) Replication(ctx context.Context, id hypervisor.VMID) (hypervisor.ReplicationInfo, error) {
-	if err := d.read(ctx, "vm.replication", id.Ref()); err != nil {
+	if err := d.read(ctx, op.VMReplication, id.Ref()); err != nil {
 		return hypervisor.ReplicationInfo{}, err
 	}
 	b := d.b
@@ -32,7 +34,7 @@ func (d *Driver) Replication(ctx context.Context, id hypervisor.VMID) (hyperviso
 	if err != nil {
 		return hypervisor.ReplicationInfo{}, err
 	}
-	if err := b.require(hypervisor.ReplicationRead, m.ref(), m.ref()); err != nil {
+	if err := b.require(capability.ReplicationRead, m.ref(), m.ref()); err != nil {
 		return hypervisor.ReplicationInfo{}, err
 	}
 	return m.Replication, nil

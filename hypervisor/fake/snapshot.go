@@ -5,11 +5,13 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 // Snapshots lists a machine's snapshots, parents before children.
 func (d *Driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hypervisor.SnapshotInfo, error) {
-	if err := d.read(ctx, "snapshot.list", id.Ref()); err != nil {
+	if err := d.read(ctx, called(ctx, op.SnapshotList, op.SnapshotFind, op.SnapshotInfo), id.Ref()); err != nil {
 		return nil, err
 	}
 	b := d.b
@@ -19,7 +21,7 @@ func (d *Driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hyperviso
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.SnapshotDisk, hypervisor.Ref{}, m.ref()); err != nil {
+	if err := b.require(capability.SnapshotDisk, hypervisor.Ref{}, m.ref()); err != nil {
 		return nil, err
 	}
 	out := make([]hypervisor.SnapshotInfo, 0, len(m.Snaps))
@@ -46,7 +48,7 @@ func (d *Driver) Snapshots(ctx context.Context, id hypervisor.VMID) ([]hyperviso
 
 // CreateSnapshot makes a snapshot below the current one.
 func (d *Driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hypervisor.SnapshotRequest) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "snapshot.create", id.Ref(), r)
+	f, err := d.enter(ctx, op.SnapshotCreate, id.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -57,12 +59,12 @@ func (d *Driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	if err != nil {
 		return nil, err
 	}
-	needs := []hypervisor.Capability{hypervisor.SnapshotDisk}
+	needs := []capability.Name{capability.SnapshotDisk}
 	if r.Memory {
-		needs = append(needs, hypervisor.SnapshotMemory)
+		needs = append(needs, capability.SnapshotMemory)
 	}
 	if r.Quiesce {
-		needs = append(needs, hypervisor.SnapshotQuiesce)
+		needs = append(needs, capability.SnapshotQuiesce)
 	}
 	for _, k := range needs {
 		if err := b.require(k, m.ref(), m.ref()); err != nil {
@@ -74,13 +76,13 @@ func (d *Driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	}
 	switch {
 	case r.Memory && !m.active():
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s: it has no memory in use that could be kept", m.State)
-	case r.Quiesce && m.State != hypervisor.Running:
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s: its guest can't be asked for quiet disks", m.State)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s: it has no memory in use that could be kept", m.State)
+	case r.Quiesce && m.State != hypervisor.StateRunning:
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s: its guest can't be asked for quiet disks", m.State)
 	}
 	s := &snapshot{SnapshotInfo: hypervisor.SnapshotInfo{ID: hypervisor.SnapshotID(b.number("snap")), VM: id, Name: r.Name, Description: r.Description,
 		Memory: r.Memory, Quiesced: r.Quiesce, Kind: "overlay"}}
-	w := work{op: "snapshot.create", on: m.ref(), result: hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: string(s.ID), Name: s.Name},
+	w := work{notes: m.apart("is not in the snapshot"), op: op.SnapshotCreate, on: m.ref(), result: hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, ID: string(s.ID), Name: s.Name},
 		excl: []hypervisor.Ref{vmKey(id)}, phases: []string{"saving"}}
 	if r.Memory {
 		w.bytes, w.phases = m.Mem, []string{"saving memory", "saving disks"}
@@ -94,34 +96,40 @@ func (d *Driver) CreateSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 
 func (b *Backend) takeSnapshot(m *vm, s *snapshot) {
 	s.State, s.CreatedAt, s.Parent = m.State, b.now(), m.Current
-	s.CPUs, s.MaxCPU, s.Mem, s.MaxMem, s.Dynamic = m.CPUs, m.MaxCPU, m.Mem, m.MaxMem, cloneRange(m.Dynamic)
-	s.NICs, s.Disks = slices.Clone(m.NICs), slices.Clone(m.Disks)
-	s.Guest = m.Guest
+	s.keep(m)
 	if s.Memory {
 		if s.Guest.Stopped.IsZero() {
 			s.Guest.Stopped = b.now()
 		}
 	} else {
-		s.State = hypervisor.Off
-		if m.State != hypervisor.Off {
+		s.State = hypervisor.StateOff
+		if m.State != hypervisor.StateOff {
 			s.State = m.State
 		}
 		s.Guest.RAM = ""
 	}
 	for i, d := range m.Disks {
-		if !d.ReadOnly {
+		if !d.ReadOnly && !d.apart() {
 			v := b.st.Volumes[d.Volume]
 			m.Disks[i].Volume = b.overlay(v, m.ID, v.Name, v.Datastore).ID
 		}
 	}
 	m.Snaps = append(m.Snaps, s)
 	m.Current = s.ID
-	b.emit(hypervisor.SnapshotCreated, m, s.Name)
+	b.emit(hypervisor.EventSnapshotCreated, m, s.Name)
+}
+
+// keep records the machine and its disks, except for those apart.
+func (s *snapshot) keep(m *vm) {
+	s.CPUs, s.MaxCPU, s.Mem, s.MaxMem, s.Dynamic = m.CPUs, m.MaxCPU, m.Mem, m.MaxMem, cloneRange(m.Dynamic)
+	s.NICs = slices.Clone(m.NICs)
+	s.Disks = slices.DeleteFunc(slices.Clone(m.Disks), disk.apart)
+	s.Guest = m.Guest
 }
 
 // RevertSnapshot takes the machine back.
-func (d *Driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.RevertRequest) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "snapshot.revert", snap.Ref(), r)
+func (d *Driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.RevertOptions) (hypervisor.DriverTask, error) {
+	f, err := d.enter(ctx, op.SnapshotRevert, snap.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +140,7 @@ func (d *Driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.SnapshotDisk, hypervisor.Ref{}, snap.Ref()); err != nil {
+	if err := b.require(capability.SnapshotDisk, hypervisor.Ref{}, snap.Ref()); err != nil {
 		return nil, err
 	}
 	s, err := m.snap(snap)
@@ -143,11 +151,14 @@ func (d *Driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 		return nil, err
 	}
 	if s.Memory {
-		if err := b.require(hypervisor.SnapshotMemory, m.ref(), m.ref()); err != nil {
+		if err := b.require(capability.SnapshotMemory, m.ref(), m.ref()); err != nil {
 			return nil, err
 		}
 	}
 	fits := func() error {
+		if err := b.lost(m, s); err != nil {
+			return err
+		}
 		if !s.Memory || r.KeepOff {
 			return nil
 		}
@@ -163,14 +174,14 @@ func (d *Driver) RevertSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 			return err
 		}
 		if free < s.Mem {
-			return hypervisor.Errorf(hypervisor.KindExhausted, m.ref(), "host %q has %d MiB of memory free, the snapshot needs %d MiB", h.Name, free/hypervisor.MiB, s.Mem/hypervisor.MiB)
+			return hypervisor.Errorf(hypervisor.ErrExhausted, m.ref(), "host %q has %d MiB of memory free, the snapshot needs %d MiB", h.Name, free/hypervisor.MiB, s.Mem/hypervisor.MiB)
 		}
 		return nil
 	}
 	if err := fits(); err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "snapshot.revert", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, phases: []string{"reverting"}, finish: func(st *hypervisor.TaskState) error {
+	return d.run(f, work{op: op.SnapshotRevert, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, phases: []string{"reverting"}, finish: func(st *hypervisor.TaskState) error {
 		if err := fits(); err != nil {
 			return err
 		}
@@ -184,21 +195,28 @@ func (b *Backend) revert(m *vm, s *snapshot, keepOff bool) (notes []string) {
 		b.vacate(m.Host, m.Mem)
 	}
 	before := m.State
-	m.State = hypervisor.Off
+	m.State = hypervisor.StateOff
 	old := m.Disks
 	m.Disks = slices.Clone(s.Disks)
 	for i, d := range m.Disks {
-		if !d.ReadOnly {
+		if data, ok := s.Inside[d.Volume]; ok {
+			b.st.Volumes[d.Volume].Data = &data
+		} else if !d.ReadOnly {
 			base := b.st.Volumes[d.Volume]
 			m.Disks[i].Volume = b.overlay(base, m.ID, base.Name, base.Datastore).ID
 		}
 	}
 	for _, d := range old {
+		if d.apart() { // no snapshot has it
+			m.Disks = append(m.Disks, d)
+			continue
+		}
 		if slices.ContainsFunc(m.Disks, func(x disk) bool { return x.ID == d.ID }) {
 			b.sweep(m, d.Volume)
 			continue
 		}
-		// A disk that came after the snapshot: its data is not thrown away.
+		// A disk that was added after the snapshot: its data is not thrown
+		// away.
 		if v := b.st.Volumes[d.Volume]; v != nil && v.Owner == m.ID {
 			v.Owner = ""
 		}
@@ -212,23 +230,23 @@ func (b *Backend) revert(m *vm, s *snapshot, keepOff bool) (notes []string) {
 	m.Guest.Boots = max(m.Guest.Boots, tools.Boots)
 	switch {
 	case s.Memory && keepOff:
-		m.State = hypervisor.Suspended
+		m.State = hypervisor.StateSuspended
 	case s.Memory:
 		b.occupy(m.Host, m.Mem)
-		if m.State = s.State; m.State == hypervisor.Running {
+		if m.State = s.State; m.State == hypervisor.StateRunning {
 			b.runClock(m)
 		}
 	}
 	if m.State != before {
-		b.emit(hypervisor.VMState, m, "reverted")
+		b.emit(hypervisor.EventVMState, m, "reverted")
 	}
-	b.emit(hypervisor.VMChanged, m, "reverted to "+s.Name)
+	b.emit(hypervisor.EventVMChanged, m, "reverted to "+s.Name)
 	return notes
 }
 
 // DeleteSnapshot merges a snapshot away.
-func (d *Driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.DeleteSnapshotRequest) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "snapshot.delete", snap.Ref(), r)
+func (d *Driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hypervisor.SnapshotID, r hypervisor.DeleteSnapshotOptions) (hypervisor.DriverTask, error) {
+	f, err := d.enter(ctx, op.SnapshotDelete, snap.Ref(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +257,7 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.SnapshotDisk, hypervisor.Ref{}, snap.Ref()); err != nil {
+	if err := b.require(capability.SnapshotDisk, hypervisor.Ref{}, snap.Ref()); err != nil {
 		return nil, err
 	}
 	s, err := m.snap(snap)
@@ -270,7 +288,7 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, id hypervisor.VMID, snap hy
 	if err := stands(); err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "snapshot.delete", on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, phases: []string{"merging"}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.SnapshotDelete, on: m.ref(), excl: []hypervisor.Ref{vmKey(id)}, phases: []string{"merging"}, finish: func(*hypervisor.TaskState) error {
 		if err := stands(); err != nil {
 			return err
 		}
@@ -303,5 +321,5 @@ func (b *Backend) forgetSnapshot(m *vm, s *snapshot) {
 			b.sweep(m, v.ID)
 		}
 	}
-	b.emit(hypervisor.SnapshotDeleted, m, s.Name)
+	b.emit(hypervisor.EventSnapshotDeleted, m, s.Name)
 }

@@ -7,14 +7,16 @@ import (
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// addVolume makes an image and takes its space.
+// addVolume makes an image and takes up its space.
 func (b *Backend) addVolume(v *volume) *volume {
 	if v.ID == "" {
 		v.ID = hypervisor.VolumeID(b.number("vol"))
 	}
-	def(&v.Prov, hypervisor.Thin)
+	def(&v.Prov, hypervisor.ProvisioningThin)
 	b.st.Volumes[v.ID] = v
 	b.link(v)
 	b.charge(v)
@@ -39,11 +41,11 @@ func (b *Backend) unlink(v *volume) {
 	}
 }
 
-// charge brings the space that an image takes up to date.
+// charge updates the space that an image takes up.
 func (b *Backend) charge(v *volume) {
 	var n int64
 	switch {
-	case v.Prov == hypervisor.Thick && v.Parent == "":
+	case v.Prov == hypervisor.ProvisioningThick && v.Parent == "":
 		n = v.Size
 	case v.Data != nil:
 		n = min((int64(len(*v.Data))/hypervisor.MiB+1)*hypervisor.MiB, v.Size)
@@ -55,13 +57,13 @@ func (b *Backend) charge(v *volume) {
 }
 
 func (b *Backend) removeVolume(v *volume) {
-	v.Data, v.Prov, v.Size = nil, hypervisor.Thin, 0
+	v.Data, v.Prov, v.Size = nil, hypervisor.ProvisioningThin, 0
 	b.charge(v)
 	b.unlink(v)
 	delete(b.st.Volumes, v.ID)
 }
 
-// content is what an image holds, through its parents.
+// content returns the content of an image, read through its parents.
 func (b *Backend) content(id hypervisor.VolumeID) string {
 	for v := b.st.Volumes[id]; v != nil; v = b.st.Volumes[v.Parent] {
 		if v.Data != nil {
@@ -71,21 +73,21 @@ func (b *Backend) content(id hypervisor.VolumeID) string {
 	return ""
 }
 
-// fits demands space in a datastore that a host (empty: any) reaches.
+// fits checks the space in a datastore that a host (empty: any) reaches.
 func (b *Backend) fits(id hypervisor.DatastoreID, h hypervisor.HostID, size int64, prov hypervisor.Provisioning) error {
 	s, err := b.datastore(id)
 	switch {
 	case err != nil:
 		return err
 	case h != "" && !reaches(s.Hosts, h):
-		return hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "host %s doesn't reach datastore %q", h, s.Name)
-	case prov == hypervisor.Thick && s.Used+size > s.CapacityBytes || size > s.CapacityBytes:
-		return hypervisor.Errorf(hypervisor.KindExhausted, id.Ref(), "datastore %q has %d MiB free, %d MiB are needed", s.Name, (s.CapacityBytes-s.Used)/hypervisor.MiB, size/hypervisor.MiB)
+		return hypervisor.Errorf(hypervisor.ErrIncompatible, id.Ref(), "host %s doesn't reach datastore %q", h, s.Name)
+	case prov == hypervisor.ProvisioningThick && s.Used+size > s.CapacityBytes || size > s.CapacityBytes:
+		return hypervisor.Errorf(hypervisor.ErrExhausted, id.Ref(), "datastore %q has %d MiB free, %d MiB are needed", s.Name, (s.CapacityBytes-s.Used)/hypervisor.MiB, size/hypervisor.MiB)
 	}
 	return nil
 }
 
-// dependants returns the machines that stand on an image, other than one.
+// dependants returns the machines that depend on an image, except one.
 func (b *Backend) dependants(id hypervisor.VolumeID, but hypervisor.VMID) []hypervisor.Ref {
 	var out []hypervisor.Ref
 	var walk func(hypervisor.VolumeID)
@@ -107,12 +109,12 @@ func (b *Backend) dependants(id hypervisor.VolumeID, but hypervisor.VMID) []hype
 	return out
 }
 
-// stoodOn makes the error for images that others stand on.
+// stoodOn makes the error for images that others depend on.
 func stoodOn(on hypervisor.Ref, deps []hypervisor.Ref) error {
 	if len(deps) == 0 {
 		return nil
 	}
-	return hypervisor.Errorf(hypervisor.KindBusy, on, "linked clones stand on it: %v; delete or detach those first", deps)
+	return hypervisor.Errorf(hypervisor.ErrBusy, on, "linked clones depend on it: %v; delete or detach those first", deps)
 }
 
 // owned returns the images that belong to a machine.
@@ -139,8 +141,8 @@ func (b *Backend) owned(m *vm) []*volume {
 }
 
 // sweep removes images of a machine that nothing needs any more, from the
-// candidates up their chains. Images kept by a disk, a snapshot or another
-// image stay.
+// candidates up their backing chains. Images kept by a disk, a snapshot or
+// another image stay.
 func (b *Backend) sweep(m *vm, candidates ...hypervisor.VolumeID) {
 	used := map[hypervisor.VolumeID]bool{}
 	for _, d := range m.Disks {
@@ -165,7 +167,8 @@ func (b *Backend) overlay(base *volume, owner hypervisor.VMID, name string, ds h
 	return b.addVolume(&volume{Name: name, Datastore: ds, Size: base.Size, Parent: base.ID, Owner: owner})
 }
 
-// merge takes an image out of its chain: what stands on it holds its content.
+// merge removes an image from its backing chain: the images above it get its
+// content.
 func (b *Backend) merge(v *volume) {
 	for k := range b.kids[v.ID] {
 		c := b.st.Volumes[k]
@@ -183,14 +186,17 @@ func (b *Backend) merge(v *volume) {
 	b.removeVolume(v)
 }
 
-// Datastores lists all.
+// Datastores lists all datastores.
 func (d *Driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, error) {
-	if err := d.read(ctx, "datastore.list", hypervisor.Ref{}); err != nil {
+	if err := d.read(ctx, op.DatastoreList, hypervisor.Ref{}); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.require(capability.DatastoreList, hypervisor.Ref{}, hypervisor.Ref{}); err != nil {
+		return nil, err
+	}
 	var out []hypervisor.DatastoreInfo
 	for _, s := range b.st.Datastores {
 		i := hypervisor.DatastoreInfo{ID: s.ID, Name: s.Name, Type: s.Type, CapacityBytes: s.CapacityBytes, FreeBytes: max(s.CapacityBytes-s.Used, 0)}
@@ -206,17 +212,20 @@ func (d *Driver) Datastores(ctx context.Context) ([]hypervisor.DatastoreInfo, er
 	return out, nil
 }
 
-// Networks lists all.
+// Networks lists all networks.
 func (d *Driver) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error) {
-	if err := d.read(ctx, "network.list", hypervisor.Ref{}); err != nil {
+	if err := d.read(ctx, op.NetworkList, hypervisor.Ref{}); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.require(capability.NetworkList, hypervisor.Ref{}, hypervisor.Ref{}); err != nil {
+		return nil, err
+	}
 	var out []hypervisor.NetworkInfo
 	for _, n := range b.st.Networks {
-		i := hypervisor.NetworkInfo{ID: n.ID, Name: n.Name, Type: "bridge", VLAN: n.VLAN}
+		i := hypervisor.NetworkInfo{ID: n.ID, Name: n.Name, Type: "bridge", VLAN: n.VLAN, SRIOV: hypervisor.FactAbsent}
 		for _, h := range b.st.Hosts {
 			if reaches(n.Hosts, h.ID) {
 				i.Hosts = append(i.Hosts, h.ID)
@@ -227,15 +236,15 @@ func (d *Driver) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error)
 	return out, nil
 }
 
-// Volumes lists the images of a datastore, of all for the empty ID.
+// Volumes lists the images of a datastore, or of all for the empty ID.
 func (d *Driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hypervisor.VolumeInfo, error) {
-	if err := d.read(ctx, "volume.list", ds.Ref()); err != nil {
+	if err := d.read(ctx, op.VolumeList, ds.Ref()); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.require(hypervisor.VolumeManage, hypervisor.Ref{}, ds.Ref()); err != nil {
+	if err := b.require(capability.VolumeManage, hypervisor.Ref{}, ds.Ref()); err != nil {
 		return nil, err
 	}
 	if ds != "" {
@@ -246,7 +255,7 @@ func (d *Driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 	var out []hypervisor.VolumeInfo
 	for _, v := range b.st.Volumes {
 		if ds == "" || v.Datastore == ds {
-			out = append(out, hypervisor.VolumeInfo{ID: v.ID, Name: v.Name, Datastore: v.Datastore, SizeBytes: v.Size, UsedBytes: v.Used, Format: "fake", Parent: v.Parent})
+			out = append(out, hypervisor.VolumeInfo{ID: v.ID, Name: v.Name, Datastore: v.Datastore, SizeBytes: v.Size, UsedBytes: v.Used, Provisioning: v.Prov, Format: "fake", Parent: v.Parent})
 		}
 	}
 	slices.SortFunc(out, func(x, y hypervisor.VolumeInfo) int {
@@ -257,24 +266,24 @@ func (d *Driver) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hype
 
 // CreateVolume makes an image, blank or a copy.
 func (d *Driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}
-	f, err := d.enter(ctx, "volume.create", on, s)
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: s.Name}
+	f, err := d.enter(ctx, op.VolumeCreate, on, s)
 	if err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.require(hypervisor.VolumeManage, hypervisor.Ref{}, on); err != nil {
+	if err := b.require(capability.VolumeManage, hypervisor.Ref{}, on); err != nil {
 		return nil, err
 	}
 	for _, v := range b.st.Volumes {
 		if v.Name == s.Name && v.Datastore == s.Datastore {
-			return nil, hypervisor.Errorf(hypervisor.KindExists, v.ref(), "the datastore has an image of this name")
+			return nil, hypervisor.Errorf(hypervisor.ErrExists, v.ref(), "the datastore has an image of this name")
 		}
 	}
 	v := &volume{Name: s.Name, Datastore: s.Datastore, Size: s.SizeBytes, Prov: s.Provisioning, Partial: true}
-	w := work{op: "volume.create", on: on, phases: []string{"allocating"}}
+	w := work{op: op.VolumeCreate, on: on, phases: []string{"allocating"}}
 	if s.From != "" {
 		from, err := b.volume(s.From)
 		if err != nil {
@@ -284,7 +293,7 @@ func (d *Driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 			v.Size = from.Size
 		}
 		if v.Size < from.Size {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "SizeBytes %d is below the source's %d", v.Size, from.Size)
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "SizeBytes %d is below the source's %d", v.Size, from.Size)
 		}
 		data := b.content(from.ID)
 		v.Data = &data
@@ -303,7 +312,7 @@ func (d *Driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 
 // DeleteVolume removes an image that nobody uses.
 func (d *Driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "volume.delete", id.Ref(), nil)
+	f, err := d.enter(ctx, op.VolumeDelete, id.Ref(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +323,7 @@ func (d *Driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.VolumeManage, hypervisor.Ref{}, v.ref()); err != nil {
+	if err := b.require(capability.VolumeManage, hypervisor.Ref{}, v.ref()); err != nil {
 		return nil, err
 	}
 	idle := func() error {
@@ -322,14 +331,14 @@ func (d *Driver) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hype
 			return stoodOn(v.ref(), deps)
 		}
 		if u := b.users(id); len(u) > 0 {
-			return hypervisor.Errorf(hypervisor.KindBusy, v.ref(), "it is a disk of %v: detach it first", u)
+			return hypervisor.Errorf(hypervisor.ErrBusy, v.ref(), "it is a disk of %v: detach it first", u)
 		}
 		return nil
 	}
 	if err := idle(); err != nil {
 		return nil, err
 	}
-	return d.run(f, work{op: "volume.delete", on: v.ref(), excl: []hypervisor.Ref{id.Ref()}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.VolumeDelete, on: v.ref(), excl: []hypervisor.Ref{id.Ref()}, finish: func(*hypervisor.TaskState) error {
 		if err := idle(); err != nil {
 			return err
 		}
@@ -360,10 +369,10 @@ func (b *Backend) users(id hypervisor.VolumeID) []hypervisor.Ref {
 	return out
 }
 
-// Dependencies tells what a machine's disks stand on.
+// Dependencies lists the backing chains of a machine's disks.
 func (d *Driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervisor.Dependencies, error) {
 	var out hypervisor.Dependencies
-	if err := d.read(ctx, "vm.dependencies", id.Ref()); err != nil {
+	if err := d.read(ctx, op.VMDependencies, id.Ref()); err != nil {
 		return out, err
 	}
 	b := d.b
@@ -388,7 +397,7 @@ func (d *Driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervis
 					SizeBytes: v.Used, Dependants: b.dependants(v.ID, m.ID)})
 			}
 			if snap != nil {
-				out.Volumes[i].Dependants = append(out.Volumes[i].Dependants, hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: string(snap.ID), Name: snap.Name})
+				out.Volumes[i].Dependants = append(out.Volumes[i].Dependants, hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, ID: string(snap.ID), Name: snap.Name})
 			}
 		}
 	}
@@ -403,5 +412,5 @@ func (d *Driver) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervis
 	return out, nil
 }
 
-// diskName names the image of a machine's disk.
+// diskName returns the name for the image of a machine's disk.
 func diskName(m *vm, id hypervisor.DiskID) string { return fmt.Sprintf("%s-%s", m.Name, id) }

@@ -7,31 +7,34 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// steps is how often a task that takes time tells its progress.
+// steps is how often a task that takes time reports its progress.
 const steps = 10
 
 // work is what a task does. Its functions run with the backend locked.
 type work struct {
-	op     string
+	op     op.Name
 	on     hypervisor.Ref
 	result hypervisor.Ref
-	excl   []hypervisor.Ref // held against all others
-	shared []hypervisor.Ref // held against those that hold them alone
-	phases []string         // in equal parts of the time
+	excl   []hypervisor.Ref // held exclusively
+	shared []hypervisor.Ref // held against exclusive holders
+	phases []string         // each takes an equal part of the time
 	bytes  int64
 	notes  []string
 	token  string
-	takes  *time.Duration // in place of the configured delay
-	// made names what is there before the end, undo removes it.
+	pause  time.Duration  // of the guest
+	takes  *time.Duration // instead of the configured delay
+	// made names what exists before the end, and undo removes it.
 	made func() []hypervisor.Ref
 	undo func()
-	// finish makes the change. Its error is the task's, and s.Leftover what
-	// it left.
+	// finish makes the change. Its error is the task's error, and s.Leftover
+	// is what it left.
 	finish func(s *hypervisor.TaskState) error
 	also   *Backend // locked too while finish, undo and made run
-	// fixed is the fraction from which on the work can't be cancelled.
+	// fixed is the fraction from which the work can't be cancelled any more.
 	fixed float64
 }
 
@@ -45,7 +48,7 @@ type task struct {
 	step    int
 	state   hypervisor.TaskState
 	version int
-	lost    int // times the watchers' connection broke
+	lost    int // number of broken connections of watchers
 	seen    bool
 	changed chan struct{} // closed at the next change; nil if nobody waits
 }
@@ -53,7 +56,7 @@ type task struct {
 // taskRecord is a task in JSON.
 type taskRecord struct {
 	ID       hypervisor.TaskID
-	Op       string
+	Op       op.Name
 	On       hypervisor.Ref
 	Result   hypervisor.Ref
 	Error    string          `json:",omitempty"`
@@ -63,7 +66,7 @@ type taskRecord struct {
 	Migrated *hypervisor.MigrateResult `json:",omitempty"`
 }
 
-// hold says who works on an object.
+// hold records who works on an object.
 type hold struct {
 	excl   *task
 	shared []*task
@@ -99,7 +102,8 @@ func (b *Backend) acquire(t *task) error {
 	return nil
 }
 
-// free tells whether an object may be worked on (shared: beside others).
+// free checks whether an object may be worked on (shared: together with
+// others).
 func (b *Backend) free(r hypervisor.Ref, shared bool) error {
 	key := r
 	key.Name = ""
@@ -111,7 +115,7 @@ func (b *Backend) free(r hypervisor.Ref, shared bool) error {
 	if t == nil {
 		t = h.shared[0]
 	}
-	return hypervisor.Errorf(hypervisor.KindBusy, r, "task %s (%s) works on it: wait for its end", t.id, t.w.op)
+	return hypervisor.Errorf(hypervisor.ErrBusy, r, "task %s (%s) works on it: wait for its end", t.id, t.w.op)
 }
 
 func (b *Backend) release(t *task) {
@@ -134,7 +138,7 @@ func (b *Backend) release(t *task) {
 	}
 }
 
-// vmKey is what tasks on a machine or template hold.
+// vmKey is the object that tasks on a machine or template hold.
 func vmKey(id hypervisor.VMID) hypervisor.Ref { return id.Ref() }
 
 // run starts work. The backend is locked.
@@ -152,7 +156,7 @@ func (d *Driver) run(f *Fault, w work) (hypervisor.DriverTask, error) {
 	if w.takes != nil {
 		t.delay = *w.takes
 	}
-	t.state = hypervisor.TaskState{Phase: t.phase(0), BytesTotal: w.bytes, Notes: w.notes}
+	t.state = hypervisor.TaskState{Op: w.op, Object: w.on, Started: t.started, Phase: t.phase(0), BytesTotal: w.bytes, ExpectedDowntime: w.pause, Notes: w.notes}
 	b.tasks[t.id] = t
 	if w.token != "" {
 		b.made[w.token] = t
@@ -166,7 +170,11 @@ func (d *Driver) run(f *Fault, w work) (hypervisor.DriverTask, error) {
 	if f != nil && f.Lost == AfterSend {
 		return nil, unavailable(w.on, false)
 	}
-	return &watch{d: d, t: t, seen: -1, lost: 0}, nil
+	out := &watch{d: d, t: t, seen: -1, lost: 0}
+	if f != nil && f.Lost == LateAnswer {
+		out.late = b.silence()
+	}
+	return out, nil
 }
 
 func (t *task) phase(f float64) string {
@@ -187,7 +195,7 @@ func (t *task) tick() {
 	}
 }
 
-// advance goes on to a step; faults strike on the way.
+// advance proceeds to a step. Faults strike on the way.
 func (t *task) advance(step int) {
 	t.step = step
 	f := float64(step) / steps
@@ -215,7 +223,7 @@ func (t *task) advance(step int) {
 	t.bump()
 }
 
-var errCrash error = &NativeError{Kind: hypervisor.KindUnavailable, Text: "the host crashed in the middle of the task"}
+var errCrash error = &NativeError{Kind: hypervisor.ErrUnavailable, Text: "the host crashed in the middle of the task"}
 
 func (b *Backend) withAlso(o *Backend, f func()) {
 	if o == nil || o == b {
@@ -227,8 +235,9 @@ func (b *Backend) withAlso(o *Backend, f func()) {
 	f()
 }
 
-// lockSecond locks another backend while this one is locked, in the order of
-// their numbers so that two migrations in opposite directions don't meet.
+// lockSecond locks another backend while this one is locked. It keeps to the
+// order of their numbers, so that two migrations in opposite directions don't
+// deadlock.
 func (b *Backend) lockSecond(o *Backend) {
 	if o.serial > b.serial {
 		o.mu.Lock()
@@ -241,7 +250,7 @@ func (b *Backend) lockSecond(o *Backend) {
 
 func (t *task) complete() {
 	t.b.withAlso(t.w.also, func() {
-		if t.state.Done { // while lockSecond had let go
+		if t.state.Done { // while lockSecond had released the lock
 			return
 		}
 		s := t.state
@@ -308,12 +317,19 @@ type watch struct {
 	t    *task
 	seen int
 	lost int
+	late <-chan struct{} // closed when the answer to the start comes
 }
 
 func (w *watch) ID() hypervisor.TaskID { return w.t.id }
 
 func (w *watch) Next(ctx context.Context) (hypervisor.TaskState, error) {
 	b := w.t.b
+	if w.late != nil {
+		if err := wait(ctx, w.d, w.late); err != nil {
+			return hypervisor.TaskState{}, err
+		}
+		w.late = nil
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return hypervisor.TaskState{}, err
@@ -343,13 +359,13 @@ func (w *watch) Next(ctx context.Context) (hypervisor.TaskState, error) {
 		case <-ch:
 		case <-ctx.Done():
 		case <-w.d.done:
-			return hypervisor.TaskState{}, hypervisor.Errorf(hypervisor.KindClosed, t.id.Ref(), "%w", hypervisor.ErrClosed)
+			return hypervisor.TaskState{}, hypervisor.Errorf(hypervisor.ErrClosed, t.id.Ref(), "%w", hypervisor.ErrClosed)
 		}
 	}
 }
 
 func (w *watch) Cancel(ctx context.Context) error {
-	if _, err := w.d.enter(ctx, "task.cancel", w.t.id.Ref(), nil); err != nil {
+	if _, err := w.d.enter(ctx, op.TaskCancel, w.t.id.Ref(), nil); err != nil {
 		return err
 	}
 	b := w.t.b
@@ -359,37 +375,37 @@ func (w *watch) Cancel(ctx context.Context) error {
 	if t.state.Done {
 		return nil
 	}
-	if err := b.require(hypervisor.TaskCancel, hypervisor.Ref{}, t.id.Ref()); err != nil {
+	if err := b.require(capability.TaskCancel, hypervisor.Ref{}, t.id.Ref()); err != nil {
 		return err
 	}
 	f := t.state.Fraction
 	if slices.Contains(b.cfg.Uncancelable, t.w.op) || t.w.fixed > 0 && f >= t.w.fixed {
-		return hypervisor.Unsupported(t.id.Ref(), hypervisor.TaskCancel, hypervisor.ReasonPlatform, t.w.op+" can't be cancelled in this phase")
+		return hypervisor.Unsupported(t.id.Ref(), capability.TaskCancel, hypervisor.ReasonPlatform, string(t.w.op)+" can't be cancelled in this phase")
 	}
-	t.fail(hypervisor.Errorf(hypervisor.KindCanceled, t.w.on, "%w at %.0f %%", hypervisor.ErrCanceled, 100*f), false)
+	t.fail(hypervisor.Errorf(hypervisor.ErrCanceled, t.w.on, "%w at %.0f %%", hypervisor.ErrCanceled, 100*f), false)
 	return nil
 }
 
-// Task finds work of this or another Client.
+// Task finds work of this Client or another one.
 func (d *Driver) Task(ctx context.Context, id hypervisor.TaskID) (hypervisor.DriverTask, error) {
-	if _, err := d.enter(ctx, "task", id.Ref(), nil); err != nil {
+	if _, err := d.enter(ctx, op.TaskFind, id.Ref(), nil); err != nil {
 		return nil, err
 	}
 	b := d.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.require(hypervisor.TaskResume, hypervisor.Ref{}, id.Ref()); err != nil {
+	if err := b.require(capability.TaskResume, hypervisor.Ref{}, id.Ref()); err != nil {
 		return nil, err
 	}
 	t, ok := b.tasks[id]
 	if !ok {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such task, or it ended long ago")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such task, or it ended long ago")
 	}
 	return &watch{d: d, t: t, seen: -1, lost: t.lost}, nil
 }
 
 // Unwaited returns the tasks whose end nobody has seen, so that a test can
-// demand that there are none.
+// require that there are none.
 func (b *Backend) Unwaited() []hypervisor.TaskID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -429,8 +445,8 @@ func (b *Backend) Settle(ctx context.Context) error {
 	}
 }
 
-// NativeError stands for a platform's own error; ErrorKind puts it into the
-// class that it names.
+// NativeError represents a platform's own error. ErrorKind returns the class
+// that it names.
 type NativeError struct {
 	Kind hypervisor.Kind
 	Text string
@@ -438,7 +454,7 @@ type NativeError struct {
 
 func (e *NativeError) Error() string { return "fake platform: " + e.Text }
 
-// ErrorKind puts an error into a class.
+// ErrorKind classifies an error.
 func (d *Driver) ErrorKind(err error) hypervisor.Kind {
 	var n *NativeError
 	if errors.As(err, &n) {

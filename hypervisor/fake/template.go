@@ -4,11 +4,13 @@ import (
 	"context"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// MarkTemplate turns a machine into a template; its ID stays.
+// MarkTemplate turns a machine into a template. Its ID stays the same.
 func (d *Driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "template.mark", id.Ref(), nil)
+	f, err := d.enter(ctx, op.VMMarkTemplate, id.Ref(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -19,27 +21,27 @@ func (d *Driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.Templates, hypervisor.Ref{}, m.ref()); err != nil {
+	if err := b.require(capability.Templates, hypervisor.Ref{}, m.ref()); err != nil {
 		return nil, err
 	}
 	if err := b.free(vmKey(id), false); err != nil {
 		return nil, err
 	}
-	if m.State != hypervisor.Off {
-		return nil, hypervisor.Errorf(hypervisor.KindInvalidState, m.ref(), "the machine is %s: power it off first", m.State)
+	if m.State != hypervisor.StateOff {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, m.ref(), "the machine is %s: power it off first", m.State)
 	}
-	return d.run(f, work{op: "template.mark", on: m.ref(), result: hypervisor.TemplateID(id).Ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.VMMarkTemplate, on: m.ref(), result: hypervisor.TemplateID(id).Ref(), excl: []hypervisor.Ref{vmKey(id)}, finish: func(*hypervisor.TaskState) error {
 		if !m.Template {
 			m.Template = true
-			b.emit(hypervisor.VMChanged, m, "template")
+			b.emit(hypervisor.EventVMChanged, m, "template")
 		}
 		return nil
 	}})
 }
 
-// MarkVM turns a template back.
+// MarkVM turns a template back into a machine.
 func (d *Driver) MarkVM(ctx context.Context, id hypervisor.TemplateID, p hypervisor.Placement) (hypervisor.DriverTask, error) {
-	f, err := d.enter(ctx, "template.unmark", id.Ref(), p)
+	f, err := d.enter(ctx, op.TemplateMarkVM, id.Ref(), p)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +52,7 @@ func (d *Driver) MarkVM(ctx context.Context, id hypervisor.TemplateID, p hypervi
 	if err != nil {
 		return nil, err
 	}
-	if err := b.require(hypervisor.Templates, hypervisor.Ref{}, m.ref()); err != nil {
+	if err := b.require(capability.Templates, hypervisor.Ref{}, m.ref()); err != nil {
 		return nil, err
 	}
 	if err := b.free(vmKey(m.ID), false); err != nil {
@@ -79,16 +81,16 @@ func (d *Driver) MarkVM(ctx context.Context, id hypervisor.TemplateID, p hypervi
 		host = h.ID
 	}
 	if p.Datastore != "" && p.Datastore != m.Datastore {
-		return nil, hypervisor.Errorf(hypervisor.KindIncompatible, m.ref(), "the template's disks are on %s: move the machine afterwards", m.Datastore)
+		return nil, hypervisor.Errorf(hypervisor.ErrIncompatible, m.ref(), "the template's disks are on %s: move the machine afterwards", m.Datastore)
 	}
-	return d.run(f, work{op: "template.unmark", on: m.ref(), result: m.ID.Ref(), excl: []hypervisor.Ref{vmKey(m.ID)}, finish: func(*hypervisor.TaskState) error {
+	return d.run(f, work{op: op.TemplateMarkVM, on: m.ref(), result: m.ID.Ref(), excl: []hypervisor.Ref{vmKey(m.ID)}, finish: func(*hypervisor.TaskState) error {
 		if err := stands(); err != nil {
 			return err
 		}
 		if m.Template {
 			m.Template, m.Host = false, host
 			m.Folder = or(p.Folder, m.Folder)
-			b.emit(hypervisor.VMChanged, m, "machine")
+			b.emit(hypervisor.EventVMChanged, m, "machine")
 		}
 		return nil
 	}})

@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
 // ListVMs returns a page. The cursor is a machine's number, so machines that
-// come and go between pages neither repeat nor hide others.
+// appear or disappear between pages neither repeat nor hide others.
 func (d *Driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
-	op := "vm.list"
+	name := called(ctx, op.VMList, op.VMFind)
 	if q.Templates {
-		op = "template.list"
+		name = called(ctx, op.TemplateList, op.TemplateFind)
 	}
-	if err := d.read(ctx, op, hypervisor.Ref{}); err != nil {
+	if err := d.read(ctx, name, hypervisor.Ref{}); err != nil {
 		return hypervisor.VMPage{}, err
 	}
 	b := d.b
@@ -26,7 +28,7 @@ func (d *Driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 	if q.Page != "" {
 		var err error
 		if after, err = strconv.ParseUint(q.Page, 10, 64); err != nil {
-			return hypervisor.VMPage{}, hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{}, "page %q is none of mine", q.Page)
+			return hypervisor.VMPage{}, hypervisor.Errorf(hypervisor.ErrInvalidArgument, hypervisor.Ref{}, "page token %q was not issued by this backend", q.Page)
 		}
 	}
 	size := b.cfg.PageSize
@@ -39,7 +41,7 @@ func (d *Driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 	}
 	p := hypervisor.VMPage{VMs: make([]hypervisor.VMInfo, 0, min(size, len(b.order)-i))}
 	var pool slab
-	if q.Detail == hypervisor.Full {
+	if q.Detail == hypervisor.DetailFull {
 		pool.grow(b.order[i:min(i+size, len(b.order))])
 	}
 	now := b.now()
@@ -55,7 +57,7 @@ func (d *Driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 		p.VMs = append(p.VMs, hypervisor.VMInfo{})
 		v := &p.VMs[len(p.VMs)-1]
 		b.brief(m, v, now)
-		if q.Detail == hypervisor.Full {
+		if q.Detail == hypervisor.DetailFull {
 			b.full(m, v, &pool)
 		}
 	}
@@ -64,7 +66,7 @@ func (d *Driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.
 
 // GetVM reads one machine.
 func (d *Driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMInfo, error) {
-	if err := d.read(ctx, "vm.info", id.Ref()); err != nil {
+	if err := d.read(ctx, called(ctx, op.VMInfo, op.TemplateInfo), id.Ref()); err != nil {
 		return hypervisor.VMInfo{}, err
 	}
 	b := d.b
@@ -92,7 +94,7 @@ func (b *Backend) brief(m *vm, v *hypervisor.VMInfo, now time.Time) {
 	}
 }
 
-// slab gives the machines of a page room for their lists in few allocations.
+// slab provides room for the lists of a page's machines in few allocations.
 type slab struct {
 	disks []hypervisor.DiskInfo
 	nics  []hypervisor.NICInfo
@@ -107,7 +109,11 @@ func (s *slab) grow(ms []*vm) {
 }
 
 func (b *Backend) full(m *vm, v *hypervisor.VMInfo, s *slab) {
-	v.Description, v.Firmware, v.Machine, v.GuestOS = m.Desc, m.Firmware, m.Machine, m.GuestOS
+	v.Description, v.Firmware, v.SecureBoot, v.Machine, v.GuestOS = m.Desc, m.Firmware, m.SecureBoot, m.Machine, m.GuestOS
+	if m.Boot != nil {
+		boot := *m.Boot
+		v.Boot = &boot
+	}
 	v.MaxCPUs, v.MaxMemoryBytes, v.DynamicMemory = m.MaxCPU, m.MaxMem, cloneRange(m.Dynamic)
 	v.Snapshots, v.CurrentSnapshot, v.Labels, v.Token = len(m.Snaps), m.Current, cloneLabels(m.Labels), m.Token
 	v.Placement = hypervisor.Placement{Host: m.Host, Datastore: m.Datastore, Folder: m.Folder}
@@ -129,7 +135,12 @@ func (b *Backend) full(m *vm, v *hypervisor.VMInfo, s *slab) {
 	for _, a := range m.Devices {
 		v.Devices = append(v.Devices, b.attached(a))
 	}
-	if m.State == hypervisor.Running && m.Guest.Tools {
+	for _, f := range m.Foreign {
+		if f.Kind == ForeignDevice {
+			v.Devices = append(v.Devices, hypervisor.AttachedDevice{ID: hypervisor.AttachmentID(f.Name), Address: f.Name})
+		}
+	}
+	if m.State == hypervisor.StateRunning && m.Guest.Tools {
 		v.Addresses = slices.Clone(m.Guest.Addresses)
 	}
 	if len(b.holds) > 0 {
@@ -146,6 +157,10 @@ func (b *Backend) full(m *vm, v *hypervisor.VMInfo, s *slab) {
 
 func (b *Backend) diskInfo(d *disk) hypervisor.DiskInfo {
 	i := hypervisor.DiskInfo{ID: d.ID, Volume: d.Volume, Bus: d.Bus, ReadOnly: d.ReadOnly, CDROM: d.CDROM, Format: "fake"}
+	if d.HostDisk != "" {
+		i.Format, i.SizeBytes = "raw", b.st.HostDisks[d.HostDisk].Size
+		return i
+	}
 	if d.image == nil || d.image.ID != d.Volume {
 		d.image = b.st.Volumes[d.Volume]
 	}
@@ -157,7 +172,7 @@ func (b *Backend) diskInfo(d *disk) hypervisor.DiskInfo {
 
 // SetLabels replaces all labels.
 func (d *Driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[string]string) error {
-	f, err := d.enter(ctx, "vm.labels", id.Ref(), labels)
+	f, err := d.enter(ctx, called(ctx, op.VMSetLabels, op.TemplateSetLabels), id.Ref(), labels)
 	if err != nil {
 		return err
 	}
@@ -168,10 +183,10 @@ func (d *Driver) SetLabels(ctx context.Context, id hypervisor.VMID, labels map[s
 	if err != nil {
 		return err
 	}
-	if err := b.require(hypervisor.Labels, m.ref(), m.ref()); err != nil {
+	if err := b.require(capability.Labels, m.ref(), m.ref()); err != nil {
 		return err
 	}
 	m.Labels = cloneLabels(labels)
-	b.emit(hypervisor.VMChanged, m, "labels")
+	b.emit(hypervisor.EventVMChanged, m, "labels")
 	return f.answer(m.ref())
 }

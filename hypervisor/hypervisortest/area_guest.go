@@ -1,72 +1,68 @@
 package hypervisortest
 
 import (
-	"slices"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// guest: facts, programs, clock; without an agent the reason is said.
-func guest(e *env) {
-	vm := e.create("vm")
-	type probe struct {
-		k hypervisor.Capability
-		f func() error
-	}
-	now := time.Now()
-	probes := []probe{
-		{hypervisor.GuestFacts, func() error {
-			g, err := vm.Guest(e.ctx)
-			if err == nil && g.OS == "" && g.HostName == "" && len(g.Addresses) == 0 && g.Tools == "" {
-				e.Errorf("Guest tells nothing")
-			}
-			return err
-		}},
-		{hypervisor.GuestExec, func() error {
-			r, err := vm.Exec(e.ctx, hypervisor.ExecRequest{Path: "/bin/sh", Args: []string{"-c", "exit 7"}, User: "root", Password: "x"})
-			if err == nil && r.ExitCode != 7 {
-				e.Errorf("Exec of exit 7 ended with %d", r.ExitCode)
-			}
-			return err
-		}},
-		{hypervisor.GuestClock, func() error {
-			r, err := vm.Clock(e.ctx)
-			if err == nil && (r.Host.Before(now.Add(-time.Hour)) || r.Uncertainty <= 0 || r.Guest.IsZero()) {
-				e.Errorf("Clock tells %+v", r)
-			}
-			if err == nil {
-				err = vm.SetClock(e.ctx, time.Time{})
-			}
-			return err
-		}},
-		{hypervisor.GuestFreeze, func() error {
-			err := vm.Freeze(e.ctx)
-			if err == nil {
-				err = vm.Thaw(e.ctx)
-			}
-			return err
-		}},
-	}
-	probes = slices.DeleteFunc(probes, func(p probe) bool { return !e.has(p.k) })
-	if len(probes) == 0 {
-		return
-	}
-	for _, p := range probes {
-		e.oneOf(p.f(), "asking the guest of a machine that is off ("+string(p.k)+")", hypervisor.ErrInvalidState, hypervisor.ErrUnsupported)
-	}
-	e.start(vm)
-	for _, p := range probes {
-		s, err := vm.Supports(e.ctx, p.k)
-		e.ok(err, "Supports(%s) of a running machine", p.k)
-		err = p.f()
-		if s.Level == hypervisor.No {
-			e.refused(err, p.k, vm.ID().Ref())
+// guest: facts, programs, clock. Without an agent the reason is reported.
+var guest = area{"guest", []row{
+	guestRow("facts", capability.GuestFacts, guestFacts),
+	guestRow("exec", capability.GuestExec, guestExec),
+	guestRow("clock", capability.GuestClock, guestClock),
+	guestRow("freeze", capability.GuestFreeze, guestFreeze),
+}}
+
+// guestRow queries the guest of a machine that is off, and then of one that
+// runs.
+func guestRow(name string, k capability.Name, ask func(*env, *hypervisor.VM) error) row {
+	return row{name: name, proves: caps{k}, run: func(e *env) {
+		e.oneOf(ask(e, e.create("off")), "asking the guest of a machine that is off ("+string(k)+")", hypervisor.ErrInvalidState, hypervisor.ErrUnsupported)
+		vm := e.running()
+		s, err := vm.Supports(e.ctx, k)
+		e.ok(err, "Supports(%s) of a running machine", k)
+		err = ask(e, vm)
+		if s.Level == hypervisor.LevelNo {
+			e.refused(err, k, vm.ID().Ref())
+			e.unshown("this guest can't be asked: %s", s.Detail)
 		} else if err != nil {
-			e.Errorf("%s: %v", p.k, err)
+			e.Errorf("%s: %v", k, err)
 		}
-		if s.Level != hypervisor.No {
-			e.proved(p.k)
-		}
+	}}
+}
+
+func guestFacts(e *env, vm *hypervisor.VM) error {
+	g, err := vm.Guest(e.ctx)
+	if err == nil && g.OS == "" && g.HostName == "" && len(g.Addresses) == 0 && g.Tools == "" {
+		e.Errorf("Guest reports nothing")
 	}
+	return err
+}
+
+func guestExec(e *env, vm *hypervisor.VM) error {
+	r, err := vm.Exec(e.ctx, hypervisor.ExecRequest{Path: "/bin/sh", Args: []string{"-c", "exit 7"}, User: e.Login.Username, Password: e.Login.Password})
+	if err == nil && r.ExitCode != 7 {
+		e.Errorf("Exec of exit 7 ended with %d", r.ExitCode)
+	}
+	return err
+}
+
+func guestClock(e *env, vm *hypervisor.VM) error {
+	r, err := vm.Clock(e.ctx)
+	if err != nil {
+		return err
+	}
+	if r.Host.Before(time.Now().Add(-time.Hour)) || r.Uncertainty <= 0 || r.Guest.IsZero() {
+		e.Errorf("Clock reports %+v", r)
+	}
+	return vm.SetClock(e.ctx, time.Time{})
+}
+
+func guestFreeze(e *env, vm *hypervisor.VM) error {
+	if err := vm.Freeze(e.ctx); err != nil {
+		return err
+	}
+	return vm.Thaw(e.ctx)
 }

@@ -1,19 +1,37 @@
 package hypervisortest
 
 import (
+	"context"
 	"slices"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 // hosts: facts and limits, placement, balance, maintenance, evacuation.
-func hosts(e *env) {
+var hosts = area{"hosts", []row{
+	{name: "facts", proves: caps{capability.HostList}, run: hostsFacts},
+	{name: "absent", run: hostsAbsent},
+	{name: "place", proves: caps{capability.PlacementNative}, anyway: true, run: hostsPlace},
+	{name: "place-refused", run: hostsPlaceRefused},
+	{name: "plan-balance", run: hostsPlan},
+	{name: "evacuate", needs: caps{capability.MigrateLive}, run: hostsEvacuate},
+	{name: "maintenance-without-evacuation", proves: caps{capability.HostMaintenance}, run: hostsBusy},
+	{name: "maintenance", proves: caps{capability.HostMaintenance}, run: hostsMaintenance},
+}}
+
+func (e *env) allHosts() []hypervisor.HostInfo {
+	e.Helper()
 	all, err := hypervisor.Collect(e.c.Hosts(e.ctx))
 	e.ok(err, "Hosts")
 	if len(all) == 0 {
 		e.Fatalf("Hosts lists none")
 	}
-	for _, h := range all {
+	return all
+}
+
+func hostsFacts(e *env) {
+	for _, h := range e.allHosts() {
 		if h.State != hypervisor.HostUp {
 			continue
 		}
@@ -25,16 +43,20 @@ func hosts(e *env) {
 			e.Errorf("Host(%s).Info: %v", h.ID, err)
 		}
 	}
-	_, err = e.c.Host("no-such-host").Info(e.ctx)
-	e.kind(err, hypervisor.ErrNotFound, "Info of an absent host")
+}
 
-	vm := e.create("vm")
-	e.has(hypervisor.PlacementNative)
-	recs, err := e.c.Place(e.ctx, hypervisor.PlaceRequest{VM: vm.ID()})
+func hostsAbsent(e *env) {
+	_, err := e.c.Host("no-such-host").Info(e.ctx)
+	e.kind(err, hypervisor.ErrNotFound, "Info of an absent host")
+}
+
+func hostsPlace(e *env) {
+	recs, err := e.c.Place(e.ctx, hypervisor.PlaceRequest{VM: e.create("vm").ID()})
 	e.ok(err, "Place")
 	if len(recs) == 0 {
-		e.Errorf("Place recommends no host")
+		e.Fatalf("Place recommends no host")
 	}
+	all := e.allHosts()
 	for n, r := range recs {
 		if !slices.ContainsFunc(all, func(h hypervisor.HostInfo) bool { return h.ID == r.Host }) {
 			e.Errorf("Place recommends the unknown host %s", r.Host)
@@ -43,59 +65,71 @@ func hosts(e *env) {
 			e.Errorf("Place's scores are out of range or order: %+v", recs)
 		}
 	}
-	if e.has(hypervisor.PlacementNative) && len(recs) > 0 && recs[0].Native {
-		e.proved(hypervisor.PlacementNative)
+	if e.has(capability.PlacementNative) && !recs[0].Native {
+		e.unshown("the platform did not rank the hosts")
 	}
-	_, err = e.c.Place(e.ctx, hypervisor.PlaceRequest{CPUs: 1, MemoryBytes: 1 << 60})
+}
+
+func hostsPlaceRefused(e *env) {
+	_, err := e.c.Place(e.ctx, hypervisor.PlaceRequest{CPUs: 1, MemoryBytes: 1 << 60})
 	e.kind(err, hypervisor.ErrExhausted, "Place of 1 EiB")
 	_, err = e.c.Place(e.ctx, hypervisor.PlaceRequest{})
 	e.kind(err, hypervisor.ErrInvalidArgument, "Place of nothing")
-	if _, err = e.c.PlanBalance(e.ctx, nil); err != nil {
+}
+
+func hostsPlan(e *env) {
+	if _, err := e.c.PlanBalance(e.ctx, nil); err != nil {
 		e.oneOf(err, "PlanBalance", hypervisor.ErrUnsupported)
 	}
+}
 
-	if e.has(hypervisor.MigrateLive) {
-		e.start(vm)
-		up := e.uptime(vm)
-		from := e.info(vm).Host
-		r, err := e.c.Host(from).Evacuate(e.ctx, nil).Wait(e.ctx)
-		e.ok(err, "Evacuate")
-		i := e.info(vm)
-		if i.Host == from || i.State != hypervisor.Running || len(r.Moved) == 0 {
-			e.Errorf("after Evacuate the machine is %s on %s (was on %s), moved: %+v", i.State, i.Host, from, r.Moved)
-		}
-		e.sameBoot(vm, up, "Evacuate")
+func hostsEvacuate(e *env) {
+	vm := e.running()
+	up, from := e.uptime(vm), e.info(vm).Host
+	r := must(e, e.c.Host(from).Evacuate(e.ctx, nil), "Evacuate")
+	i := e.info(vm)
+	if i.Host == from || i.State != hypervisor.StateRunning || len(r.Moved) == 0 {
+		e.Errorf("after Evacuate the machine is %s on %s (was on %s), moved: %+v", i.State, i.Host, from, r.Moved)
 	}
-	if e.has(hypervisor.HostMaintenance) {
-		if e.info(vm).State == hypervisor.Off {
-			e.start(vm)
+	e.sameBoot(vm, up, "Evacuate")
+}
+
+func hostsBusy(e *env) {
+	h := e.c.Host(e.info(e.running()).Host)
+	defer e.leave(h)
+	e.kind(errOf(e, h.EnterMaintenance(e.ctx, nil)), hypervisor.ErrBusy, "EnterMaintenance of a host with a running machine, without Evacuate")
+}
+
+func hostsMaintenance(e *env) {
+	vm := e.running()
+	h := e.c.Host(e.info(vm).Host)
+	defer e.leave(h)
+	moves := len(e.hostIDs()) > 1 && e.has(capability.MigrateLive)
+	if !moves {
+		e.off(vm)
+	}
+	for range 3 {
+		must(e, h.EnterMaintenance(e.ctx, &hypervisor.MaintenanceOptions{Evacuate: true}), "EnterMaintenance with Evacuate")
+	}
+	if i := e.info(vm); moves && (i.Host == h.ID() || i.State != hypervisor.StateRunning) {
+		e.Errorf("after EnterMaintenance the machine is %s on %s", i.State, i.Host)
+	}
+	if i, err := h.Info(e.ctx); err != nil || i.State != hypervisor.HostMaintaining {
+		e.Errorf("after EnterMaintenance the host is %s (%v)", i.State, err)
+	}
+	for range 2 {
+		must(e, h.ExitMaintenance(e.ctx), "ExitMaintenance")
+	}
+	if i, err := h.Info(e.ctx); err != nil || i.State != hypervisor.HostUp {
+		e.Errorf("after ExitMaintenance the host is %s (%v)", i.State, err)
+	}
+}
+
+// leave ends the maintenance of a host that a failed row left in it.
+func (e *env) leave(h *hypervisor.Host) {
+	if e.Failed() {
+		if err := errOf(e, h.ExitMaintenance(context.WithoutCancel(e.ctx))); err != nil {
+			e.Logf("clean-up of host %s: %v", h.ID(), err)
 		}
-		h := e.c.Host(e.info(vm).Host)
-		_, err := h.EnterMaintenance(e.ctx, nil).Wait(e.ctx)
-		e.kind(err, hypervisor.ErrBusy, "EnterMaintenance of a host with a running machine, without Evacuate")
-		if len(e.hostIDs()) > 1 && e.has(hypervisor.MigrateLive) {
-			_, err = h.EnterMaintenance(e.ctx, &hypervisor.MaintenanceOptions{Evacuate: true}).Wait(e.ctx)
-			e.ok(err, "EnterMaintenance with Evacuate")
-			if i := e.info(vm); i.Host == h.ID() || i.State != hypervisor.Running {
-				e.Errorf("after EnterMaintenance the machine is %s on %s", i.State, i.Host)
-			}
-		} else {
-			e.off(vm)
-		}
-		for range 2 {
-			_, err = h.EnterMaintenance(e.ctx, &hypervisor.MaintenanceOptions{Evacuate: true}).Wait(e.ctx)
-			e.ok(err, "EnterMaintenance again")
-		}
-		if i, err := h.Info(e.ctx); err != nil || i.State != hypervisor.HostMaintaining {
-			e.Errorf("after EnterMaintenance the host is %s (%v)", i.State, err)
-		}
-		for range 2 {
-			_, err = h.ExitMaintenance(e.ctx).Wait(e.ctx)
-			e.ok(err, "ExitMaintenance")
-		}
-		if i, err := h.Info(e.ctx); err != nil || i.State != hypervisor.HostUp {
-			e.Errorf("after ExitMaintenance the host is %s (%v)", i.State, err)
-		}
-		e.proved(hypervisor.HostMaintenance)
 	}
 }

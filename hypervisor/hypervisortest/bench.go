@@ -6,17 +6,16 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// benchT lets a benchmark stand where the harness wants a T.
+// benchT lets a benchmark serve as the T that the harness needs.
 type benchT struct{ *testing.B }
 
-// RunBenchmarks measures what every driver is measured by: listing all
-// machines of the backend (brief and full), as machines per second, and
-// reading one.
+// RunBenchmarks runs the benchmarks for all drivers: listing all machines of
+// the backend (brief and full), in machines per second, and reading one.
 func RunBenchmarks(b *testing.B, h Harness) {
 	be := h.New(benchT{b})
 	b.Cleanup(func() { _ = be.Client.Close() })
 	ctx := b.Context()
-	for name, d := range map[string]hypervisor.Detail{"Brief": hypervisor.Brief, "Full": hypervisor.Full} {
+	for name, d := range map[string]hypervisor.Detail{"Brief": hypervisor.DetailBrief, "Full": hypervisor.DetailFull} {
 		b.Run("List"+name, func(b *testing.B) {
 			b.ReportAllocs()
 			n := 0
@@ -36,7 +35,7 @@ func RunBenchmarks(b *testing.B, h Harness) {
 	b.Run("Info", func(b *testing.B) {
 		b.ReportAllocs()
 		var vm *hypervisor.VM
-		for v, err := range be.Client.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief, PageSize: 1}) {
+		for v, err := range be.Client.VMs(ctx, &hypervisor.ListOptions{Detail: hypervisor.DetailBrief, PageSize: 1}) {
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -1,38 +1,88 @@
 package hypervisortest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// env is one area's view: the backend, and the machines that it made.
+// env is the view of one row: the backend, and the machines that the row
+// made.
 type env struct {
 	T
 	*Backend
-	s      *suite
-	ctx    context.Context
-	c      *hypervisor.Client
-	area   string
-	made   []hypervisor.VMID // machines and templates to remove
-	images []string
-	closed bool
+	site     *site
+	ctx      context.Context
+	c        *hypervisor.Client
+	made     []hypervisor.VMID     // machines and templates to remove
+	volumes  []hypervisor.VolumeID // images to remove
+	images   []string              // that existed before
+	sharing  bool                  // the row uses site.shared
+	without  string                // see unshown
+	row      string                // its name
+	declined string                // a field's refusal
+	// after is called when the machines are removed, the last first.
+	after []func(context.Context) error
+	quiet *hypervisor.Client // see calm
+}
+
+func (w *site) env(t T) *env {
+	return &env{T: t, Backend: w.b, site: w, ctx: t.Context(), c: w.b.Client}
+}
+
+// run runs a row within its limit, removes everything that it made, and
+// checks that no image is left.
+func (e *env) run(r row, path string) {
+	h := e.site.s.h
+	ctx, stop := context.WithTimeout(e.ctx, cmp.Or(h.RowLimit[path], h.Limit))
+	defer stop()
+	e.ctx, e.row = ctx, r.name
+	defer e.cleanup()
+	e.images = e.listImages()
+	if m := e.site.s.mutation; m != nil {
+		m.on.Store(true)
+		defer m.on.Store(false) // before the clean-up
+	}
+	r.run(e)
+	if why := h.Refused[r.name]; why != "" && e.site.name == "fields" && e.declined == "" && !e.Failed() {
+		e.Errorf("the field is honoured: take it out of Harness.Refused (%s)", why)
+	}
+}
+
+func (e *env) outcome(path string) Test {
+	switch {
+	case e.Failed():
+		return Test{Name: path, Outcome: fail}
+	case e.without != "":
+		return Test{path, notShown, e.without}
+	case e.declined != "":
+		return Test{path, pass, "refused: " + e.declined}
+	}
+	return Test{Name: path, Outcome: pass}
+}
+
+// unshown records why the row, which then returns without a failure, could
+// not show what it is for. It proves nothing.
+func (e *env) unshown(why string, args ...any) {
+	e.Helper()
+	e.without = fmt.Sprintf(why, args...)
+	e.Logf("not shown here: %s", e.without)
 }
 
 var serial atomic.Uint64
 
 // name makes a name that no other test uses.
 func (e *env) name(part string) string {
-	return fmt.Sprintf("av-%s-%s-%d", e.area, part, serial.Add(1))
+	return fmt.Sprintf("av-%s-%s-%d", e.site.name, part, serial.Add(1))
 }
 
-// ok ends the area on an error.
+// ok ends the row if there is an error.
 func (e *env) ok(err error, what string, args ...any) {
 	e.Helper()
 	if err != nil {
@@ -40,8 +90,8 @@ func (e *env) ok(err error, what string, args ...any) {
 	}
 }
 
-// kind demands an *Error that is the sentinel, names an operation, an object
-// and a text.
+// kind checks that an error is an *Error of that kind that names an
+// operation, an object and a text.
 func (e *env) kind(err, want error, what string, args ...any) {
 	e.Helper()
 	what = fmt.Sprintf(what, args...)
@@ -58,7 +108,21 @@ func (e *env) kind(err, want error, what string, args ...any) {
 	}
 }
 
-// oneOf is kind with several sentinels allowed.
+// must returns a task's result and ends the row on its error.
+func must[R any](e *env, t *hypervisor.Task[R], what string, args ...any) R {
+	e.Helper()
+	r, err := t.Wait(e.ctx)
+	e.ok(err, what, args...)
+	return r
+}
+
+// errOf returns a task's error.
+func errOf[R any](e *env, t *hypervisor.Task[R]) error {
+	_, err := t.Wait(e.ctx)
+	return err
+}
+
+// oneOf is like kind, with several kinds allowed.
 func (e *env) oneOf(err error, what string, want ...error) {
 	e.Helper()
 	for _, w := range want {
@@ -69,33 +133,15 @@ func (e *env) oneOf(err error, what string, want ...error) {
 	e.Errorf("%s: got %v (kind %s), want one of %q", what, err, hypervisor.KindOf(err), want)
 }
 
-// has asks whether a capability is declared for the Client and remembers it.
-func (e *env) has(k hypervisor.Capability) bool {
+// has reports whether a capability is declared for the Client.
+func (e *env) has(k capability.Name) bool {
 	e.Helper()
-	s, err := e.c.Supports(e.ctx, k, hypervisor.Ref{})
-	e.ok(err, "Supports(%s)", k)
-	e.s.mu.Lock()
-	defer e.s.mu.Unlock()
-	e.s.support[k] = s
-	return s.Level == hypervisor.Yes || s.Level == hypervisor.Partial
+	return e.site.s.has(e.ctx, e, e.c, k)
 }
 
-// proved notes that the area has shown a capability at work.
-func (e *env) proved(ks ...hypervisor.Capability) {
-	e.s.mu.Lock()
-	defer e.s.mu.Unlock()
-	for _, k := range ks {
-		if e.Failed() {
-			e.s.failed[k] = true
-		} else {
-			e.s.proved[k] = e.area
-		}
-	}
-}
-
-// refused demands that a call fails as Unsupported, with the reason that
+// refused checks that a call fails as Unsupported, with the reason that
 // Supports gives for the scope or for the whole Client.
-func (e *env) refused(err error, k hypervisor.Capability, scope hypervisor.Ref) {
+func (e *env) refused(err error, k capability.Name, scope hypervisor.Ref) {
 	e.Helper()
 	var u *hypervisor.UnsupportedError
 	switch {
@@ -110,27 +156,26 @@ func (e *env) refused(err error, k hypervisor.Capability, scope hypervisor.Ref) 
 	for _, sc := range []hypervisor.Ref{scope, {}} {
 		s, serr := e.c.Supports(e.ctx, k, sc)
 		e.ok(serr, "Supports(%s, %s)", k, sc)
-		if s.Level == hypervisor.No || s.Level == hypervisor.Unproven {
+		if s.Level == hypervisor.LevelNo || s.Level == hypervisor.LevelUnproven {
 			want = append(want, s.Reason)
 		}
 	}
 	if u.Support.Reason == "" || !slices.Contains(want, u.Support.Reason) {
 		e.Errorf("%s was refused with reason %q, Supports says %q", k, u.Support.Reason, want)
 	}
-	e.s.mu.Lock()
-	e.s.refused[k] = true
-	e.s.mu.Unlock()
+	e.site.s.mu.Lock()
+	defer e.site.s.mu.Unlock()
+	e.site.s.refused[k] = true
 }
 
-// create makes a machine that is removed when the area ends.
+// create makes a machine that is removed when the row ends.
 func (e *env) create(part string, change ...func(*hypervisor.VMSpec)) *hypervisor.VM {
 	e.Helper()
 	s := e.Spec(e.name(part))
 	for _, f := range change {
 		f(&s)
 	}
-	vm, err := e.c.CreateVM(e.ctx, s).Wait(e.ctx)
-	e.ok(err, "CreateVM(%q)", s.Name)
+	vm := must(e, e.c.CreateVM(e.ctx, s), "CreateVM(%q)", s.Name)
 	if vm.ID() == "" {
 		e.Fatalf("CreateVM(%q) returned an empty ID", s.Name)
 	}
@@ -138,7 +183,7 @@ func (e *env) create(part string, change ...func(*hypervisor.VMSpec)) *hyperviso
 	return vm
 }
 
-// keep has a machine removed when the area ends.
+// keep registers a machine for removal when the row ends.
 func (e *env) keep(id hypervisor.VMID) { e.made = append(e.made, id) }
 
 func (e *env) info(vm *hypervisor.VM) hypervisor.VMInfo {
@@ -148,11 +193,10 @@ func (e *env) info(vm *hypervisor.VM) hypervisor.VMInfo {
 	return i
 }
 
-// start powers on and waits for the guest.
+// start powers a machine on and waits for its guest.
 func (e *env) start(vm *hypervisor.VM) {
 	e.Helper()
-	_, err := vm.Start(e.ctx).Wait(e.ctx)
-	e.ok(err, "Start(%s)", vm.ID())
+	must(e, vm.Start(e.ctx), "Start(%s)", vm.ID())
 	e.booted(vm)
 }
 
@@ -165,11 +209,10 @@ func (e *env) booted(vm *hypervisor.VM) {
 
 func (e *env) off(vm *hypervisor.VM) {
 	e.Helper()
-	_, err := vm.PowerOff(e.ctx).Wait(e.ctx)
-	e.ok(err, "PowerOff(%s)", vm.ID())
+	must(e, vm.PowerOff(e.ctx), "PowerOff(%s)", vm.ID())
 }
 
-// state demands a power state, from the API and from the platform.
+// state checks a power state, as reported by the API and by the platform.
 func (e *env) state(vm *hypervisor.VM, want hypervisor.PowerState, after string) {
 	e.Helper()
 	if i := e.info(vm); i.State != want {
@@ -185,7 +228,7 @@ func (e *env) state(vm *hypervisor.VM, want hypervisor.PowerState, after string)
 }
 
 // uptime returns a number from the guest's memory, or 0 where the backend
-// can't tell.
+// can't read it.
 func (e *env) uptime(vm *hypervisor.VM) int {
 	e.Helper()
 	if e.Uptime == nil {
@@ -196,7 +239,7 @@ func (e *env) uptime(vm *hypervisor.VM) int {
 	return n
 }
 
-// sameBoot demands that the guest's memory went on from n.
+// sameBoot checks that the guest's memory was kept since n.
 func (e *env) sameBoot(vm *hypervisor.VM, n int, after string) {
 	e.Helper()
 	if e.Uptime == nil {
@@ -214,7 +257,7 @@ func (e *env) write(vm *hypervisor.VM, content string) {
 	}
 }
 
-// content demands what the machine's first disk holds.
+// content checks the content of the machine's first disk.
 func (e *env) content(vm *hypervisor.VM, want, after string) {
 	e.Helper()
 	if e.ReadDisk == nil || e.WriteDisk == nil {
@@ -238,80 +281,10 @@ func (e *env) listImages() []string {
 	return l
 }
 
-// added returns the images that are there now and were not in before.
+// added returns the images that exist now and did not exist before.
 func (e *env) added(before []string) []string {
 	e.Helper()
 	return slices.DeleteFunc(e.listImages(), func(i string) bool { return slices.Contains(before, i) })
-}
-
-// cleanup removes what the area made, newest first, and demands that no image
-// is left.
-func (e *env) cleanup(strict bool) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(e.ctx), 2*time.Minute)
-	defer stop()
-	c := e.c
-	if e.closed {
-		var err error
-		if e.Reopen == nil {
-			return
-		}
-		if c, err = e.Reopen(ctx); err != nil {
-			e.Errorf("reopen for the clean-up: %v", err)
-			return
-		}
-	}
-	if e.Slow != nil {
-		e.Slow(0)
-	}
-	left := slices.Clone(e.made)
-	for range 3 { // clones before their bases, whatever the order
-		var next []hypervisor.VMID
-		for _, id := range slices.Backward(left) {
-			_, err := c.VM(id).Delete(ctx, hypervisor.DeleteDisks, &hypervisor.DeleteOptions{Force: true}).Wait(ctx)
-			if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
-				next = append(next, id)
-				if strict {
-					e.Logf("clean-up of %s: %v", id, err)
-				}
-			}
-		}
-		if left = next; len(left) == 0 {
-			break
-		}
-		slices.Reverse(left)
-	}
-	if strict && len(left) > 0 {
-		e.Errorf("the clean-up could not delete %v", left)
-	}
-	e.ctx = ctx
-	if strict && e.Images != nil && len(left) == 0 {
-		if a := e.added(e.images); len(a) > 0 {
-			e.Errorf("images without a machine are left: %s", strings.Join(a, ", "))
-		}
-	}
-	if err := c.Close(); err != nil {
-		e.Errorf("Close: %v", err)
-	}
-	if c != e.c {
-		if err := e.c.Close(); err != nil {
-			e.Errorf("second Close: %v", err)
-		}
-	}
-	if g := settle(); strict && len(g) > 0 {
-		e.Errorf("%d goroutines of the Client are left after Close:\n%s", len(g), g[0])
-	}
-}
-
-// settle waits for goroutines that are on their way out.
-func settle() []string {
-	var g []string
-	for range 50 {
-		if g = goroutines(); len(g) == 0 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return g
 }
 
 // hostIDs returns the hosts that are up.
@@ -328,7 +301,7 @@ func (e *env) hostIDs() []hypervisor.HostID {
 	return out
 }
 
-// exists tells whether a machine is there, by the API and by the platform.
+// exists reports whether a machine exists, in the API and on the platform.
 func (e *env) exists(id hypervisor.VMID) bool {
 	e.Helper()
 	_, err := e.c.VM(id).Info(e.ctx)

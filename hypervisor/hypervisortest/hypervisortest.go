@@ -8,29 +8,27 @@
 //		})
 //	}
 //
-// Every capability that the driver declares (Yes or Partial) is exercised, and
-// one that no test could prove is a failure unless the Harness says why. Every
-// capability that it denies must be refused, with the same reason, as
-// Unsupported. [Check] runs the same tests without package testing's runner
-// and returns what it found, for tests of the suite itself.
+// The suite is a list of areas, each with one Client and a list of rows. A
+// row is a sub-test that makes its own machines, removes them, and fails
+// independently of other rows: "go test -run
+// TestConformance/clones/linked-is-independent" runs one.
+//
+// Every capability that the driver declares (Yes or Partial) is exercised.
+// One that no row could prove is a failure, unless the Harness explains it.
+// Every capability that the driver denies must be refused, with the same
+// reason, as Unsupported. [Check] runs the same rows without package
+// testing's runner and returns its findings, for tests of the suite itself.
 package hypervisortest
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"maps"
-	"runtime"
-	"slices"
-	"strings"
-	"sync"
-	"testing"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
-// Rung says how real the other end is.
+// Rung is how real the other end is.
 type Rung string
 
 const (
@@ -39,7 +37,7 @@ const (
 	Real      Rung = "real"
 )
 
-// T is what the suite needs of *testing.T.
+// T is the part of *testing.T that the suite needs.
 type T interface {
 	Helper()
 	Name() string
@@ -55,23 +53,51 @@ type T interface {
 type Harness struct {
 	Driver string // column of the capability table: "kvm", "vsphere", …
 	Rung   Rung
-	// Label tells harnesses of one driver and rung apart: "ESXi", "pool".
+	// Label distinguishes harnesses of the same driver and rung: "ESXi",
+	// "pool".
 	Label string
 
-	// New returns a backend for one area of tests. Each area makes machines of
-	// its own and removes them, so New may return the same backend each time;
-	// the Client must be new, and is closed by the suite.
+	// New returns a backend for one area of tests. Each row makes machines of
+	// its own and removes them, so New may return the same backend each time.
+	// The Client must be new, and is closed by the suite.
 	New func(t T) *Backend
 
 	// Unproven explains capabilities that the driver declares and that can't
 	// be exercised on this rung.
-	Unproven map[hypervisor.Capability]string
-	// Limit for one area of tests; 0 means 5 minutes.
-	Limit time.Duration
-	// Repeat is how often idempotent calls are repeated; 0 means 10.
+	Unproven map[capability.Name]string
+	// Known explains rows ("clones/linked-is-independent") that fail on this
+	// rung. They are run, reported as known failures, and fail in the
+	// capability table, while Run itself passes. A known row that passes is
+	// an error, so that the list stays true.
+	Known map[string]string
+	// Empty explains fields of results ("HostInfo.Edition") that the platform
+	// can't report, or that nothing on this rung gives a value. They must be
+	// empty, so that the list stays true.
+	Empty map[string]string
+	// Refused explains fields of requests ("VMSpec.Machine") that the driver
+	// refuses for a reason other than a capability that is not declared. It
+	// also explains ListOptions.PageSize, a preference, where the driver has
+	// no pages.
+	Refused map[string]string
+	// NotYet explains areas that are not run on this rung so far, unless Only
+	// names them. They are logged and reported as "not run".
+	NotYet map[string]string
+	// Limit is the time for one row; 0 means 2 minutes. RowLimit holds other
+	// limits by the row's path.
+	Limit    time.Duration
+	RowLimit map[string]time.Duration
+	// Repeat is the number of times that idempotent calls are repeated; 0
+	// means 10.
 	Repeat int
-	// Only runs the named areas, for work on a driver. Declared capabilities
-	// are then not demanded to be proven.
+	// AtOnce is the number of machines that the area concurrency deploys at
+	// the same time; 0 means 20.
+	AtOnce int
+	// Worlds is the number of backends, made by New, that the rows of the
+	// areas "faults" and "contexts" use in parallel; 0 means 1.
+	Worlds int
+	// Only runs just the named areas ("clones") and rows
+	// ("clones/linked-is-independent"). Declared capabilities then need no
+	// proof.
 	Only []string
 }
 
@@ -80,236 +106,79 @@ type Backend struct {
 	Client *hypervisor.Client
 	// Reopen opens a second Client on the same backend.
 	Reopen func(ctx context.Context) (*hypervisor.Client, error)
-	// Other is a Client of another management domain of the same kind, to
-	// migrate to; nil if there is none.
+	// Other is a Client of another management domain of the same kind, as a
+	// target for migrations; nil if there is none.
 	Other *hypervisor.Client
 	// Spec describes a machine that can be made and started here, with at
 	// least one disk.
 	Spec func(name string) hypervisor.VMSpec
+	// Open is like Reopen, with options; nil if options can't be given here.
+	Open func(ctx context.Context, o *hypervisor.Options) (*hypervisor.Client, error)
+	// Credentials are a valid login; nil where the backend has no logins.
+	Credentials *hypervisor.Credentials
 	// AbsentVM is a valid ID that no machine has.
 	AbsentVM hypervisor.VMID
-	// EventWait is how long the suite waits for an event; 0 means 20 seconds.
+	// EventWait is the time that the suite waits for an event; 0 means 20
+	// seconds.
 	EventWait time.Duration
 
-	// The rest looks behind the API and may be nil.
+	// The other fields look behind the API and may be nil.
 
-	// Booted waits until the guest of a started machine runs far enough to
-	// answer to its agent and to have memory content.
+	// Booted waits until the guest of a started machine has booted far enough
+	// to respond through its agent and to have memory content.
 	Booted func(ctx context.Context, id hypervisor.VMID) error
 	// WriteDisk and ReadDisk set and get the content identity of a machine's
 	// first disk. The machine is off.
 	WriteDisk func(ctx context.Context, id hypervisor.VMID, content string) error
 	ReadDisk  func(ctx context.Context, id hypervisor.VMID) (string, error)
 	// Uptime returns a number from the guest's memory that only grows while
-	// this boot of the guest runs, and starts anew with the next boot.
+	// this boot of the guest runs, and starts again with the next boot.
 	Uptime func(ctx context.Context, id hypervisor.VMID) (int, error)
-	// State asks the platform's own tool; Off for a machine that is not there
-	// is an error wrapping hypervisor.ErrNotFound.
+	// State reads a machine's power state with the platform's own tool. For a
+	// machine that does not exist it returns an error wrapping
+	// hypervisor.ErrNotFound.
 	State func(ctx context.Context, id hypervisor.VMID) (hypervisor.PowerState, error)
-	// Images lists every disk image, so that orphans show.
+	// Images lists every disk image, so that orphans are found. The area
+	// faults needs their VolumeIDs.
 	Images func(ctx context.Context) ([]string, error)
+	// Chain compares the backing chain of images that a running machine uses
+	// with the one in the images' headers, and returns the differences.
+	Chain func(ctx context.Context, id hypervisor.VMID) error
 	// Slow makes long operations of the backend take this long from now on;
 	// 0 ends it.
 	Slow func(d time.Duration)
-	// Device asks for a device that AttachDevice can take from this backend,
-	// VF and Profile likewise; the zero value where there is none.
+	// Device describes a device of this backend that AttachDevice accepts. VF
+	// and Profile do the same. The zero value means that there is none.
 	Device, VF, Profile hypervisor.DeviceRequest
 	// GuestDevices lists the PCI devices that a running machine's guest sees,
 	// as "vendor:product" in four hex digits each.
 	GuestDevices func(ctx context.Context, id hypervisor.VMID) ([]string, error)
-	// ProfileDevice is what a guest sees of Profile, as "vendor:product".
+	// ProfileDevice is the device that a guest sees for Profile, as
+	// "vendor:product".
 	ProfileDevice string
-	// Replicate has the platform say this about a machine's replication.
+	// Replicate makes the platform report this state of a machine's
+	// replication.
 	Replicate func(ctx context.Context, id hypervisor.VMID, r hypervisor.ReplicationInfo) error
-	// DeviceSpec describes a machine that takes devices, where those of Spec
-	// don't; nil means Spec.
+	// Foreign are the parts that other tools give to machines here, for the
+	// area foreign.
+	Foreign []Foreign
+	// Customized reads the customization of a guest at its first start.
+	Customized func(ctx context.Context, id hypervisor.VMID) (hypervisor.Customization, error)
+	// Hang makes a running guest ignore requests to shut down.
+	Hang func(ctx context.Context, id hypervisor.VMID) error
+	// Crash takes a host down, or up again.
+	Crash func(ctx context.Context, id hypervisor.HostID, down bool) error
+	// Tuned reads the options that the machine's last migration had.
+	Tuned func(ctx context.Context, id hypervisor.VMID) (hypervisor.MigrateOptions, error)
+	// Login is a user of the guests, for programs in them.
+	Login hypervisor.Credentials
+	// ISO is an image for CD-ROMs, or empty if there is none.
+	ISO hypervisor.VolumeID
+	// Folder is an inventory folder in which machines can be made.
+	Folder string
+	// Break breaks the connection to the platform.
+	Break *Breaker
+	// DeviceSpec describes a machine that can have devices, where a machine
+	// made from Spec can't; nil means Spec.
 	DeviceSpec func(name string) hypervisor.VMSpec
 }
-
-// area is one group of tests.
-type area struct {
-	name string
-	run  func(*env)
-}
-
-func areas() []area {
-	return []area{
-		{"inventory", inventory}, {"lifecycle", lifecycle}, {"input", input}, {"power", power},
-		{"reconfigure", reconfigure}, {"disks", disks}, {"snapshots", snapshots}, {"clones", clones},
-		{"templates", templates}, {"migration", migration}, {"devices", devices}, {"labels", labels},
-		{"tasks", tasks}, {"cancel", cancel}, {"events", events}, {"guest", guest}, {"hosts", hosts},
-		{"availability", availability}, {"volumes", volumes}, {"concurrency", concurrency}, {"refusals", refusals}, {"close", closing},
-	}
-}
-
-// Run runs the suite as sub-tests of t, one for each area.
-func Run(t *testing.T, h Harness) {
-	s := newSuite(h)
-	for _, a := range areas() {
-		if len(h.Only) > 0 && !slices.Contains(h.Only, a.name) {
-			continue
-		}
-		t.Run(a.name, func(t *testing.T) { s.area(t, a) })
-	}
-	if len(h.Only) == 0 {
-		t.Run("declared", func(t *testing.T) { s.declared(t) })
-	}
-	s.write(t)
-}
-
-// Finding is one thing that is wrong with a driver.
-type Finding struct {
-	Area string
-	Text string
-}
-
-func (f Finding) String() string { return f.Area + ": " + f.Text }
-
-// Check runs the suite and returns what it found, at most one area's findings
-// after the other; no finding means that the driver conforms.
-func Check(ctx context.Context, h Harness) []Finding {
-	s := newSuite(h)
-	var out []Finding
-	run := func(name string, f func(T)) {
-		t := &finder{name: name, ctx: ctx}
-		t.do(f)
-		out = append(out, t.found...)
-	}
-	for _, a := range areas() {
-		if len(h.Only) > 0 && !slices.Contains(h.Only, a.name) {
-			continue
-		}
-		run(a.name, func(t T) { s.area(t, a) })
-	}
-	if len(h.Only) == 0 {
-		run("declared", s.declared)
-	}
-	return out
-}
-
-// suite is one run.
-type suite struct {
-	h       Harness
-	mu      sync.Mutex
-	support map[hypervisor.Capability]hypervisor.Support
-	proved  map[hypervisor.Capability]string // the area that did
-	refused map[hypervisor.Capability]bool
-	failed  map[hypervisor.Capability]bool
-	cancels map[string]string // operation: what Cancel did to it
-	product hypervisor.Description
-}
-
-func newSuite(h Harness) *suite {
-	h.Limit = cmp.Or(h.Limit, 5*time.Minute)
-	h.Repeat = cmp.Or(h.Repeat, 10)
-	return &suite{h: h, support: map[hypervisor.Capability]hypervisor.Support{}, proved: map[hypervisor.Capability]string{},
-		refused: map[hypervisor.Capability]bool{}, failed: map[hypervisor.Capability]bool{}, cancels: map[string]string{}}
-}
-
-func (s *suite) area(t T, a area) {
-	ctx, stop := context.WithTimeout(t.Context(), s.h.Limit)
-	defer stop()
-	b := s.h.New(t)
-	if b == nil || b.Client == nil || b.Spec == nil || b.AbsentVM == "" {
-		t.Fatalf("the harness must set Client, Spec and AbsentVM")
-	}
-	e := &env{T: t, Backend: b, s: s, ctx: ctx, c: b.Client, area: a.name}
-	s.mu.Lock()
-	s.product = b.Client.Describe()
-	s.mu.Unlock()
-	done := false
-	defer func() {
-		// Also after Fatalf: remove what was made, close, and see that
-		// nothing is left.
-		e.cleanup(done && !t.Failed())
-	}()
-	e.images = e.listImages()
-	a.run(e)
-	done = true
-}
-
-// declared demands a proof for everything that was declared.
-func (s *suite) declared(t T) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, k := range hypervisor.Capabilities() {
-		sup, asked := s.support[k]
-		why, excused := s.h.Unproven[k]
-		switch {
-		case !asked:
-			t.Errorf("%s: no area asked for it, so it was neither proven nor refused", k)
-		case sup.Level == hypervisor.Unproven && sup.Reason == "" && sup.Detail == "":
-			t.Errorf("%s: Unproven without a reason", k)
-		case sup.Level != hypervisor.Yes && sup.Level != hypervisor.Partial:
-		case s.proved[k] != "" && excused:
-			t.Errorf("%s was proven by %s: take it out of Harness.Unproven (%s)", k, s.proved[k], why)
-		case s.proved[k] == "" && !excused && !s.failed[k]:
-			t.Errorf("%s is declared %s and nothing here proves it: declare it Unproven, make the harness able to show it, or say in Harness.Unproven why it can't", k, sup.Level)
-		}
-	}
-}
-
-// finder is a T that keeps findings.
-type finder struct {
-	name     string
-	ctx      context.Context
-	mu       sync.Mutex
-	found    []Finding
-	failed   bool
-	cleanups []func()
-}
-
-func (f *finder) do(body func(T)) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if p := recover(); p != nil {
-				buf := make([]byte, 4096)
-				f.Errorf("panic: %v\n%s", p, buf[:runtime.Stack(buf, false)])
-			}
-			for _, c := range slices.Backward(f.cleanups) {
-				c()
-			}
-		}()
-		body(f)
-	}()
-	<-done
-}
-
-func (f *finder) Helper()                  {}
-func (f *finder) Name() string             { return f.name }
-func (f *finder) Logf(string, ...any)      {}
-func (f *finder) Context() context.Context { return f.ctx }
-func (f *finder) Cleanup(c func())         { f.cleanups = append(f.cleanups, c) }
-func (f *finder) Failed() bool             { f.mu.Lock(); defer f.mu.Unlock(); return f.failed }
-
-func (f *finder) Errorf(format string, args ...any) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.failed = true
-	f.found = append(f.found, Finding{f.name, fmt.Sprintf(format, args...)})
-}
-
-func (f *finder) Fatalf(format string, args ...any) {
-	f.Errorf(format, args...)
-	runtime.Goexit()
-}
-
-// goroutines returns the stacks that belong to this module, but for the
-// suite's own.
-func goroutines() []string {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	var out []string
-	for g := range strings.SplitSeq(string(buf), "\n\n") {
-		if strings.Contains(g, "hypervisor/hypervisortest.") || !strings.Contains(g, "created by github.com/anyvisor/anyvisor/hypervisor.") {
-			continue
-		}
-		out = append(out, g)
-	}
-	return out
-}
-
-// keys in order, for stable messages.
-func keys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

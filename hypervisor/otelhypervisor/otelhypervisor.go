@@ -53,14 +53,14 @@ func New(o *Options) (hypervisor.Observer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, op hypervisor.Operation) (context.Context, func(hypervisor.OperationEnd)) {
+	return func(ctx context.Context, op hypervisor.Call) (context.Context, func(hypervisor.CallEnd)) {
 		begin := time.Now()
-		ctx, span := tracer.Start(ctx, op.Name, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
+		ctx, span := tracer.Start(ctx, string(op.Name), trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 			attribute.String("hypervisor.driver", op.Driver),
 			attribute.String("hypervisor.object.kind", string(op.Object.Kind)),
 			attribute.String("hypervisor.object.id", op.Object.ID)))
-		return ctx, func(end hypervisor.OperationEnd) {
-			attrs := []attribute.KeyValue{attribute.String("hypervisor.operation", op.Name), attribute.String("hypervisor.driver", op.Driver)}
+		return ctx, func(end hypervisor.CallEnd) {
+			attrs := []attribute.KeyValue{attribute.String("hypervisor.operation", string(op.Name)), attribute.String("hypervisor.driver", op.Driver)}
 			span.SetAttributes(attribute.Int("hypervisor.calls", end.Calls))
 			if end.Task != "" {
 				span.SetAttributes(attribute.String("hypervisor.task", string(end.Task)))

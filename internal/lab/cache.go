@@ -16,7 +16,7 @@ import (
 func CacheDir() (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
-		base = "/var/cache" // a root shell without HOME, as some CI runners have
+		base = "/var/cache" // a root shell without HOME, as with some CI runners
 	}
 	dir := filepath.Join(base, "anyvisor-lab")
 	return dir, os.MkdirAll(dir, 0o755)
@@ -53,7 +53,7 @@ func Cached(ctx context.Context, name, key string, build func(ctx context.Contex
 	return dir, os.Rename(tmp, dir)
 }
 
-// CopyFile copies a file and makes the folders that to needs. Whoever reads to meanwhile sees the
+// CopyFile copies a file and makes the folders that to needs. A concurrent reader of to sees the
 // old file or the new one.
 func CopyFile(to, from string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -68,7 +68,7 @@ func CopyFile(to, from string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(out.Name()) // fails when all went well
+	defer os.Remove(out.Name()) // it fails when all went well
 	if _, err := io.Copy(out, in); err != nil {
 		out.Close()
 		return err
@@ -79,8 +79,8 @@ func CopyFile(to, from string) error {
 	return os.Rename(out.Name(), to)
 }
 
-// CopyFiles copies the files of one folder into another, sub-folders excepted. There are none in a
-// folder that does not exist.
+// CopyFiles copies the files of one folder into another, without sub-folders. A folder that does
+// not exist counts as empty.
 func CopyFiles(to, from string) error {
 	files, err := os.ReadDir(from)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -98,7 +98,7 @@ func CopyFiles(to, from string) error {
 }
 
 // WriteTemp puts text into a new file in dir and returns its path. It panics if it can't, which
-// with a running lab's own folder means that nothing else will work either.
+// in a running lab's own folder means that nothing else will work either.
 func WriteTemp(dir, text string) string {
 	f, err := os.CreateTemp(dir, "*.xml")
 	if err == nil {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Command runs a program and returns what it wrote to its standard output. A failure carries
-// the command line and the end of its standard error.
+// Command runs a program and returns its standard output. The error of a failure contains the
+// command line and the end of its standard error.
 func Command(ctx context.Context, name string, args ...string) (string, error) {
 	return CommandIn(ctx, "", name, args...)
 }
 
-// CommandIn is [Command] with a working folder.
+// CommandIn is like [Command], with a working folder.
 func CommandIn(ctx context.Context, dir, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var out, errOut bytes.Buffer
@@ -36,7 +36,7 @@ func CommandIn(ctx context.Context, dir, name string, args ...string) (string, e
 	return out.String(), nil
 }
 
-// WaitFor calls ready until it returns nil, and gives its last error when ctx ends first.
+// WaitFor calls ready until it returns nil, and returns its last error if ctx ends first.
 func WaitFor(ctx context.Context, every time.Duration, ready func(context.Context) error) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()

@@ -5,10 +5,11 @@ set -euo pipefail
 # A compiler for cgo and -race, and libvirt's headers for packages kvm and xen.
 # The labs' packages (QEMU, libvirtd, …) follow: tests beside the labs need some
 # of them before any lab has started.
-need=(gcc libc6-dev pkg-config libvirt-dev)
+# The engines of fleets are tested on PostgreSQL, which they start themselves.
+need=(gcc libc6-dev pkg-config libvirt-dev postgresql)
 
 command -v dpkg-query >/dev/null || {
-	echo "deps: this is no Debian system: install a C compiler, pkg-config and libvirt's headers yourself"
+	echo "deps: this is no Debian system: install a C compiler, pkg-config, libvirt's headers and PostgreSQL yourself"
 	exit 0
 }
 missing=()

@@ -21,29 +21,30 @@ var guestModules = []string{
 	"e1000", "e1000e", "ext4", "button", "evdev", "xen_blkfront", "xen_netfront",
 }
 
-// Those of them that a Xen guest without firmware needs, and what shows it a passed-through
-// device. Each module costs a moment of every boot.
+// Those of them that a Xen guest without firmware needs, and those for a passed-through device.
+// Each module lengthens every boot a little.
 var xenGuestModules = []string{"xen_blkfront", "xen_netfront", "xen_pcifront"}
 
 // The scripts that the guest agent calls for shutting down and for setting the hardware clock.
 const (
 	guestShutdown = "#!/bin/sh\n(/bin/busybox sleep 0.5\ncase \" $* \" in *\" -r \"*) /bin/busybox reboot -f ;; *) /bin/busybox poweroff -f ;; esac) &\n"
 	guestHWClock  = "#!/bin/sh\nexec /bin/busybox hwclock \"$@\"\n"
-	// The kernel calls these when Xen asks a guest to end.
+	// The kernel calls these when Xen asks a guest to shut down.
 	guestPoweroff = "#!/bin/sh\nexec /bin/busybox poweroff -f\n"
 	guestReboot   = "#!/bin/sh\nexec /bin/busybox reboot -f\n"
 )
 
 // CountingInitrd returns the initial RAM file system of a guest that counts on its console. It
-// prints "READY release" once and then "TICK n up=seconds cpus=n mem=kB disks=... nics=..."
-// about once a second; n is in /run/tick too. It runs the QEMU guest agent if it finds its
-// channel, brings hot-plugged CPUs and memory online, and powers off at the ACPI button.
+// prints "READY release" once and then "TICK n up=seconds cpus=n mem=kB disks=... nics=..." about
+// once a second; n is in /run/tick too. It runs the QEMU guest agent if it finds its channel,
+// brings hot-plugged CPUs and memory online, and powers off at the ACPI button.
 func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
 	return countingInitrd(ctx, k, guestModules, func(ctx context.Context, i Initrd) error {
-		agent, err := os.MkdirTemp("", "anyvisor-agent-")
+		agent, release, err := TempDir("anyvisor-agent-", nil)
 		if err != nil {
 			return err
 		}
+		defer release()
 		defer os.RemoveAll(agent)
 		if err := Unpack(ctx, "qemu-guest-agent", agent); err != nil {
 			return err
@@ -52,8 +53,8 @@ func CountingInitrd(ctx context.Context, k *Kernel) (string, error) {
 	})
 }
 
-// CountingXenInitrd is CountingInitrd for PV and PVH guests: it boots in less time, and has
-// neither agent nor drivers of emulated hardware.
+// CountingXenInitrd is like CountingInitrd, for PV and PVH guests: it boots in less time, and has
+// neither an agent nor drivers for emulated hardware.
 func CountingXenInitrd(ctx context.Context, k *Kernel) (string, error) {
 	return countingInitrd(ctx, k, xenGuestModules, func(context.Context, Initrd) error { return nil })
 }
@@ -81,8 +82,8 @@ func countingInitrd(ctx context.Context, k *Kernel, modules []string, more func(
 
 var tickLine = regexp.MustCompile(`(?m)^TICK (\d+) .*\n`)
 
-// LastTick returns the newest count in what a counting guest printed, and how many counts there
-// are in all; zeros if there is none. A line that is still being written does not count.
+// LastTick returns the newest count in the output of a counting guest, and the number of counts
+// in all. Both are zero if there is none. A line that is still being written does not count.
 func LastTick(console []byte) (n, lines int) {
 	all := tickLine.FindAllSubmatch(console, -1)
 	if len(all) == 0 {

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Initrd is the content of an initial RAM file system: path without a leading slash to entry.
-// Folders are made as needed.
+// Initrd is the content of an initial RAM file system: it maps a path without a leading slash to
+// an entry. Folders are made as needed.
 type Initrd map[string]InitrdFile
 
 // InitrdFile is a regular file with Content, or a symbolic link if Link is set.
@@ -41,7 +41,7 @@ func (i Initrd) AddBusybox() error {
 	return i.AddFile("bin/busybox", bb)
 }
 
-// AddModules puts modules with all that they need into lib/modules, and their load order
+// AddModules puts modules with everything that they need into lib/modules, and their load order
 // into lib/modules/order.
 func (i Initrd) AddModules(k *Kernel, names ...string) error {
 	files, err := k.Modules(names...)
@@ -60,7 +60,7 @@ func (i Initrd) AddModules(k *Kernel, names ...string) error {
 	return nil
 }
 
-// AddModuleFile puts a module that is not the kernel's own behind those of AddModules.
+// AddModuleFile puts a module that is not part of the kernel after those of AddModules.
 func (i Initrd) AddModuleFile(file string) error {
 	to := "lib/modules/" + filepath.Base(file)
 	i["lib/modules/order"] = InitrdFile{Content: append(i["lib/modules/order"].Content, "/"+to+"\n"...)}
@@ -89,8 +89,8 @@ func (i Initrd) AddProgram(ctx context.Context, to, from string) error {
 	return nil
 }
 
-// WriteFile writes the archive as the kernel wants it: cpio "newc", gzipped if the name ends in .gz,
-// with owner root and fixed times, so that equal content gives an equal file.
+// WriteFile writes the archive in the kernel's format: cpio "newc", gzipped if the name ends in
+// .gz, with owner root and fixed times, so that equal content gives an equal file.
 func (i Initrd) WriteFile(name string) error {
 	f, err := os.Create(name)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 // Kernel is a Debian kernel unpacked into the cache.
 type Kernel struct {
-	Version string // as uname -r says in a guest
+	Version string // as in uname -r in a guest
 	Image   string // vmlinuz, for boot loaders and Xen
 	ELF     string // the same uncompressed, for QEMU's PVH entry: boots in half the time under TCG
 	Root    string // folder that holds lib/modules/VERSION
@@ -79,8 +79,8 @@ func kernelPackage(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("no package linux-image-amd64 in this machine's apt sources")
 }
 
-// unpackELF takes the kernel proper out of a bzImage. Its payload is one xz stream (Debian's
-// CONFIG_KERNEL_XZ) somewhere behind the boot code.
+// unpackELF extracts the kernel proper from a bzImage. Its payload is one xz stream (Debian's
+// CONFIG_KERNEL_XZ) somewhere after the boot code.
 func unpackELF(ctx context.Context, bzImage, out string) error {
 	image, err := os.ReadFile(bzImage)
 	if err != nil {
@@ -107,8 +107,8 @@ func unpackELF(ctx context.Context, bzImage, out string) error {
 	return e.Close()
 }
 
-// Modules returns the files of the named modules and of all that they need, in the order in
-// which they have to be loaded. Names that are built in are left out.
+// Modules returns the files of the named modules and of everything that they need, in the order
+// in which they have to be loaded. Names that are built in are left out.
 func (k *Kernel) Modules(names ...string) ([]string, error) {
 	base := filepath.Join(k.Root, "lib/modules", k.Version)
 	deps, err := os.ReadFile(filepath.Join(base, "modules.dep"))

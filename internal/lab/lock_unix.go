@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// lockFile takes an exclusive lock that the kernel drops when the process ends, waiting for it if
-// need be.
+// lockFile takes an exclusive lock that the kernel drops when the process ends. If necessary, it
+// waits for the lock.
 func lockFile(path string) (unlock func(), err error) { return flock(path, syscall.LOCK_EX) }
 
-// tryLockFile is lockFile without waiting.
+// tryLockFile is like lockFile, without waiting.
 func tryLockFile(path string) (unlock func(), err error) {
 	return flock(path, syscall.LOCK_EX|syscall.LOCK_NB)
 }

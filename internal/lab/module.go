@@ -9,8 +9,9 @@ import (
 )
 
 // BuildModule builds a module of the kernel's own source that Debian leaves out, and returns its
-// file. files are its C file and the headers beside it, as paths in the source. edit changes the C
-// file first; key says how. The first build on a machine downloads the whole source (140 MB).
+// file. files are its C file and the headers beside it, as paths in the source. edit changes the
+// C file first; key identifies the change. The first build on a machine downloads the whole
+// source (140 MB).
 func (k *Kernel) BuildModule(ctx context.Context, files []string, key string, edit func(source string) (string, error)) (string, error) {
 	name := strings.TrimSuffix(filepath.Base(files[0]), ".c")
 	fields := strings.SplitN(k.Version, ".", 3)

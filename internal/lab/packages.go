@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// XAPIClients are the Debian packages with other people's XAPI clients, which xapisim is tested with.
+// XAPIClients are the Debian packages with other people's XAPI clients, for tests of xapisim.
 var XAPIClients = []string{"python3", "python3-os-xenapi", "fence-agents"}
 
-// Install makes sure that these Debian packages are installed, without their recommendations.
-// It asks the network for nothing when they all are.
+// Install makes sure that these Debian packages are installed, without their recommendations. It
+// does not use the network if all of them are.
 func Install(ctx context.Context, packages ...string) error {
 	if err := CheckMachine(); err != nil {
 		return err
@@ -51,10 +51,11 @@ func Unpack(ctx context.Context, pkg, dir string) error {
 			return err
 		}
 	}
-	tmp, err := os.MkdirTemp("", "anyvisor-deb-")
+	tmp, release, err := TempDir("anyvisor-deb-", nil)
 	if err != nil {
 		return err
 	}
+	defer release()
 	defer os.RemoveAll(tmp)
 	// As root, apt would warn that its unprivileged user can't write into tmp.
 	if _, err := CommandIn(ctx, tmp, "apt-get", aptArgs("-o", "APT::Sandbox::User=root", "download", pkg)...); err != nil {
@@ -83,7 +84,7 @@ func aptUpdate(ctx context.Context) error {
 	return err
 }
 
-// aptArgs lets apt wait for another one to finish instead of failing at once.
+// aptArgs makes apt wait for another one to finish instead of failing at once.
 func aptArgs(args ...string) []string {
 	return append([]string{"-o", "DPkg::Lock::Timeout=600"}, args...)
 }

@@ -9,10 +9,10 @@ import (
 // The lock file that every lab's folder holds while its process lives.
 const inUse = ".in-use"
 
-// TempDir makes a folder for a running lab, and removes folders with the same prefix that dead
-// processes left, after calling sweep for each to undo what they did outside of it. The name is
-// short, because the sockets in it have to fit into 107 bytes. release gives the folder up; the
-// caller removes it.
+// TempDir makes a folder for a running lab. It also removes folders with the same prefix that
+// dead processes left, after it has called sweep for each to undo their changes outside of it.
+// The name is short, because the paths of the sockets in it may have 107 bytes. release releases
+// the folder; the caller removes it.
 func TempDir(prefix string, sweep func(dir string)) (dir string, release func(), err error) {
 	cache, err := CacheDir()
 	if err != nil {
@@ -39,7 +39,7 @@ func TempDir(prefix string, sweep func(dir string)) (dir string, release func(),
 	if dir, err = os.MkdirTemp("", prefix); err != nil {
 		return "", nil, err
 	}
-	// Programs that gave up root's rights have to get through.
+	// Programs that gave up root's rights must be able to enter it.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", nil, err
 	}

@@ -13,7 +13,7 @@ import (
 // opposed to a lab that should have worked and did not.
 var ErrUnavailable = errors.New("lab not available here")
 
-// CheckMachine says whether labs can run here at all: Linux on x86-64, root, and Debian's
+// CheckMachine checks whether labs can run here at all: Linux on x86-64, root, and Debian's
 // package tools. The error wraps [ErrUnavailable].
 func CheckMachine() error {
 	switch {
@@ -30,9 +30,9 @@ func CheckMachine() error {
 	return nil
 }
 
-// Skip ends the test because of err: skipped when err wraps [ErrUnavailable] on a developer's
-// machine, failed otherwise. With CI=true a lab that is not available is a failure too, so that
-// a rung can't vanish unseen.
+// Skip ends the test because of err. The test is skipped if err wraps [ErrUnavailable] on a
+// developer's machine, and failed otherwise. With CI=true a lab that is not available is a
+// failure too, so that a rung can't disappear unnoticed.
 func Skip(tb testing.TB, err error) {
 	tb.Helper()
 	if errors.Is(err, ErrUnavailable) && os.Getenv("CI") != "true" {
@@ -41,8 +41,8 @@ func Skip(tb testing.TB, err error) {
 	tb.Fatal(err)
 }
 
-// SkipMain is [Skip] for a TestMain, which has no test to skip: it tells whether the binary may
-// go on without the lab.
+// SkipMain is like [Skip], for a TestMain, which has no test to skip. It reports whether the
+// binary may continue without the lab.
 func SkipMain(err error) (goOn bool) {
 	fmt.Fprintln(os.Stderr, err)
 	return errors.Is(err, ErrUnavailable) && os.Getenv("CI") != "true"

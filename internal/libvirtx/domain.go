@@ -3,8 +3,12 @@
 package libvirtx
 
 import (
+	"strings"
+
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
 // Parse reads a domain's definition, and its mark.
@@ -13,10 +17,14 @@ func Parse(dom *libvirt.Domain, flags libvirt.DomainXMLFlags) (*libvirtxml.Domai
 	if err != nil {
 		return nil, Mark{}, err
 	}
-	return ParseXML(doc)
+	x, mark, err := ParseXML(doc)
+	if err != nil {
+		return nil, Mark{}, err
+	}
+	return x, mark, resolveVolumes(dom, x)
 }
 
-// ParseXML is Parse for a document that was read already.
+// ParseXML is like Parse, for a document that was read already.
 func ParseXML(doc string) (*libvirtxml.Domain, Mark, error) {
 	x := new(libvirtxml.Domain)
 	if err := x.Unmarshal(doc); err != nil {
@@ -32,7 +40,70 @@ func ParseXML(doc string) (*libvirtxml.Domain, Mark, error) {
 	return x, mark, err
 }
 
-// Inactive reads the definition that counts at the next start, with secrets.
+// resolveVolumes replaces a pool and a volume by the path, where a disk names
+// them. If the pool or volume does not exist, the disk stays unchanged.
+func resolveVolumes(dom *libvirt.Domain, x *libvirtxml.Domain) error {
+	for i := range x.Devices.Disks {
+		k := &x.Devices.Disks[i]
+		if k.Source == nil || k.Source.Volume == nil {
+			continue
+		}
+		c, err := dom.DomainGetConnect() // local
+		if err != nil {
+			return err
+		}
+		path, err := volumePath(c, k.Source.Volume.Pool, k.Source.Volume.Volume)
+		if _, cerr := c.Close(); err == nil { // a local reference
+			err = cerr
+		}
+		switch {
+		case err == nil && strings.HasPrefix(path, "/dev/"):
+			k.Source = &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: path}}
+		case err == nil && strings.HasPrefix(path, "/"):
+			k.Source = &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}}
+		case err != nil && !NotFound(err) && !Is(err, libvirt.ERR_OPERATION_INVALID): // such as a pool that is not active
+			return err
+		}
+	}
+	return nil
+}
+
+func volumePath(c *libvirt.Connect, pool, volume string) (string, error) {
+	p, err := c.LookupStoragePoolByName(pool)
+	if err != nil {
+		return "", err
+	}
+	defer p.Free()
+	v, err := p.LookupStorageVolByName(volume)
+	if err != nil {
+		return "", err
+	}
+	defer v.Free()
+	return v.GetPath()
+}
+
+// DIMMKiB returns the memory of a definition that modules hold. <memory>
+// includes it.
+func DIMMKiB(x *libvirtxml.Domain) int64 {
+	sum := int64(0)
+	for _, m := range x.Devices.Memorydevs {
+		if m.Target != nil && m.Target.Size != nil {
+			sum += ToKiB(uint64(m.Target.Size.Value), m.Target.Size.Unit)
+		}
+	}
+	return sum
+}
+
+// SetOnlyCell sets the memory of a definition's NUMA cell, if there is just
+// one, to what the modules leave of it: libvirt computes <memory> from the
+// sum.
+func SetOnlyCell(x *libvirtxml.Domain, kib int64) {
+	if x.CPU != nil && x.CPU.Numa != nil && len(x.CPU.Numa.Cell) == 1 {
+		x.CPU.Numa.Cell[0].Memory, x.CPU.Numa.Cell[0].Unit = uint(max(kib-DIMMKiB(x), 0)), "KiB"
+	}
+}
+
+// Inactive reads the definition for the next start, with secrets.
 func Inactive(dom *libvirt.Domain) (*libvirtxml.Domain, Mark, error) {
 	return Parse(dom, libvirt.DOMAIN_XML_INACTIVE|libvirt.DOMAIN_XML_SECURE)
 }
@@ -101,8 +172,8 @@ func ToKiB(v uint64, unit string) int64 {
 	return int64(v)
 }
 
-// MemoryKiB is the definition's <memory>: all that the guest may get without
-// hot-plug, and the hot-plugged.
+// MemoryKiB returns the definition's <memory>: everything that the guest may
+// get without hot-plug, and the hot-plugged memory.
 func MemoryKiB(x *libvirtxml.Domain) int64 {
 	if x.Memory == nil {
 		return 0
@@ -110,7 +181,7 @@ func MemoryKiB(x *libvirtxml.Domain) int64 {
 	return ToKiB(uint64(x.Memory.Value), x.Memory.Unit)
 }
 
-// CurrentKiB is the definition's <currentMemory>.
+// CurrentKiB returns the definition's <currentMemory>.
 func CurrentKiB(x *libvirtxml.Domain) int64 {
 	if x.CurrentMemory == nil {
 		return MemoryKiB(x)
@@ -122,4 +193,13 @@ func CurrentKiB(x *libvirtxml.Domain) int64 {
 func SetMemory(x *libvirtxml.Domain, maxKiB, nowKiB uint64) {
 	x.Memory = &libvirtxml.DomainMemory{Value: uint(maxKiB), Unit: "KiB"}
 	x.CurrentMemory = &libvirtxml.DomainCurrentMemory{Value: uint(nowKiB), Unit: "KiB"}
+}
+
+// DirectBoot returns the kernel that a definition starts, or nil if there is
+// none.
+func DirectBoot(o *libvirtxml.DomainOS) *hypervisor.DirectBoot {
+	if o.Kernel == "" {
+		return nil
+	}
+	return &hypervisor.DirectBoot{Kernel: o.Kernel, Initrd: o.Initrd, CommandLine: o.Cmdline}
 }

@@ -11,101 +11,101 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Codes of libvirt (virErrorNumber) that belong to one class by themselves.
+// Codes of libvirt (virErrorNumber) that determine the class by themselves.
 var kinds = map[libvirt.ErrorNumber]hypervisor.Kind{
-	libvirt.ERR_NO_DOMAIN:             hypervisor.KindNotFound,
-	libvirt.ERR_NO_DOMAIN_SNAPSHOT:    hypervisor.KindNotFound,
-	libvirt.ERR_NO_DOMAIN_METADATA:    hypervisor.KindNotFound,
-	libvirt.ERR_NO_STORAGE_POOL:       hypervisor.KindNotFound,
-	libvirt.ERR_NO_STORAGE_VOL:        hypervisor.KindNotFound,
-	libvirt.ERR_NO_NETWORK:            hypervisor.KindNotFound,
-	libvirt.ERR_NO_INTERFACE:          hypervisor.KindNotFound,
-	libvirt.ERR_NO_NODE_DEVICE:        hypervisor.KindNotFound,
-	libvirt.ERR_DEVICE_MISSING:        hypervisor.KindNotFound,
-	libvirt.ERR_DOM_EXIST:             hypervisor.KindExists,
-	libvirt.ERR_STORAGE_VOL_EXIST:     hypervisor.KindExists,
-	libvirt.ERR_NETWORK_EXIST:         hypervisor.KindExists,
-	libvirt.ERR_INVALID_ARG:           hypervisor.KindInvalidArgument,
-	libvirt.ERR_XML_ERROR:             hypervisor.KindInvalidArgument,
-	libvirt.ERR_XML_DETAIL:            hypervisor.KindInvalidArgument,
-	libvirt.ERR_XML_INVALID_SCHEMA:    hypervisor.KindInvalidArgument,
-	libvirt.ERR_INVALID_MAC:           hypervisor.KindInvalidArgument,
-	libvirt.ERR_OPERATION_INVALID:     hypervisor.KindInvalidState,
-	libvirt.ERR_NO_SUPPORT:            hypervisor.KindUnsupported,
-	libvirt.ERR_OPERATION_UNSUPPORTED: hypervisor.KindUnsupported,
-	libvirt.ERR_CONFIG_UNSUPPORTED:    hypervisor.KindUnsupported,
-	libvirt.ERR_ARGUMENT_UNSUPPORTED:  hypervisor.KindUnsupported,
-	libvirt.ERR_RESOURCE_BUSY:         hypervisor.KindBusy,
-	libvirt.ERR_BLOCK_COPY_ACTIVE:     hypervisor.KindBusy,
-	libvirt.ERR_MIGRATE_UNSAFE:        hypervisor.KindIncompatible,
-	libvirt.ERR_CPU_INCOMPATIBLE:      hypervisor.KindIncompatible,
-	libvirt.ERR_AUTH_FAILED:           hypervisor.KindUnauthenticated,
-	libvirt.ERR_AUTH_CANCELLED:        hypervisor.KindUnauthenticated,
-	libvirt.ERR_AUTH_UNAVAILABLE:      hypervisor.KindUnauthenticated,
-	libvirt.ERR_ACCESS_DENIED:         hypervisor.KindPermission,
-	libvirt.ERR_OPERATION_DENIED:      hypervisor.KindPermission,
-	libvirt.ERR_NO_MEMORY:             hypervisor.KindExhausted,
-	libvirt.ERR_NO_CONNECT:            hypervisor.KindUnavailable,
-	libvirt.ERR_INVALID_CONN:          hypervisor.KindUnavailable,
-	libvirt.ERR_UNKNOWN_HOST:          hypervisor.KindUnavailable,
-	libvirt.ERR_RPC:                   hypervisor.KindUnavailable,
-	libvirt.ERR_GNUTLS_ERROR:          hypervisor.KindUnavailable,
-	libvirt.ERR_SSH:                   hypervisor.KindUnavailable,
-	libvirt.ERR_LIBSSH:                hypervisor.KindUnavailable,
-	libvirt.ERR_AGENT_UNRESPONSIVE:    hypervisor.KindUnsupported,
-	libvirt.ERR_AGENT_UNSYNCED:        hypervisor.KindUnavailable,
-	libvirt.ERR_AGENT_COMMAND_TIMEOUT: hypervisor.KindTimeout,
-	libvirt.ERR_OPERATION_ABORTED:     hypervisor.KindCanceled,
+	libvirt.ERR_NO_DOMAIN:             hypervisor.ErrNotFound,
+	libvirt.ERR_NO_DOMAIN_SNAPSHOT:    hypervisor.ErrNotFound,
+	libvirt.ERR_NO_DOMAIN_METADATA:    hypervisor.ErrNotFound,
+	libvirt.ERR_NO_STORAGE_POOL:       hypervisor.ErrNotFound,
+	libvirt.ERR_NO_STORAGE_VOL:        hypervisor.ErrNotFound,
+	libvirt.ERR_NO_NETWORK:            hypervisor.ErrNotFound,
+	libvirt.ERR_NO_INTERFACE:          hypervisor.ErrNotFound,
+	libvirt.ERR_NO_NODE_DEVICE:        hypervisor.ErrNotFound,
+	libvirt.ERR_DEVICE_MISSING:        hypervisor.ErrNotFound,
+	libvirt.ERR_DOM_EXIST:             hypervisor.ErrExists,
+	libvirt.ERR_STORAGE_VOL_EXIST:     hypervisor.ErrExists,
+	libvirt.ERR_NETWORK_EXIST:         hypervisor.ErrExists,
+	libvirt.ERR_INVALID_ARG:           hypervisor.ErrInvalidArgument,
+	libvirt.ERR_XML_ERROR:             hypervisor.ErrInvalidArgument,
+	libvirt.ERR_XML_DETAIL:            hypervisor.ErrInvalidArgument,
+	libvirt.ERR_XML_INVALID_SCHEMA:    hypervisor.ErrInvalidArgument,
+	libvirt.ERR_INVALID_MAC:           hypervisor.ErrInvalidArgument,
+	libvirt.ERR_OPERATION_INVALID:     hypervisor.ErrInvalidState,
+	libvirt.ERR_NO_SUPPORT:            hypervisor.ErrUnsupported,
+	libvirt.ERR_OPERATION_UNSUPPORTED: hypervisor.ErrUnsupported,
+	libvirt.ERR_CONFIG_UNSUPPORTED:    hypervisor.ErrUnsupported,
+	libvirt.ERR_ARGUMENT_UNSUPPORTED:  hypervisor.ErrUnsupported,
+	libvirt.ERR_RESOURCE_BUSY:         hypervisor.ErrBusy,
+	libvirt.ERR_BLOCK_COPY_ACTIVE:     hypervisor.ErrBusy,
+	libvirt.ERR_MIGRATE_UNSAFE:        hypervisor.ErrIncompatible,
+	libvirt.ERR_CPU_INCOMPATIBLE:      hypervisor.ErrIncompatible,
+	libvirt.ERR_AUTH_FAILED:           hypervisor.ErrUnauthenticated,
+	libvirt.ERR_AUTH_CANCELLED:        hypervisor.ErrUnauthenticated,
+	libvirt.ERR_AUTH_UNAVAILABLE:      hypervisor.ErrUnauthenticated,
+	libvirt.ERR_ACCESS_DENIED:         hypervisor.ErrPermission,
+	libvirt.ERR_OPERATION_DENIED:      hypervisor.ErrPermission,
+	libvirt.ERR_NO_MEMORY:             hypervisor.ErrExhausted,
+	libvirt.ERR_NO_CONNECT:            hypervisor.ErrUnavailable,
+	libvirt.ERR_INVALID_CONN:          hypervisor.ErrUnavailable,
+	libvirt.ERR_UNKNOWN_HOST:          hypervisor.ErrUnavailable,
+	libvirt.ERR_RPC:                   hypervisor.ErrUnavailable,
+	libvirt.ERR_GNUTLS_ERROR:          hypervisor.ErrUnavailable,
+	libvirt.ERR_SSH:                   hypervisor.ErrUnavailable,
+	libvirt.ERR_LIBSSH:                hypervisor.ErrUnavailable,
+	libvirt.ERR_AGENT_UNRESPONSIVE:    hypervisor.ErrUnsupported,
+	libvirt.ERR_AGENT_UNSYNCED:        hypervisor.ErrUnavailable,
+	libvirt.ERR_AGENT_COMMAND_TIMEOUT: hypervisor.ErrTimeout,
+	libvirt.ERR_OPERATION_ABORTED:     hypervisor.ErrCanceled,
 }
 
-// Texts that decide where the code says too little. They are the untranslated
-// messages of libvirt, QEMU, and libvirt's Xen driver.
+// Texts that determine the class where the code is not specific enough. They
+// are the untranslated messages of libvirt, QEMU, and libvirt's Xen driver.
 var texts = []struct {
 	text string
 	kind hypervisor.Kind
 }{
-	{"cannot acquire state change lock", hypervisor.KindBusy},
-	{"has active block job", hypervisor.KindBusy},
-	{"asynchronous jobs running", hypervisor.KindBusy},
-	{"still being allocated", hypervisor.KindBusy}, // a volume whose copy goes on
-	{"already in use", hypervisor.KindBusy},
-	{"is in use by", hypervisor.KindBusy},
-	{": device in use", hypervisor.KindBusy}, // a mediated device
-	{"Failed to get \"write\" lock", hypervisor.KindBusy},
-	{"Failed to get shared \"write\" lock", hypervisor.KindBusy},
-	{"already exists", hypervisor.KindExists},
-	{"is already defined", hypervisor.KindExists},
-	{"No space left", hypervisor.KindExhausted},
-	{"Cannot allocate memory", hypervisor.KindExhausted},
-	{"not enough space", hypervisor.KindExhausted},
-	{"No more available PCI slots", hypervisor.KindExhausted},
-	{"canceled by client", hypervisor.KindCanceled},
-	{"client socket is closed", hypervisor.KindUnavailable},
-	{"keepalive timeout", hypervisor.KindUnavailable},
-	{"End of file while reading data", hypervisor.KindUnavailable},
-	{"unable to connect to server", hypervisor.KindUnavailable},
-	{"Failed to connect socket", hypervisor.KindUnavailable},
-	{"File name too long", hypervisor.KindInvalidArgument},
-	{"No such file or directory", hypervisor.KindNotFound},
-	{"domain is not running", hypervisor.KindInvalidState},
-	{"cannot migrate domain", hypervisor.KindIncompatible},
-	{"unexpectedly closed the monitor", hypervisor.KindUnavailable}, // QEMU has ended
-	{"Lost connection to destination host", hypervisor.KindUnavailable},
-	{"job 'migration out' failed", hypervisor.KindUnavailable}, // by the source: the other end is gone
-	{"job 'migration out' unexpectedly failed", hypervisor.KindUnavailable},
-	{"no FLR, PM reset or bus reset available", hypervisor.KindUnsupported},
-	{"because libxenlight will suspend it", hypervisor.KindInvalidState},
-	{"requested vcpus is greater than max allowable", hypervisor.KindInvalidArgument},
+	{"cannot acquire state change lock", hypervisor.ErrBusy},
+	{"has active block job", hypervisor.ErrBusy},
+	{"asynchronous jobs running", hypervisor.ErrBusy},
+	{"still being allocated", hypervisor.ErrBusy}, // a volume whose copy is still running
+	{"already in use", hypervisor.ErrBusy},
+	{"is in use by", hypervisor.ErrBusy},
+	{": device in use", hypervisor.ErrBusy}, // a mediated device
+	{"Failed to get \"write\" lock", hypervisor.ErrBusy},
+	{"Failed to get shared \"write\" lock", hypervisor.ErrBusy},
+	{"already exists", hypervisor.ErrExists},
+	{"is already defined", hypervisor.ErrExists},
+	{"No space left", hypervisor.ErrExhausted},
+	{"Cannot allocate memory", hypervisor.ErrExhausted},
+	{"not enough space", hypervisor.ErrExhausted},
+	{"No more available PCI slots", hypervisor.ErrExhausted},
+	{"canceled by client", hypervisor.ErrCanceled},
+	{"client socket is closed", hypervisor.ErrUnavailable},
+	{"keepalive timeout", hypervisor.ErrUnavailable},
+	{"End of file while reading data", hypervisor.ErrUnavailable},
+	{"unable to connect to server", hypervisor.ErrUnavailable},
+	{"Failed to connect socket", hypervisor.ErrUnavailable},
+	{"File name too long", hypervisor.ErrInvalidArgument},
+	{"No such file or directory", hypervisor.ErrNotFound},
+	{"domain is not running", hypervisor.ErrInvalidState},
+	{"cannot migrate domain", hypervisor.ErrIncompatible},
+	{"unexpectedly closed the monitor", hypervisor.ErrUnavailable}, // QEMU has ended
+	{"Lost connection to destination host", hypervisor.ErrUnavailable},
+	{"job 'migration out' failed", hypervisor.ErrUnavailable}, // reported by the source: the other end is gone
+	{"job 'migration out' unexpectedly failed", hypervisor.ErrUnavailable},
+	{"no FLR, PM reset or bus reset available", hypervisor.ErrUnsupported},
+	{"because libxenlight will suspend it", hypervisor.ErrInvalidState},
+	{"requested vcpus is greater than max allowable", hypervisor.ErrInvalidArgument},
 }
 
-// Texts of libvirt, GnuTLS, ssh and libssh that say that one end does not trust
-// the other. Their codes are those of a broken connection, and trying again
+// Texts of libvirt, GnuTLS, ssh and libssh for one end that does not trust
+// the other. Their codes are those of a broken connection, but trying again
 // does not help.
 var untrusted = []string{
 	"Certificate failed validation",
 	"owner does not match the hostname",
 	"Failed to verify peer's certificate",
-	"Unable to read TLS confirmation", // the server has seen the client's certificate, or none, and hung up
+	"Unable to read TLS confirmation", // the server did not accept the client's certificate, or there was none, and hung up
 	"verification (of our certificate or IP address) failed",
 	"Host key verification failed",
 	"HOST KEY VERIFICATION FAILED",
@@ -113,19 +113,19 @@ var untrusted = []string{
 	"Permission denied (",
 }
 
-// Kind puts a libvirt error into a class.
+// Kind classifies a libvirt error.
 func Kind(err error) hypervisor.Kind {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
-		return hypervisor.KindUnknown
+		return hypervisor.ErrUnknown
 	}
 	for _, t := range untrusted {
 		if strings.Contains(e.Message, t) {
-			return hypervisor.KindUnauthenticated
+			return hypervisor.ErrUnauthenticated
 		}
 	}
 	if Lost(err) {
-		return hypervisor.KindUnavailable
+		return hypervisor.ErrUnavailable
 	}
 	for _, t := range texts {
 		if strings.Contains(e.Message, t.text) {
@@ -133,14 +133,14 @@ func Kind(err error) hypervisor.Kind {
 		}
 	}
 	if e.Code == libvirt.ERR_OPERATION_TIMEOUT {
-		return hypervisor.KindTimeout
+		return hypervisor.ErrTimeout
 	}
 	return kinds[e.Code]
 }
 
-// KindOf is Kind for errors that may have a class already.
+// KindOf is like Kind, for errors that may have a class already.
 func KindOf(err error) hypervisor.Kind {
-	if k := hypervisor.KindOf(err); k != hypervisor.KindUnknown {
+	if k := hypervisor.KindOf(err); k != hypervisor.ErrUnknown {
 		return k
 	}
 	return Kind(err)
@@ -171,5 +171,5 @@ func Is(err error, code libvirt.ErrorNumber) bool {
 	return errors.As(err, &e) && e.Code == code
 }
 
-// NotFound reports whether err says that the object is not there.
-func NotFound(err error) bool { return Kind(err) == hypervisor.KindNotFound }
+// NotFound reports whether err means that the object does not exist.
+func NotFound(err error) bool { return Kind(err) == hypervisor.ErrNotFound }

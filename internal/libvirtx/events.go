@@ -8,7 +8,7 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
-// EventKind is a kind of libvirt event that drivers care for.
+// EventKind is a kind of libvirt event that drivers use.
 type EventKind uint8
 
 const (
@@ -29,15 +29,22 @@ type RawEvent struct {
 }
 
 // Subscribe registers for domain events. push is called in the event loop and
-// must not block or call libvirt. The subscription lives until the function
-// that is returned is called, or lost is closed; the function must be called
-// in both cases, and Close waits for it.
+// must not block or call libvirt. The subscription lives until the returned
+// function is called, or lost is closed. The function must be called in both
+// cases. It does not wait for the server; Close waits for it.
 func Subscribe(ctx context.Context, h *Conn, push func(RawEvent)) (unsubscribe func(), lost <-chan struct{}, err error) {
 	type sub struct {
 		c   *libvirt.Connect
 		ids []int
 	}
-	s, err := Do(context.WithoutCancel(ctx), h, 5, func(c *libvirt.Connect) (sub, error) {
+	undo := func(s sub) {
+		for _, id := range s.ids {
+			_ = s.c.DomainEventDeregister(id) // fails only with a lost connection
+		}
+		_, _ = s.c.Close() // releases the reference
+		h.calls.Done()
+	}
+	s, err := do(ctx, h, 5, func(c *libvirt.Connect) (sub, error) {
 		var ids []int
 		add := func(id int, err error) error {
 			if err == nil {
@@ -47,7 +54,7 @@ func Subscribe(ctx context.Context, h *Conn, push func(RawEvent)) (unsubscribe f
 		}
 		send := func(k EventKind, d *libvirt.Domain, event, detail int, ns string) {
 			e := RawEvent{Kind: k, Event: event, Detail: detail, Namespace: ns}
-			// Both are local; a domain without them is none to tell of.
+			// Both are local. A domain without them can't be reported.
 			e.UUID, _ = d.GetUUIDString()
 			e.Name, _ = d.GetName()
 			push(e)
@@ -71,22 +78,16 @@ func Subscribe(ctx context.Context, h *Conn, push func(RawEvent)) (unsubscribe f
 		_ = add(c.DomainEventJobCompletedRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventJobCompleted) {
 			send(JobCompleted, d, 0, 0, "")
 		}))
-		h.calls.Add(1) // the call that runs here keeps Close waiting until then
+		h.calls.Add(1) // the call that runs here makes Close wait until then
 		if err := c.Ref(); err != nil {
 			h.calls.Done()
 			return sub{}, err
 		}
 		return sub{c, ids}, nil
-	})
+	}, undo)
 	if err != nil {
 		return nil, nil, err
 	}
 	_, lost = h.Epoch()
-	return func() {
-		for _, id := range s.ids {
-			_ = s.c.DomainEventDeregister(id) // fails only with a lost connection
-		}
-		_, _ = s.c.Close() // gives the reference back
-		h.calls.Done()
-	}, lost, nil
+	return func() { go undo(s) }, lost, nil
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Facts are what is known of a host and does not change while libvirtd runs.
+// Facts are known facts about a host that do not change while libvirtd runs.
 type Facts struct {
 	UUID, Name       string
 	Product, Version string // of the hypervisor
@@ -23,13 +23,13 @@ type Facts struct {
 	MemoryBytes      int64
 	NUMA             []hypervisor.NUMANode
 	IOMMU, SRIOV     hypervisor.Fact
-	KVM              bool // the host says that it can do <domain type='kvm'>
+	KVM              bool // the host reports support for <domain type='kvm'>
 	MaxCPUs          int
 	Arch             string
 	VFIO, MDev       bool
 	Firmware         []string        // "bios", "efi"
-	Machines         map[string]bool // that the hypervisor offers for Arch
-	ControlDomains   int             // that libvirt lists among the machines
+	Machines         map[string]bool // those that the hypervisor offers for Arch
+	ControlDomains   int             // number of control domains that libvirt lists among the machines
 }
 
 // FactCalls is the number of requests that ReadFacts sends.
@@ -69,8 +69,8 @@ func ReadFacts(c *libvirt.Connect) (*Facts, error) {
 		f.Version = f.Libvirt
 	}
 	f.MemoryBytes = int64(node.Memory) << 10
-	// That is the sum of the NUMA nodes, which may lack memory that was plugged
-	// in later; what the host as a whole has counts it.
+	// That is the sum of the NUMA nodes, which may lack memory that was
+	// plugged in later. The total of the host includes it.
 	if s, err := c.GetMemoryStats(libvirt.NODE_MEMORY_STATS_ALL_CELLS, 0); err == nil && s.TotalSet {
 		f.MemoryBytes = max(f.MemoryBytes, int64(s.Total)<<10)
 	}
@@ -91,7 +91,7 @@ func ReadFacts(c *libvirt.Connect) (*Facts, error) {
 		}
 	}
 	if f.UUID == "" {
-		// libvirt's test driver has none: the name has to do.
+		// libvirt's test driver has none, so the name is used.
 		f.UUID = TokenUUID("host " + f.Name + " " + kind)
 	}
 	f.domainCaps(c)
@@ -120,13 +120,13 @@ func (f *Facts) host(h *libvirtxml.CapsHost) {
 		// registers, which libvirt names vmx-…; AMD has npt and avic.
 		f.CPU.Virtualization = hypervisor.FactOf(has("vmx") || has("svm"))
 		if has("vmx-ept") || has("npt") {
-			f.CPU.NestedPaging = hypervisor.Present
+			f.CPU.NestedPaging = hypervisor.FactPresent
 		}
 		if has("vmx-apicv-register") || has("vmx-apicv-vid") || has("avic") {
-			f.CPU.APICVirtualization = hypervisor.Present
+			f.CPU.APICVirtualization = hypervisor.FactPresent
 		}
-		if f.CPU.Virtualization == hypervisor.Absent {
-			f.CPU.NestedPaging, f.CPU.APICVirtualization = hypervisor.Absent, hypervisor.Absent
+		if f.CPU.Virtualization == hypervisor.FactAbsent {
+			f.CPU.NestedPaging, f.CPU.APICVirtualization = hypervisor.FactAbsent, hypervisor.FactAbsent
 		}
 	}
 	if h.IOMMU != nil {
@@ -146,8 +146,8 @@ func (f *Facts) host(h *libvirtxml.CapsHost) {
 	}
 }
 
-// domainCaps reads the limits of a machine. A driver without them leaves them
-// unknown.
+// domainCaps reads the limits of a machine. They stay unknown if the libvirt
+// driver doesn't report them.
 func (f *Facts) domainCaps(c *libvirt.Connect) {
 	doc, err := c.GetDomainCapabilities("", f.Arch, "", "", 0)
 	if err != nil {
@@ -174,33 +174,33 @@ func (f *Facts) domainCaps(c *libvirt.Connect) {
 	}
 }
 
-// devices tells whether a device with SR-IOV is there.
+// devices finds out whether the host has a device with SR-IOV.
 func (f *Facts) devices(c *libvirt.Connect) {
 	all, err := c.ListAllNodeDevices(libvirt.CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV)
 	if err != nil {
 		return
 	}
-	f.SRIOV = hypervisor.Absent
+	f.SRIOV = hypervisor.FactAbsent
 	for i := range all {
 		doc, err := all[i].GetXMLDesc(0)
 		if err == nil && strings.Contains(doc, "'virt_functions'") {
-			f.SRIOV = hypervisor.Present
+			f.SRIOV = hypervisor.FactPresent
 		}
 		f.MDev = f.MDev || err == nil && strings.Contains(doc, "'mdev_types'")
 		_ = all[i].Free() // a local reference
 	}
 }
 
-// HostInfo returns the facts as the portable API has them. Free memory and
-// the number of machines are for the caller to add.
+// HostInfo returns the facts in the form of the portable API. The caller adds
+// the free memory and the number of machines.
 func (f *Facts) HostInfo() hypervisor.HostInfo {
 	return hypervisor.HostInfo{ID: hypervisor.HostID(f.UUID), Name: f.Name, State: hypervisor.HostUp,
 		Product: f.Product, Version: f.Version, Edition: "libvirt " + f.Libvirt, CPU: f.CPU, MemoryBytes: f.MemoryBytes,
 		NUMA: f.NUMA, IOMMU: f.IOMMU, SRIOV: f.SRIOV, Limits: hypervisor.Limits{CPUs: f.MaxCPUs, MemoryBytes: f.MemoryBytes}}
 }
 
-// FreeMemory is what new machines can have: free memory and caches, where the
-// host tells, in bytes.
+// FreeMemory returns the memory that new machines can have, in bytes: free
+// memory and, where the host reports them, caches.
 func FreeMemory(c *libvirt.Connect) (uint64, error) {
 	if s, err := c.GetMemoryStats(libvirt.NODE_MEMORY_STATS_ALL_CELLS, 0); err == nil && s.FreeSet {
 		return (s.Free + s.Buffers + s.Cached) << 10, nil

@@ -9,7 +9,7 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
-// libvirt has one event loop for a process. It runs while a connection of
+// libvirt has one event loop for each process. It runs while a connection of
 // this package is open and ends with the last one.
 var loop struct {
 	sync.Mutex
@@ -19,8 +19,8 @@ var loop struct {
 	done       chan struct{}
 }
 
-// acquireLoop must come before a connection is opened, or libvirt sets it up
-// without keepalive and events.
+// acquireLoop must be called before a connection is opened. Otherwise libvirt
+// sets up the connection without keepalive and events.
 func acquireLoop() error {
 	loop.Lock()
 	defer loop.Unlock()
@@ -60,7 +60,7 @@ func releaseLoop() {
 	ready := make(chan struct{})
 	timer, err := libvirt.EventAddTimeout(0, func(int) {
 		<-ready
-		_ = libvirt.EventRemoveTimeout(timer) // it is there: this is its callback
+		_ = libvirt.EventRemoveTimeout(timer) // it exists, because this is its callback
 	})
 	close(ready)
 	if err == nil {

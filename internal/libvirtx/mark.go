@@ -8,13 +8,14 @@ import (
 	"time"
 )
 
-// Namespace of the element that this library keeps in a domain's <metadata>.
+// Namespace is the XML namespace of the element that this library keeps in a
+// domain's <metadata>.
 const Namespace = "https://anyvisor.dev/xmlns/libvirt/1"
 
 // Prefix is the namespace prefix under which libvirt shows it.
 const Prefix = "anyvisor"
 
-// Mark is what this library remembers in a domain.
+// Mark is the data that this library stores in a domain.
 type Mark struct {
 	XMLName  xml.Name    `xml:"https://anyvisor.dev/xmlns/libvirt/1 machine"`
 	Token    string      `xml:"token,omitempty"`
@@ -22,18 +23,18 @@ type Mark struct {
 	GuestOS  string      `xml:"guestOS,omitempty"`
 	MinKiB   uint64      `xml:"minMemory,omitempty"` // of dynamic memory
 	Labels   []MarkLabel `xml:"label"`
-	Quiesced []string    `xml:"quiesced"` // snapshots taken of quiet disks
-	// Images that belong to the machine although its definition does not
-	// name them: bases that a linked clone froze.
+	Quiesced []string    `xml:"quiesced"` // snapshots taken of quiesced disks
+	// Images that belong to the machine although its definition does not name
+	// them: bases that a linked clone froze.
 	Images   []string      `xml:"image"`
 	Template *MarkTemplate `xml:"template"`
-	Role     string        `xml:"role,omitempty"` // of a domain that is no machine: "helper", "making"
-	// Source and Overlays: the machine that is copied, and the images it was
-	// given for the time, which are to be merged back.
+	Role     string        `xml:"role,omitempty"` // of a domain that is not a machine: "helper", "making"
+	// Source is the machine that is copied. Overlays are the images that it
+	// was given for the duration of the copy, which must be merged back.
 	Source   string   `xml:"source,omitempty"`
 	Overlays []string `xml:"overlay"`
-	Task     string   `xml:"task,omitempty"` // that makes it
-	Beat     string   `xml:"beat,omitempty"` // changes while the task lives
+	Task     string   `xml:"task,omitempty"` // the task that makes the machine
+	Beat     string   `xml:"beat,omitempty"` // the heartbeat: changes while the task lives
 }
 
 // MarkLabel is one label.
@@ -42,7 +43,7 @@ type MarkLabel struct {
 	Value string `xml:",chardata"`
 }
 
-// MarkTemplate keeps what a template's definition can't say.
+// MarkTemplate holds what a template's definition can't express.
 type MarkTemplate struct {
 	MemoryKiB  uint64 `xml:"memory"`
 	CurrentKiB uint64 `xml:"currentMemory"`
@@ -57,7 +58,7 @@ func ReadMark(inner string) (Mark, error) {
 }
 
 // PutMark returns the inner XML of <metadata> with the mark in place of an
-// older one. What others keep there stays as it is.
+// older one. Data that others keep there is not changed.
 func PutMark(inner string, m Mark) (string, error) {
 	rest, err := scan(inner, func(d *xml.Decoder, _ xml.StartElement) error { return d.Skip() })
 	if err != nil {
@@ -74,7 +75,8 @@ func (m Mark) XML() (string, error) {
 	return string(b), err
 }
 
-// scan calls found for the mark's element and returns all else unchanged.
+// scan calls found for the mark's element and returns everything else
+// unchanged.
 func scan(inner string, found func(*xml.Decoder, xml.StartElement) error) (rest string, err error) {
 	const open = "<metadata>"
 	text := open + inner + "</metadata>"
@@ -118,7 +120,7 @@ func (m *Mark) SetLabels(labels map[string]string) {
 	}
 }
 
-// LabelMap returns the labels, nil if there are none.
+// LabelMap returns the labels, or nil if there are none.
 func (m Mark) LabelMap() map[string]string {
 	if len(m.Labels) == 0 {
 		return nil
@@ -130,7 +132,7 @@ func (m Mark) LabelMap() map[string]string {
 	return out
 }
 
-// CreatedAt returns when the machine was made, zero if unknown.
+// CreatedAt returns when the machine was made, or zero if that is unknown.
 func (m Mark) CreatedAt() time.Time {
 	t, _ := time.Parse(time.RFC3339Nano, m.Created) // zero if unreadable
 	return t

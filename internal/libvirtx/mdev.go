@@ -21,7 +21,8 @@ type MDev struct {
 	Parent string // the PCI device's address
 }
 
-// mdev reads a node device; false if it is none.
+// mdev reads a mediated device from a node device. It returns false for other
+// devices.
 func mdev(x *libvirtxml.NodeDevice) (MDev, bool) {
 	m := x.Capability.MDev
 	if m == nil || m.Type == nil {
@@ -35,8 +36,8 @@ func mdev(x *libvirtxml.NodeDevice) (MDev, bool) {
 	return MDev{UUID: m.UUID, Type: m.Type.ID, Parent: f[0] + ":" + f[1] + ":" + f[2] + "." + f[3]}, true
 }
 
-// eachMDev calls f with every mediated device, also those that are defined and
-// not there.
+// eachMDev calls f with every mediated device, including those that are
+// defined but not present.
 func eachMDev(c *libvirt.Connect, f func(MDev, *libvirt.NodeDevice) error) error {
 	all, err := c.ListAllNodeDevices(libvirt.CONNECT_LIST_NODE_DEVICES_CAP_MDEV | libvirt.CONNECT_LIST_NODE_DEVICES_ACTIVE | libvirt.CONNECT_LIST_NODE_DEVICES_INACTIVE)
 	if err != nil {
@@ -68,8 +69,8 @@ func eachMDev(c *libvirt.Connect, f func(MDev, *libvirt.NodeDevice) error) error
 	return nil
 }
 
-// MDevs lists the mediated devices of PCI devices by UUID: a request, and one
-// for each.
+// MDevs lists the mediated devices of PCI devices by UUID. It takes one
+// request, and one for each device.
 func MDevs(c *libvirt.Connect) (map[string]MDev, error) {
 	out := map[string]MDev{}
 	err := eachMDev(c, func(m MDev, _ *libvirt.NodeDevice) error {
@@ -79,8 +80,8 @@ func MDevs(c *libvirt.Connect) (map[string]MDev, error) {
 	return out, err
 }
 
-// CreateMDev makes a mediated device that is there again after a restart of
-// its host.
+// CreateMDev makes a mediated device that exists again after a restart of its
+// host.
 func CreateMDev(c *libvirt.Connect, m MDev) error {
 	_, parent, _ := strings.Cut(string(DeviceID("", m.Parent)), "/")
 	doc, err := (&libvirtxml.NodeDevice{Parent: parent, Capability: libvirtxml.NodeDeviceCapability{
@@ -96,9 +97,10 @@ func CreateMDev(c *libvirt.Connect, m MDev) error {
 	if err = dev.Create(0); err == nil {
 		err = dev.SetAutostart(true)
 	}
-	// It is there; libvirt learns so from udev, and removes none before that.
+	// The device exists. libvirt learns of it from udev, and can't remove it
+	// before that.
 	if err == nil && !settle(dev.IsActive) {
-		err = hypervisor.Errorf(hypervisor.KindTimeout, DeviceID("", m.Parent).Ref(), "libvirt does not show the vGPU that it made: does udev run on the host?")
+		err = hypervisor.Errorf(hypervisor.ErrTimeout, DeviceID("", m.Parent).Ref(), "libvirt does not show the vGPU that it made: does udev run on the host?")
 	}
 	if err != nil {
 		err = errors.Join(err, RemoveMDev(c, m.UUID))
@@ -106,7 +108,7 @@ func CreateMDev(c *libvirt.Connect, m MDev) error {
 	return err
 }
 
-// settle waits until something has come to pass, for some seconds.
+// settle waits some seconds until done reports true.
 func settle(done func() (bool, error)) bool {
 	for range 100 {
 		if ok, err := done(); err != nil || ok {
@@ -117,22 +119,22 @@ func settle(done func() (bool, error)) bool {
 	return false
 }
 
-// RemoveMDev removes a mediated device and its definition. One that is not
-// there is no error.
+// RemoveMDev removes a mediated device and its definition. It is not an error
+// if the device does not exist.
 func RemoveMDev(c *libvirt.Connect, uuid string) error {
 	return eachMDev(c, func(m MDev, dev *libvirt.NodeDevice) error {
 		if m.UUID != uuid {
 			return nil
 		}
 		var err error
-		settle(func() (bool, error) { // QEMU lets go of it a little after its guest did
+		settle(func() (bool, error) { // QEMU releases it a little after its guest did
 			err = dev.Destroy()
-			return Kind(err) != hypervisor.KindBusy, nil
+			return Kind(err) != hypervisor.ErrBusy, nil
 		})
-		if err != nil && Kind(err) != hypervisor.KindInvalidState && !NotFound(err) {
+		if err != nil && Kind(err) != hypervisor.ErrInvalidState && !NotFound(err) {
 			return err
 		}
-		if err := dev.Undefine(0); err != nil && Kind(err) != hypervisor.KindInvalidState && !NotFound(err) {
+		if err := dev.Undefine(0); err != nil && Kind(err) != hypervisor.ErrInvalidState && !NotFound(err) {
 			return err
 		}
 		settle(func() (bool, error) {
@@ -143,8 +145,8 @@ func RemoveMDev(c *libvirt.Connect, uuid string) error {
 	})
 }
 
-// MDevOf is the UUID of the mediated device that a definition's host device
-// is; empty if it is another kind.
+// MDevOf returns the UUID of the mediated device behind a definition's host
+// device. It is empty for devices of another kind.
 func MDevOf(k *libvirtxml.DomainHostdev) string {
 	if k.SubsysMDev == nil || k.SubsysMDev.Source == nil || k.SubsysMDev.Source.Address == nil {
 		return ""
@@ -152,8 +154,8 @@ func MDevOf(k *libvirtxml.DomainHostdev) string {
 	return k.SubsysMDev.Source.Address.UUID
 }
 
-// RemoveMDevs removes the mediated devices that a machine had, and names those
-// that stay.
+// RemoveMDevs removes the mediated devices that a machine had, and names
+// those that remain.
 func RemoveMDevs(c *libvirt.Connect, x *libvirtxml.Domain) (left []hypervisor.Ref, err error) {
 	for i := range x.Devices.Hostdevs {
 		uuid := MDevOf(&x.Devices.Hostdevs[i])
@@ -161,7 +163,7 @@ func RemoveMDevs(c *libvirt.Connect, x *libvirtxml.Domain) (left []hypervisor.Re
 			continue
 		}
 		if e := RemoveMDev(c, uuid); e != nil {
-			left, err = append(left, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: uuid}), errors.Join(err, e)
+			left, err = append(left, hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: uuid}), errors.Join(err, e)
 		}
 	}
 	return left, err

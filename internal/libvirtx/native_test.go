@@ -18,23 +18,23 @@ func TestKinds(t *testing.T) {
 		want hypervisor.Kind
 		lost bool
 	}{
-		{libvirt.Error{Code: libvirt.ERR_NO_DOMAIN, Message: "Domain not found"}, hypervisor.KindNotFound, false},
-		{libvirt.Error{Code: libvirt.ERR_OPERATION_FAILED, Message: "operation failed: domain 'vm1' already exists with uuid x"}, hypervisor.KindExists, false},
-		{libvirt.Error{Code: libvirt.ERR_OPERATION_TIMEOUT, Message: "Timed out during operation: cannot acquire state change lock"}, hypervisor.KindBusy, false},
-		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Domain: libvirt.FROM_RPC, Message: "internal error: client socket is closed"}, hypervisor.KindUnavailable, true},
-		{libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_RPC, Message: "Cannot recv data: Connection reset by peer"}, hypervisor.KindUnavailable, true},
-		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: qemu unexpectedly closed the monitor"}, hypervisor.KindUnavailable, false},
-		{libvirt.Error{Code: libvirt.ERR_OPERATION_ABORTED, Message: "operation aborted: job 'migration out' canceled by client"}, hypervisor.KindCanceled, false},
-		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "qemu-img: write: No space left on device"}, hypervisor.KindExhausted, false},
-		{libvirt.Error{Code: libvirt.ERR_OPERATION_INVALID, Message: "Requested operation is not valid: domain is not running"}, hypervisor.KindInvalidState, false},
-		{libvirt.Error{Code: libvirt.ERR_AUTH_FAILED}, hypervisor.KindUnauthenticated, false},
-		{libvirt.Error{Code: libvirt.ERR_NO_SUPPORT}, hypervisor.KindUnsupported, false},
+		{libvirt.Error{Code: libvirt.ERR_NO_DOMAIN, Message: "Domain not found"}, hypervisor.ErrNotFound, false},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_FAILED, Message: "operation failed: domain 'vm1' already exists with uuid x"}, hypervisor.ErrExists, false},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_TIMEOUT, Message: "Timed out during operation: cannot acquire state change lock"}, hypervisor.ErrBusy, false},
+		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Domain: libvirt.FROM_RPC, Message: "internal error: client socket is closed"}, hypervisor.ErrUnavailable, true},
+		{libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_RPC, Message: "Cannot recv data: Connection reset by peer"}, hypervisor.ErrUnavailable, true},
+		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: qemu unexpectedly closed the monitor"}, hypervisor.ErrUnavailable, false},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_ABORTED, Message: "operation aborted: job 'migration out' canceled by client"}, hypervisor.ErrCanceled, false},
+		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "qemu-img: write: No space left on device"}, hypervisor.ErrExhausted, false},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_INVALID, Message: "Requested operation is not valid: domain is not running"}, hypervisor.ErrInvalidState, false},
+		{libvirt.Error{Code: libvirt.ERR_AUTH_FAILED}, hypervisor.ErrUnauthenticated, false},
+		{libvirt.Error{Code: libvirt.ERR_NO_SUPPORT}, hypervisor.ErrUnsupported, false},
 	} {
 		if k := Kind(c.e); k != c.want || Lost(c.e) != c.lost {
 			t.Errorf("%s (code %d) is %s, lost %v; want %s, %v", c.e.Message, c.e.Code, k, Lost(c.e), c.want, c.lost)
 		}
 	}
-	if Kind(errors.New("x")) != hypervisor.KindUnknown || Kind(nil) != hypervisor.KindUnknown {
+	if Kind(errors.New("x")) != hypervisor.ErrUnknown || Kind(nil) != hypervisor.ErrUnknown {
 		t.Error("an error of another kind is in a class")
 	}
 }
@@ -74,7 +74,7 @@ func TestConn(t *testing.T) {
 	// A connection that broke is replaced.
 	before, lost := h.Epoch()
 	_, err = Do(ctx, h, 1, func(*libvirt.Connect) (int, error) { return 0, libvirt.Error{Code: libvirt.ERR_INVALID_CONN} })
-	if Kind(err) != hypervisor.KindUnavailable {
+	if Kind(err) != hypervisor.ErrUnavailable {
 		t.Errorf("a broken connection: %v", err)
 	}
 	<-lost
@@ -106,7 +106,7 @@ func TestConn(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err = Do(ctx, h, 1, func(*libvirt.Connect) (int, error) { return 0, nil }); hypervisor.KindOf(err) != hypervisor.KindClosed {
+	if _, err = Do(ctx, h, 1, func(*libvirt.Connect) (int, error) { return 0, nil }); hypervisor.KindOf(err) != hypervisor.ErrClosed {
 		t.Errorf("Do after Close: %v", err)
 	}
 }

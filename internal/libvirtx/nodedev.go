@@ -13,7 +13,7 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// PCIDevice is a PCI function of a host as libvirt's node devices have it
+// PCIDevice is a PCI function of a host as reported by libvirt's node devices
 // (libvirt.org/formatnode.html).
 type PCIDevice struct {
 	Name    string // of the node device: "pci_0000_01_00_0"
@@ -26,18 +26,18 @@ type PCIDevice struct {
 	NUMANode                int
 	Group                   int      // IOMMU group, -1 if none
 	Peers                   []string // addresses of the others in the group
-	Physical                string   // address of a virtual function's device
+	Physical                string   // address of a virtual function's physical device
 	MaxVFs, VFs             int
 	Types                   []libvirtxml.NodeDeviceMDevType
-	Shares                  []MDev // that it is split into now
+	Shares                  []MDev // the shares that it is split into now
 	Bridge                  bool
-	// HostUses says what the host does with it: an interface that is up, a
+	// HostUses is the host's use of the device: an interface that is up, a
 	// block device.
 	HostUses string
 }
 
 // PCIDevices reads the PCI functions of a host, and which of them the host
-// itself works with: a request, and one for each node device.
+// itself uses. It takes one request, and one for each node device.
 func PCIDevices(c *libvirt.Connect) ([]PCIDevice, error) {
 	all, err := c.ListAllNodeDevices(0)
 	if err != nil {
@@ -57,7 +57,8 @@ func PCIDevices(c *libvirt.Connect) ([]PCIDevice, error) {
 		if err != nil {
 			return err
 		}
-		// One that this library can't read is none that it could pass through.
+		// A device that this library can't read can't be passed through
+		// either.
 		if docs[i].Unmarshal(doc) != nil {
 			docs[i] = libvirtxml.NodeDevice{}
 		}
@@ -117,7 +118,7 @@ func FindPCI(c *libvirt.Connect, address string) (PCIDevice, error) {
 		return PCIDevice{}, err
 	}
 	if x.Capability.PCI == nil {
-		return PCIDevice{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: address}, "no PCI device")
+		return PCIDevice{}, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: address}, "no PCI device")
 	}
 	return pciDevice(&x), nil
 }
@@ -178,13 +179,13 @@ func Slot(address string) string {
 	return s
 }
 
-// ParseAddress takes an address apart.
+// ParseAddress splits an address into its parts.
 func ParseAddress(a string) (domain, bus, slot, function uint, err error) {
 	_, err = fmt.Sscanf(a, "%x:%x:%x.%x", &domain, &bus, &slot, &function)
 	return
 }
 
-// DeviceID is a device's ID: its host's and its node device's name.
+// DeviceID is a device's ID: the name of its host and of its node device.
 func DeviceID(host hypervisor.HostID, address string) hypervisor.DeviceID {
 	return hypervisor.DeviceID(string(host) + "/pci_" + strings.NewReplacer(":", "_", ".", "_").Replace(address))
 }

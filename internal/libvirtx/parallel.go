@@ -2,11 +2,11 @@ package libvirtx
 
 import "sync"
 
-// width is how many requests one listing has in flight on a connection.
-// libvirtd's own limit is 5 by default (max_client_requests).
+// width is the number of requests that one listing has in flight on a
+// connection. libvirtd's own limit is 5 by default (max_client_requests).
 const width = 4
 
-// Each calls f for 0 to n-1, some at a time, and returns the first error.
+// Each calls f for 0 to n-1, some in parallel, and returns the first error.
 func Each(n int, f func(i int) error) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex

@@ -3,8 +3,12 @@
 package libvirtx
 
 import (
+	"io/fs"
 	"path"
+	"regexp"
+	"slices"
 	"strings"
+	"unicode"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -12,14 +16,15 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Pool is a storage pool as it is now. Two hosts' pools with one UUID are one
-// datastore: whoever sets hosts up says so by giving them the same UUID.
+// Pool is a storage pool in its present state. Pools of two hosts with the
+// same UUID are one datastore: the administrator declares this by giving them
+// the same UUID.
 type Pool struct {
 	UUID, Name, Type string
 	Path             string // target folder or device folder
 	Capacity, Free   int64
 	Active           bool
-	Network          bool // the storage is remote by its type
+	Network          bool // the storage is remote according to its type
 }
 
 // Files reports whether volumes are plain files, which overlays need.
@@ -33,8 +38,25 @@ func (p Pool) Files() bool {
 
 var networkPools = map[string]bool{"netfs": true, "iscsi": true, "iscsi-direct": true, "rbd": true, "gluster": true, "sheepdog": true}
 
-// Pools lists the storage pools: one request and one for each pool.
+// Pools lists the storage pools, but not those that the drivers make for a
+// moment. It takes one request, and one for each pool.
 func Pools(c *libvirt.Connect) ([]Pool, error) {
+	all, err := readPools(c)
+	return slices.DeleteFunc(all, func(p Pool) bool { return strings.HasPrefix(p.Name, HelperPrefix) }), err
+}
+
+// helperPool is the name of a pool that a driver made of a folder, empty if
+// there is none.
+func helperPool(c *libvirt.Connect, dir string) (string, error) {
+	all, err := readPools(c)
+	i := slices.IndexFunc(all, func(p Pool) bool { return strings.HasPrefix(p.Name, HelperPrefix) && p.Path == dir })
+	if i < 0 {
+		return "", err
+	}
+	return all[i].Name, err
+}
+
+func readPools(c *libvirt.Connect) ([]Pool, error) {
 	all, err := c.ListAllStoragePools(0)
 	if err != nil {
 		return nil, err
@@ -89,10 +111,11 @@ func Pools(c *libvirt.Connect) ([]Pool, error) {
 // VolumeID is a volume's address: the pool's UUID and the volume's name.
 func VolumeID(pool, name string) hypervisor.VolumeID { return hypervisor.VolumeID(pool + "/" + name) }
 
-// outside begins the ID of an image that is in no pool: its host and path follow.
+// outside is the beginning of the ID of an image that is in no pool. Its host
+// and path follow.
 const outside = "file:"
 
-// ImageID is the VolumeID of an image by its path on a host.
+// ImageID returns the VolumeID of an image by its path on a host.
 func ImageID(pools []Pool, host hypervisor.HostID, image string) hypervisor.VolumeID {
 	for _, p := range pools {
 		if p.Path != "" && path.Dir(image) == p.Path {
@@ -112,14 +135,26 @@ func PoolOf(pools []Pool, image string) (Pool, bool) {
 	return Pool{}, false
 }
 
-// SplitVolumeID returns the pool's UUID and the volume's name.
+// poolUUID is the one spelling of a pool's UUID that is part of an ID; libvirt
+// accepts capital letters, and leaves hyphens out.
+var poolUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// SplitVolumeID returns the pool's UUID and the volume's name. An image has one
+// ID: ok is false for other spellings, and for names that do not show in full.
 func SplitVolumeID(id hypervisor.VolumeID) (pool, name string, ok bool) {
 	pool, name, ok = strings.Cut(string(id), "/")
-	return pool, name, ok && pool != "" && name != "" && !strings.HasPrefix(string(id), outside)
+	return pool, name, ok && poolUUID.MatchString(pool) && ShowsInFull(name)
 }
 
-// Refresh makes a pool see files that did not come through it. A pool with a
-// copy under way can't be refreshed and knows its own files anyway.
+// ShowsInFull reports whether a volume's name is a path without detours and
+// without characters that are not seen.
+func ShowsInFull(name string) bool {
+	hidden := func(r rune) bool { return unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) }
+	return fs.ValidPath(name) && name != "." && !strings.ContainsFunc(name, hidden)
+}
+
+// Refresh makes a pool see files that were not made through it. A pool with a
+// copy under way can't be refreshed, and knows its own files anyway.
 func Refresh(c *libvirt.Connect, uuid string) error {
 	p, err := c.LookupStoragePoolByUUIDString(uuid)
 	if err != nil {
@@ -127,7 +162,7 @@ func Refresh(c *libvirt.Connect, uuid string) error {
 	}
 	defer p.Free()
 	err = p.Refresh(0)
-	if Kind(err) == hypervisor.KindBusy {
+	if Kind(err) == hypervisor.ErrBusy {
 		return nil
 	}
 	return err

@@ -12,15 +12,15 @@ import (
 )
 
 // PowerState maps virDomainState. Blocked, shutting down and pm-suspended
-// machines hold RAM and may run on by themselves: they are Running.
+// machines hold RAM and may continue by themselves: they are Running.
 func PowerState(s libvirt.DomainState) hypervisor.PowerState {
 	switch s {
 	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED, libvirt.DOMAIN_SHUTDOWN, libvirt.DOMAIN_PMSUSPENDED:
-		return hypervisor.Running
+		return hypervisor.StateRunning
 	case libvirt.DOMAIN_PAUSED:
-		return hypervisor.Paused
+		return hypervisor.StatePaused
 	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED:
-		return hypervisor.Off
+		return hypervisor.StateOff
 	}
 	return hypervisor.StateUnknown
 }
@@ -32,15 +32,15 @@ func State(dom *libvirt.Domain) (hypervisor.PowerState, error) {
 		return hypervisor.StateUnknown, err
 	}
 	p := PowerState(s)
-	if p == hypervisor.Off {
+	if p == hypervisor.StateOff {
 		if saved, err := dom.HasManagedSaveImage(0); err == nil && saved {
-			return hypervisor.Suspended, nil
+			return hypervisor.StateSuspended, nil
 		}
 	}
 	return p, nil
 }
 
-// Filter returns the UUIDs of the domains that a filter lets pass.
+// Filter returns the UUIDs of the domains that match a filter.
 func Filter(c *libvirt.Connect, f libvirt.ConnectListAllDomainsFlags) (map[string]bool, error) {
 	all, err := c.ListAllDomains(f)
 	if err != nil {
@@ -58,9 +58,9 @@ func Filter(c *libvirt.Connect, f libvirt.ConnectListAllDomainsFlags) (map[strin
 	return out, nil
 }
 
-// Boot starts a domain. libvirt's Xen driver says of all that libxl refuses
-// that it "failed to create new domain"; a host without the memory for it is
-// told apart.
+// Boot starts a domain. For everything that libxl refuses, libvirt's Xen
+// driver reports "failed to create new domain". Boot distinguishes a host
+// without enough memory.
 func Boot(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error {
 	err := dom.Create()
 	if err == nil || !strings.Contains(err.Error(), "libxenlight failed to create new domain") {
@@ -68,7 +68,7 @@ func Boot(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error {
 	}
 	free, ferr := FreeMemory(c)
 	if need := uint64(CurrentKiB(x)) << 10; ferr == nil && free < need {
-		return hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.VMID(x.UUID).Ref(), "the machine needs %d MiB of memory, its host has %d MiB free: %w", need>>20, free>>20, err)
+		return hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.VMID(x.UUID).Ref(), "the machine needs %d MiB of memory, its host has %d MiB free: %w", need>>20, free>>20, err)
 	}
 	return err
 }

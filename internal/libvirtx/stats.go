@@ -56,14 +56,15 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
-// Stat is what one bulk request tells of a domain. The binding's own
+// Stat is the report on one domain from a bulk request. The binding's own
 // GetAllDomainStats leaves out vcpu.current, the number of CPUs that a domain
 // that is off will have.
 type Stat struct {
 	UUID, Name    string
 	State, Reason int
 	CPUs, MaxCPUs int
-	// KiB is what the guest has, or gets at start, MaxKiB the limit.
+	// KiB is the memory that the guest has, or gets at start. MaxKiB is the
+	// limit.
 	KiB, MaxKiB uint64
 	Disks       map[string]DiskStat // by target: "vda"
 }
@@ -74,8 +75,7 @@ type DiskStat struct {
 	Capacity, Allocation int64
 }
 
-// Stats asks for all domains in a single request, or for the one with a UUID
-// in two.
+// Stats reads all domains in a single request, or the one with a UUID in two.
 func Stats(c *libvirt.Connect, uuid string, disks bool) ([]Stat, error) {
 	what := C.uint(C.VIR_DOMAIN_STATS_STATE | C.VIR_DOMAIN_STATS_VCPU | C.VIR_DOMAIN_STATS_BALLOON)
 	if disks {

@@ -11,7 +11,7 @@ import (
 )
 
 // CopyBetween streams an image's file from one host to an image on another,
-// through this process. progress hears the bytes that were sent.
+// through this process. progress is called with the number of bytes sent.
 func CopyBetween(ctx context.Context, from *libvirt.Connect, src Volume, to *libvirt.Connect, dst Volume, progress func(int64)) error {
 	sv, err := lookup(from, src.Pool, src.Name)
 	if err != nil {
@@ -42,7 +42,7 @@ func CopyBetween(ctx context.Context, from *libvirt.Connect, src Volume, to *lib
 		return err
 	}
 	if err := dv.Upload(out, 0, size, 0); err != nil {
-		_ = in.Abort() // nothing else is to be told
+		_ = in.Abort() // no other error matters
 		return err
 	}
 	var sent int64

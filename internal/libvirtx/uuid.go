@@ -13,9 +13,9 @@ func NewUUID() string {
 	return format(b, 4)
 }
 
-// TokenUUID returns the UUID that stands for a create or clone token (RFC
-// 9562, version 5), so that every process that repeats the call means the
-// same machine, and libvirt itself refuses to make it twice.
+// TokenUUID returns the UUID for a create or clone token (RFC 9562, version
+// 5). So every process that repeats the call means the same machine, and
+// libvirt itself refuses to make it twice.
 func TokenUUID(token string) string {
 	h := sha1.Sum([]byte(Namespace + "\x00token\x00" + token))
 	var b [16]byte
@@ -35,7 +35,7 @@ func NewMAC(prefix string) string {
 	return fmt.Sprintf("%s:%02x:%02x:%02x", prefix, b[0], b[1], b[2])
 }
 
-// Nonce returns eight random hex digits, to tell files and tasks apart.
+// Nonce returns eight random hex digits that distinguish files and tasks.
 func Nonce() string {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails, see its documentation

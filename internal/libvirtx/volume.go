@@ -4,6 +4,7 @@ package libvirtx
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"libvirt.org/go/libvirt"
@@ -26,7 +27,7 @@ func (v Volume) ID() hypervisor.VolumeID { return VolumeID(v.Pool, v.Name) }
 
 // Ref returns the volume's Ref.
 func (v Volume) Ref() hypervisor.Ref {
-	return hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(v.ID()), Name: v.Name}
+	return hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: string(v.ID()), Name: v.Name}
 }
 
 // VolumeSpec describes a volume to make.
@@ -37,7 +38,7 @@ type VolumeSpec struct {
 	Thick      bool
 	// Backing and BackingFormat make it an overlay of another image.
 	Backing, BackingFormat string
-	// From is the path of an image to copy, with all that it stands on.
+	// From is the path of an image to copy, with its whole backing chain.
 	From string
 }
 
@@ -75,7 +76,8 @@ func readVolume(v *libvirt.StorageVol, pool string) (Volume, error) {
 	return out, nil
 }
 
-// Volumes lists a pool's images: two requests and one for each image.
+// Volumes lists a pool's images. It takes two requests, and one for each
+// image.
 func Volumes(c *libvirt.Connect, pool string) ([]Volume, error) {
 	p, err := c.LookupStoragePoolByUUIDString(pool)
 	if err != nil {
@@ -109,7 +111,8 @@ func Volumes(c *libvirt.Connect, pool string) ([]Volume, error) {
 	return found, err
 }
 
-// lookup finds a volume; a pool that does not know it is refreshed first.
+// lookup finds a volume. It first refreshes a pool that does not know the
+// volume.
 func lookup(c *libvirt.Connect, pool, name string) (*libvirt.StorageVol, error) {
 	p, err := c.LookupStoragePoolByUUIDString(pool)
 	if err != nil {
@@ -140,7 +143,7 @@ func FindVolume(c *libvirt.Connect, pool, name string) (Volume, error) {
 func FindImage(c *libvirt.Connect, pools []Pool, image string) (Volume, error) {
 	p, ok := PoolOf(pools, image)
 	if !ok {
-		return Volume{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: image},
+		return Volume{}, hypervisor.Errorf(hypervisor.ErrInvalidState, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: image},
 			"image %s is in no active storage pool: define a pool for its folder", image)
 	}
 	return FindVolume(c, p.UUID, path.Base(image))
@@ -148,7 +151,7 @@ func FindImage(c *libvirt.Connect, pools []Pool, image string) (Volume, error) {
 
 // CreateVolume makes an image: blank, an overlay, or a copy. A copy that
 // should be larger than its source is enlarged. With an error it returns the
-// image that may be there all the same, if there may be one.
+// image that may exist all the same, if there is one.
 func CreateVolume(c *libvirt.Connect, pools []Pool, s VolumeSpec) (Volume, error) {
 	p, err := c.LookupStoragePoolByUUIDString(s.Pool)
 	if err != nil {
@@ -230,7 +233,8 @@ func Resize(c *libvirt.Connect, pool, name string, capacity int64) error {
 	return v.Resize(uint64(capacity), 0)
 }
 
-// DeleteVolume removes an image. One that is not there is no error.
+// DeleteVolume removes an image. It is not an error if the image does not
+// exist.
 func DeleteVolume(c *libvirt.Connect, pool, name string) error {
 	v, err := lookup(c, pool, name)
 	if NotFound(err) {
@@ -246,16 +250,23 @@ func DeleteVolume(c *libvirt.Connect, pool, name string) error {
 	return err
 }
 
-// Images is every image of a host's active pools and what stands on what.
+// Images is every image of a host's active pools, with the backing chains.
 type Images struct {
 	ByPath map[string]Volume
-	Above  map[string][]string // path of a base to those that stand on it directly
+	Above  map[string][]string // path of a base, to the paths of the images directly on it
+	// Outside are images that definitions name and that are in no pool. They
+	// are not in ByPath, since libvirt can't change them.
+	Outside []string
 }
 
-// LoadImages refreshes the pools and reads all images. It asks once for each
-// image: libvirt has no request that tells the chains of all.
-func LoadImages(c *libvirt.Connect, pools []Pool) (Images, error) {
-	im := Images{ByPath: map[string]Volume{}, Above: map[string][]string{}}
+// LoadImages refreshes the pools and reads all images, and the backing chains
+// of images in no pool, which outside names. It sends one request for each
+// image: libvirt has no request for all backing chains.
+func LoadImages(c *libvirt.Connect, pools []Pool, outside []string) (Images, error) {
+	im := Images{ByPath: map[string]Volume{}, Above: map[string][]string{}, Outside: outside}
+	if err := im.look(c); err != nil {
+		return im, err
+	}
 	for _, p := range pools {
 		if !p.Active {
 			continue
@@ -280,7 +291,76 @@ func LoadImages(c *libvirt.Connect, pools []Pool) (Images, error) {
 	return im, nil
 }
 
-// Chain returns an image and all below it, as far as the pools know them.
+// look reads the bases of images in no pool, through a pool that lasts as long
+// as this. A folder that libvirt can't read shows none.
+func (im *Images) look(c *libvirt.Connect) error {
+	folders := map[string]bool{}
+	for _, p := range im.Outside {
+		folders[path.Dir(p)] = true
+	}
+	for dir := range folders {
+		err := im.lookAt(c, dir)
+		for try := 0; NotFound(err) && try < 3; try++ { // the pool was another process's, which was done with it
+			err = im.lookAt(c, dir)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (im *Images) lookAt(c *libvirt.Connect, dir string) error {
+	doc, err := (&libvirtxml.StoragePool{Type: "dir", Name: HelperPrefix + Nonce(), Target: &libvirtxml.StoragePoolTarget{Path: dir}}).Marshal()
+	if err != nil {
+		return err
+	}
+	p, err := c.StoragePoolCreateXML(doc, 0)
+	if Lost(err) {
+		return err
+	}
+	if err == nil {
+		defer p.Free()
+		err = im.lookIn(c, p)
+		if derr := p.Destroy(); err == nil { // it forgets the pool; the files stay
+			err = derr
+		}
+		return err
+	}
+	// A folder has one pool: another process may read it, or may have died.
+	name, err := helperPool(c, dir)
+	if err != nil || name == "" {
+		return err
+	}
+	if p, err = c.LookupStoragePoolByName(name); err != nil {
+		return err
+	}
+	defer p.Free()
+	if err := p.Refresh(0); err != nil {
+		return err
+	}
+	return im.lookIn(c, p)
+}
+
+func (im *Images) lookIn(c *libvirt.Connect, p *libvirt.StoragePool) error {
+	uuid, err := p.GetUUIDString() // local
+	if err != nil {
+		return err
+	}
+	vols, err := Volumes(c, uuid)
+	if err != nil {
+		return err
+	}
+	for _, v := range vols {
+		if v.Backing != "" && slices.Contains(im.Outside, v.Path) {
+			im.Above[v.Backing] = append(im.Above[v.Backing], v.Path)
+		}
+	}
+	return nil
+}
+
+// Chain returns an image and all images below it, as far as the pools know
+// them.
 func (im Images) Chain(image string) []string {
 	var out []string
 	seen := map[string]bool{}
@@ -292,6 +372,6 @@ func (im Images) Chain(image string) []string {
 	return out
 }
 
-// OwnedBy reports whether an image has a machine's UUID in its name, as all
-// that the drivers make has.
+// OwnedBy reports whether an image has a machine's UUID in its name, like
+// every image that the drivers make.
 func OwnedBy(image, uuid string) bool { return strings.HasPrefix(path.Base(image), uuid+".") }

@@ -9,11 +9,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Whether a host takes a running machine.
+// Checks of whether a host can take a running machine.
 
-// admit checks what a power-on checks. API reference: VirtualMachine.PowerOnVM_Task lists InsufficientResourcesFault,
-// InvalidState, VmConfigFault and FileFault; which of their kinds comes when is believed, after the descriptions of the
-// kinds.
+// admit checks what a power-on checks. API reference: VirtualMachine.PowerOnVM_Task lists InsufficientResourcesFault, InvalidState, VmConfigFault and
+// FileFault. Which of their kinds is returned when is believed, after the descriptions of the kinds.
 func (s *Sim) admit(vm *simulator.VirtualMachine, c *types.VirtualMachineConfigInfo, h *simulator.HostSystem) types.BaseMethodFault {
 	if h.Runtime.InMaintenanceMode {
 		return new(types.InvalidState)
@@ -85,12 +84,12 @@ func (s *Sim) admitDisks(vm *simulator.VirtualMachine, c *types.VirtualMachineCo
 		if b == nil || b.Sharing == string(types.VirtualDiskSharingSharingMultiWriter) {
 			continue
 		}
-		for _, other := range s.holders(b.FileName, vm.Self) {
+		for _, other := range s.holders(key(b), vm.Self) {
 			if other.Runtime.PowerState != poweredOn {
 				continue
 			}
 			for _, x := range disksOf(other.Config.Hardware.Device) {
-				if y := fileBacking(x); y != nil && y.FileName == b.FileName {
+				if y := fileBacking(x); y != nil && key(y) == key(b) {
 					return &types.FileLocked{FileFault: types.FileFault{File: b.FileName}}
 				}
 			}
@@ -99,7 +98,7 @@ func (s *Sim) admitDisks(vm *simulator.VirtualMachine, c *types.VirtualMachineCo
 	return nil
 }
 
-// passthrough says whether a device is a real one of the host, so that the machine cannot be saved or moved.
+// passthrough reports whether a device is a real one of the host, so that the machine cannot be saved or moved.
 // A vGPU is not: its state can be saved (HostSharedGpuCapabilities).
 func passthrough(d types.BaseVirtualDevice) bool {
 	switch x := d.(type) {
@@ -131,13 +130,13 @@ func label(d types.BaseVirtualDevice) string {
 	return fmt.Sprintf("device %d", d.GetVirtualDevice().Key)
 }
 
-// deviceNotSupported is the fault for a device that stands in the way. API reference: DeviceNotSupported, "A
-// DeviceNotSupported fault is thrown if the virtual machine uses a virtual device that is not supported on the host".
+// deviceNotSupported is the fault for a device that prevents an operation. API reference: DeviceNotSupported, "A DeviceNotSupported fault is thrown
+// if the virtual machine uses a virtual device that is not supported on the host".
 func deviceNotSupported(d types.BaseVirtualDevice) *types.DeviceNotSupported {
 	return &types.DeviceNotSupported{Device: label(d), Reason: "passthrough"}
 }
 
-// admitDevices finds the devices of a host for those that the machine asks for.
+// admitDevices finds the devices of a host for those that the machine requests.
 func (s *Sim) admitDevices(vm *simulator.VirtualMachine, c *types.VirtualMachineConfigInfo, h *simulator.HostSystem) types.BaseMethodFault {
 	if !needsHostDevice(c) {
 		return nil
@@ -164,13 +163,13 @@ func needsHostDevice(c *types.VirtualMachineConfigInfo) bool {
 	return false
 }
 
-// devicePool is what is left of the devices of a host.
+// devicePool holds the free devices of a host.
 type devicePool struct {
 	host  *simulator.HostSystem
 	gpus  []GPU
 	whole map[string]bool     // given to a machine as a whole
-	parts map[string][]string // vGPU profiles given out, by GPU
-	vfs   map[string]int      // virtual functions given out, by physical function
+	parts map[string][]string // assigned vGPU profiles, by GPU
+	vfs   map[string]int      // assigned virtual functions, by physical function
 }
 
 // function takes a virtual function for an SR-IOV adapter. Without a physical function in its backing, which means any, it is not counted.
@@ -206,7 +205,7 @@ func (s *Sim) freeDevices(h *simulator.HostSystem, except *simulator.VirtualMach
 	return p
 }
 
-// active says whether a host has a PCI device ready to be passed through.
+// active reports whether a host has a PCI device ready to be passed through.
 func active(h *simulator.HostSystem, id string) (known, ready bool) {
 	for _, b := range h.Config.PciPassthruInfo {
 		i := b.GetHostPciPassthruInfo()
@@ -261,8 +260,8 @@ func (p *devicePool) assign(devices []types.BaseVirtualDevice) (map[int32]string
 	return given, nil
 }
 
-// showDevices makes the host and the machine say which device the machine has. API reference: HostGraphicsInfo.vm, "Virtual machines using this graphics
-// device"; VirtualPCIPassthroughDynamicBackingInfo.assignedId, set while the machine is on.
+// showDevices makes the host and the machine report which device the machine has. API reference: HostGraphicsInfo.vm, "Virtual machines using this
+// graphics device"; VirtualPCIPassthroughDynamicBackingInfo.assignedId, set while the machine is on.
 func (s *Sim) showDevices(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	h := s.host(*vm.Runtime.Host)
 	if h == nil || len(h.Config.GraphicsInfo) == 0 || !needsHostDevice(vm.Config) {
@@ -350,8 +349,8 @@ func (p *devicePool) share(profile string) string {
 	return ""
 }
 
-// instances is how many vGPUs of a profile fit on the device: its memory over the gigabytes in the name
-// of the profile ("grid_h100-40c").
+// instances is the number of vGPUs of a profile that fit on the device: its memory divided by the gigabytes in the name of the profile
+// ("grid_h100-40c").
 func (g GPU) instances(profile string) int {
 	i := strings.LastIndexByte(profile, '-')
 	n, err := strconv.Atoi(strings.TrimRight(profile[i+1:], "abcdefghijklmnopqrstuvwxyz"))

@@ -27,10 +27,10 @@ func (s *Sim) furnishBrowsers() {
 		}
 		for _, v := range types.GetHardwareVersions() {
 			list = append(list, types.VirtualMachineConfigOptionDescriptor{
-				Key: v.String(), Description: v.String(), Host: hosts, DefaultConfigOption: v.String() == hardwareVersion,
+				Key: v.String(), Description: v.String(), Host: hosts, DefaultConfigOption: v.String() == s.release().hardware,
 				CreateSupported: true, RunSupported: true, UpgradeSupported: true,
 			})
-			if v.String() == hardwareVersion {
+			if v.String() == s.release().hardware {
 				break
 			}
 		}
@@ -38,7 +38,7 @@ func (s *Sim) furnishBrowsers() {
 	}
 }
 
-// browserHosts is the hosts that a browser tells of: one, or those of the cluster.
+// browserHosts returns the hosts that a browser describes: one, or those of the cluster.
 func (s *Sim) browserHosts(browser ref, one *ref) []*simulator.HostSystem {
 	var out []*simulator.HostSystem
 	for _, e := range append(s.registry().All("ComputeResource"), s.registry().All("ClusterComputeResource")...) {
@@ -144,7 +144,7 @@ func profileGiB(profile string) int64 {
 	return n
 }
 
-// QueryConfigOptionEx and QueryConfigOption say the maximums of a machine. API reference: VirtualHardwareOption.numCPU, .memoryMB; the numbers are
+// QueryConfigOptionEx and QueryConfigOption return the maximums of a machine. API reference: VirtualHardwareOption.numCPU, .memoryMB; the numbers are
 // vSphere's configuration maximums.
 func (f *browserFront) QueryConfigOptionEx(_ *simulator.Context, req *types.QueryConfigOptionEx) soap.HasFault {
 	s := f.sim
@@ -157,7 +157,7 @@ func (f *browserFront) QueryConfigOptionEx(_ *simulator.Context, req *types.Quer
 	body, _ := b.QueryConfigOptionEx(req).(*methods.QueryConfigOptionExBody)
 	if body != nil && body.Res != nil && body.Res.Returnval != nil {
 		o := *body.Res.Returnval
-		setMaximums(&o)
+		s.setMaximums(&o)
 		body = &methods.QueryConfigOptionExBody{Res: &types.QueryConfigOptionExResponse{Returnval: &o}}
 	}
 	return body
@@ -174,14 +174,14 @@ func (f *browserFront) QueryConfigOption(_ *simulator.Context, req *types.QueryC
 	body, _ := b.QueryConfigOption(req).(*methods.QueryConfigOptionBody)
 	if body != nil && body.Res != nil && body.Res.Returnval != nil {
 		o := *body.Res.Returnval
-		setMaximums(&o)
+		s.setMaximums(&o)
 		body = &methods.QueryConfigOptionBody{Res: &types.QueryConfigOptionResponse{Returnval: &o}}
 	}
 	return body
 }
 
-func setMaximums(o *types.VirtualMachineConfigOption) {
-	o.Version, o.Description = hardwareVersion, "ESXi 8.0 U2 virtual machine"
+func (s *Sim) setMaximums(o *types.VirtualMachineConfigOption) {
+	o.Version, o.Description = s.release().hardware, "ESXi "+s.release().version+" virtual machine"
 	h := &o.HardwareOptions
 	h.HwVersion, h.NumCPU = 21, nil
 	for n := int32(1); n <= maxVMCPUs; n++ {

@@ -7,8 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// checkerFront answers the calls on VirtualMachineProvisioningChecker and VirtualMachineCompatibilityChecker. The result of a
-// check is a task's result: a list of CheckResult, with every error and not the first alone.
+// checkerFront answers the calls on VirtualMachineProvisioningChecker and VirtualMachineCompatibilityChecker. The result of a check is a task's
+// result: a list of CheckResult, with every error and not just the first.
 type checkerFront struct{ receiver }
 
 func (s *Sim) checkJob(method string, checker, vm ref, results func(vm *simulator.VirtualMachine) ([]types.CheckResult, types.BaseMethodFault)) job {

@@ -118,7 +118,7 @@ func (s *Sim) planClone(req *types.CloneVM_Task) (*clonePlan, types.BaseMethodFa
 	return p, nil
 }
 
-// powerOnConfig is the configuration that a clone will be powered on with, as far as the admission looks at it.
+// powerOnConfig is the configuration with which a clone will be powered on, as far as the admission checks it.
 func powerOnConfig(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) *types.VirtualMachineConfigInfo {
 	out := clone(*c)
 	if spec == nil {
@@ -195,7 +195,7 @@ func linked(spec *types.VirtualMachineCloneSpec) bool {
 	return false
 }
 
-// cloneSpecs is the changes that a clone asks for, in their order.
+// cloneSpecs returns the changes that a clone requests, in their order.
 func cloneSpecs(spec *types.VirtualMachineCloneSpec) []*types.VirtualMachineConfigSpec {
 	var out []*types.VirtualMachineConfigSpec
 	if len(spec.Location.DeviceChange) > 0 {
@@ -210,13 +210,14 @@ func cloneSpecs(spec *types.VirtualMachineCloneSpec) []*types.VirtualMachineConf
 	return out
 }
 
-// freeze gives the source of a linked clone a new child on each disk, so that the clone can be built on the disks as they are. Source:
-// vSphere programming guide, "Creating a Linked Virtual Machine from the current running point". It returns the devices from before.
+// freeze gives the source of a linked clone a new child on each disk, so that the present disks can back the clone. Source: vSphere programming
+// guide, "Creating a Linked Virtual Machine from the current running point". It returns the previous devices.
 func (s *Sim) freeze(ctx *simulator.Context, vm *simulator.VirtualMachine) []types.BaseVirtualDevice {
 	var before []types.BaseVirtualDevice
 	s.mutate(ctx, vm, func() {
 		before = clone(vm.Config.Hardware.Device)
 		vm.Config.Hardware.Device = s.branch(vm, vm.Config.Hardware.Device, vm.Config.Hardware.Device)
+		versioned(vm)
 		s.derive(&vm.VirtualMachine)
 	})
 	s.touchFiles(&vm.VirtualMachine)
@@ -256,15 +257,15 @@ func (s *Sim) copyOf(vm *simulator.VirtualMachine, c *types.VirtualMachineConfig
 	return m
 }
 
-// freeDir is the folder for the files of a new machine: its name, or its name and a number.
+// freeDir returns the folder for the files of a new machine: its name, or its name and a number.
 func (s *Sim) freeDir(at place, name string) string {
 	used := map[string]bool{}
-	ds := s.datastore(at.datastore)
 	for _, vm := range s.allVMs() {
+		at := s.placeOf(vm).datastore
 		d := vmDir(&vm.VirtualMachine)
-		used[d.String()] = true
+		used[fileKey(&at, d.String())] = true
 	}
-	// What lies in a folder stays what it is: disks that were detached, machines that were unregistered.
+	// Files that are in a folder already are not overwritten: disks that were detached, machines that were unregistered.
 	for file := range s.loose {
 		d := dsPath(file)
 		used[dsJoin(d.Datastore, path.Dir(d.Path))] = true
@@ -278,7 +279,7 @@ func (s *Sim) freeDir(at place, name string) string {
 		if i > 0 {
 			dir += "_" + itoa(i)
 		}
-		if !used[dsJoin(ds.Name, dir)] {
+		if !used[dsJoin(at.datastore.Value, dir)] {
 			return dir
 		}
 	}
@@ -306,7 +307,7 @@ func (s *Sim) cloneDisks(m *moVM, p *clonePlan, spec *types.VirtualMachineCloneS
 			name += "_" + itoa(i)
 		}
 		file := dsJoin(s.datastore(ds).Name, dir.Path, name+".vmdk")
-		chain, from := chainOf(d), s
+		chain, from := keysOf(d), s
 		if p.from != nil {
 			from = p.from
 		}
@@ -316,7 +317,7 @@ func (s *Sim) cloneDisks(m *moVM, p *clonePlan, spec *types.VirtualMachineCloneS
 		case diskMoveChildMost:
 			chain = chain[:1]
 		}
-		s.fill(file, from, chain)
+		s.fill(fileKey(&ds, file), from, chain)
 		d.Backing = movedBacking(b, file, ds, move)
 	}
 }

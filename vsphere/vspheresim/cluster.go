@@ -20,7 +20,7 @@ func (s *Sim) cluster(r ref) *simulator.ClusterComputeResource {
 	return c
 }
 
-// drs is how a cluster's DRS behaves. The edition decides whether there is DRS at all.
+// drs returns the behaviour of a cluster's DRS. The edition decides whether there is DRS at all.
 func (s *Sim) drs(c *simulator.ClusterComputeResource) (types.DrsBehavior, bool) {
 	cfg, ok := c.ConfigurationEx.(*types.ClusterConfigInfoEx)
 	if !ok || !s.licensed(FeatureDRS) || !isTrue(cfg.DrsConfig.Enabled) {
@@ -33,7 +33,7 @@ func (s *Sim) drs(c *simulator.ClusterComputeResource) (types.DrsBehavior, bool)
 	return b, true
 }
 
-// ReconfigureComputeResourceTask refuses to switch DRS or HA on without the licence for it, keeps the settings of HA, and otherwise leaves it
+// ReconfigureComputeResourceTask refuses to switch DRS or HA on without the licence for it, keeps the settings of HA, and otherwise passes the call
 // to govmomi's simulator.
 func (f *clusterFront) ReconfigureComputeResourceTask(ctx *simulator.Context, req *types.ReconfigureComputeResource_Task) soap.HasFault {
 	s := f.sim
@@ -59,7 +59,7 @@ func (f *clusterFront) ReconfigureComputeResourceTask(ctx *simulator.Context, re
 			c, spec := s.cluster(req.This), req.Spec.(*types.ClusterConfigSpecEx)
 			before := clone(c.ClusterComputeResource)
 			rest := *spec
-			rest.DasVmConfigSpec = nil // it falls over overrides without settings
+			rest.DasVmConfigSpec = nil // it crashes on overrides without settings
 			body := c.ReconfigureComputeResourceTask(ctx, &types.ReconfigureComputeResource_Task{This: req.This, Spec: &rest, Modify: req.Modify})
 			res, fault := s.native(ctx, body, func() ref { return body.(*methods.ReconfigureComputeResource_TaskBody).Res.Returnval })
 			s.lock(ctx, c, func() {
@@ -76,7 +76,7 @@ func (f *clusterFront) ReconfigureComputeResourceTask(ctx *simulator.Context, re
 	})}}
 }
 
-// checkClusterSpec keeps specifications away that govmomi's simulator would fall over.
+// checkClusterSpec refuses specifications on which govmomi's simulator would crash.
 func checkClusterSpec(spec *types.ClusterConfigSpecEx) types.BaseMethodFault {
 	for _, r := range spec.RulesSpec {
 		if r.Operation == types.ArrayUpdateOperationRemove {
@@ -99,8 +99,8 @@ func checkClusterSpec(spec *types.ClusterConfigSpecEx) types.BaseMethodFault {
 	return nil
 }
 
-// load is how much of its memory the running machines of a host use, in thousandths. Which numbers DRS weighs is not documented; this
-// is a stand-in that puts machines where there is most room.
+// load returns the share of its memory that the running machines of a host use, in thousandths. Which numbers DRS weighs is not documented; this is a
+// substitute that puts machines where there is most room.
 func (s *Sim) load(h *simulator.HostSystem) int64 {
 	var mb int64
 	for _, r := range h.Vm {
@@ -136,7 +136,7 @@ func (f *clusterFront) RecommendHostsForVm(_ *simulator.Context, req *types.Reco
 	return body
 }
 
-// fits says whether a machine could run on a host.
+// fits reports whether a machine could run on a host.
 func (s *Sim) fits(vm *simulator.VirtualMachine, h *simulator.HostSystem) bool {
 	if h.Self == *vm.Runtime.Host {
 		return usable(h) && (vm.Runtime.PowerState == poweredOn || s.admit(vm, vm.Config, h) == nil)

@@ -14,9 +14,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// collector is a property collector that waits for updates as API reference PropertyCollector.WaitForUpdatesEx says. That of govmomi's
-// simulator loses updates when two sessions, or two calls of one session, wait at a time; it reads objects that others change; and it takes
-// any version. Everything but waiting is still its business.
+// collector is a property collector that waits for updates as described in API reference PropertyCollector.WaitForUpdatesEx. That of govmomi's
+// simulator loses updates when two sessions, or two calls of one session, wait at the same time; it reads objects that others change; and it accepts
+// any version. Everything except waiting is still left to it.
 type collector struct {
 	mo.PropertyCollector
 
@@ -105,7 +105,7 @@ func (f *filter) DestroyPropertyFilter(ctx *simulator.Context, _ *types.DestroyP
 	return &methods.DestroyPropertyFilterBody{Res: new(types.DestroyPropertyFilterResponse)}
 }
 
-// RetrievePropertiesEx looks at the objects while none of them changes. What it returns is a copy.
+// RetrievePropertiesEx reads the objects while none of them changes. It returns a copy.
 func (c *collector) RetrievePropertiesEx(ctx *simulator.Context, req *types.RetrievePropertiesEx) soap.HasFault {
 	c.sim.mu.RLock()
 	defer c.sim.mu.RUnlock()
@@ -149,8 +149,8 @@ func (c *collector) signal() {
 // maxUpdates is the number of objects in one answer that vCenter never exceeds (the default of its policy, as govmomi measured it).
 const maxUpdates = 100
 
-// WaitForUpdatesEx: API reference PropertyCollector.WaitForUpdatesEx; InvalidCollectorVersion "if the specified version is not valid". The last
-// answer is given again to a client that repeats its last version: it may have lost it.
+// WaitForUpdatesEx: API reference PropertyCollector.WaitForUpdatesEx; InvalidCollectorVersion "if the specified version is not valid". A client that
+// repeats its last version gets the last answer again, because it may have lost it.
 func (c *collector) WaitForUpdatesEx(ctx *simulator.Context, req *types.WaitForUpdatesEx) soap.HasFault {
 	body := new(methods.WaitForUpdatesExBody)
 	wait, cancel := context.WithCancel(c.sim.ctx)
@@ -223,7 +223,7 @@ func (c *collector) WaitForUpdates(ctx *simulator.Context, req *types.WaitForUpd
 	return body
 }
 
-// page cuts an answer of at most limit objects off what is to be told.
+// page cuts an answer of at most limit objects from the pending updates.
 func (c *collector) page(from string, limit int) *types.UpdateSet {
 	c.version++
 	set := &types.UpdateSet{Version: strconv.Itoa(c.version)}
@@ -254,7 +254,7 @@ func (c *collector) reset() {
 	}
 }
 
-// collect compares what the filters show with what the client knows.
+// collect compares the present values in the filters with those that the client knows.
 func (c *collector) collect(ctx *simulator.Context) types.BaseMethodFault {
 	c.mu.Lock()
 	filters := append([]*filter(nil), c.filters...)

@@ -1,11 +1,12 @@
 package vspheresim
 
 import (
+	"crypto/rand"
 	"crypto/x509"
 	"time"
 )
 
-// Model says which product the simulator plays.
+// Model is the product that the simulator simulates.
 type Model int
 
 const (
@@ -15,8 +16,7 @@ const (
 	ESXi
 )
 
-// Editions that Config.Edition knows. The features of each are in the LicenseManager; the
-// set is what VMware's comparison of vSphere editions says (vSphere 8).
+// Editions for Config.Edition. The features of each are in the LicenseManager; the set is from VMware's comparison of vSphere editions (vSphere 8).
 const (
 	// EnterprisePlus has everything: DRS, vGPU, SR-IOV, storage DRS.
 	EnterprisePlus = "enterprise-plus"
@@ -43,7 +43,7 @@ type GPU struct {
 	Address string
 	// MemoryMB is the size of the memory of the device, which the graphics info reports.
 	MemoryMB int64
-	// Profiles are the vGPU types that the device can be cut into ("grid_h100-80c"); none means no vGPU.
+	// Profiles are the vGPU types into which the device can be divided ("grid_h100-80c"); none means no vGPU.
 	Profiles []string
 	// NoPassthrough makes the device one that the host cannot pass through (passthruCapable false).
 	NoPassthrough bool
@@ -51,7 +51,7 @@ type GPU struct {
 	Passthrough bool
 	// VirtualFunctions is the number of SR-IOV functions that the device offers; 0 means none.
 	VirtualFunctions int
-	// NUMANode is the node that the device sits on, 0 or 1; the NUMA info of the host tells it.
+	// NUMANode is the node of the device, 0 or 1. The NUMA info of the host reports it.
 	NUMANode int
 }
 
@@ -59,6 +59,9 @@ type GPU struct {
 // three hosts, two shared datastores, no machines and an Enterprise Plus licence.
 type Config struct {
 	Model Model
+	// Version is that of vSphere: 6.5, 6.7, 7.0 or 8.0; empty means 8.0. 6.0 is for tests of clients that need more. A property, method or type that
+	// was added later is refused.
+	Version string
 
 	// Datacenters is the number of datacenters, 1 if zero. They are named DC0, DC1, …
 	Datacenters int
@@ -72,6 +75,8 @@ type Config struct {
 	PoolsPerCluster int
 	// Datastores is the number of datastores that all hosts of a datacenter share, 2 if zero (LocalDS_0, …).
 	Datastores int
+	// OpaqueNetworks is the number of networks of NSX, which all hosts of all datacenters have (DC0_NSX0, …).
+	OpaqueNetworks int
 	// VMs is the number of machines in each cluster and on each stand-alone host, powered on
 	// (DC0_C0_RP0_VM0, …). Use [Sim.AddVMs] for thousands.
 	VMs int
@@ -89,17 +94,18 @@ type Config struct {
 
 	// TLS serves https with a self-signed certificate.
 	TLS bool
-	// User and Password are the only login accepted; "user" and "pass" if empty.
+	// User and Password are the only login accepted, for files below /folder too. An empty User is "user", and an empty Password is a random
+	// one, which Sim.URL has.
 	User, Password string
 	// Certificates are the extensions and solution users that may log in with a certificate, by extension key or user name.
 	Certificates map[string]*x509.Certificate
 	// SessionTTL ends a session that made no call for that long; zero means never.
 	SessionTTL time.Duration
 
-	// TaskDelay is how long every task takes. [Sim.SetTaskDelay] sets it for one kind of task. [Immediate] makes tasks be over
-	// when the call that starts them returns.
+	// TaskDelay is the time that every task takes. [Sim.SetTaskDelay] sets it for one kind of task. With [Immediate], tasks have ended when the call
+	// that starts them returns.
 	TaskDelay time.Duration
-	// RoundTrip is added to every request, as the network between client and server would.
+	// RoundTrip is added to every request, like the network between client and server.
 	RoundTrip time.Duration
 }
 
@@ -114,6 +120,9 @@ func orDefault(n, def int) int {
 }
 
 func (c Config) withDefaults() Config {
+	if c.Version == "" {
+		c.Version = "8.0"
+	}
 	c.Datacenters = orDefault(c.Datacenters, 1)
 	c.Clusters = orDefault(c.Clusters, 1)
 	c.HostsPerCluster = orDefault(c.HostsPerCluster, 3)
@@ -126,7 +135,10 @@ func (c Config) withDefaults() Config {
 		c.Edition = EnterprisePlus
 	}
 	if c.User == "" {
-		c.User, c.Password = "user", "pass"
+		c.User = "user"
+	}
+	if c.Password == "" {
+		c.Password = rand.Text()
 	}
 	c.GPUs = append([]GPU(nil), c.GPUs...)
 	for i := range c.GPUs {

@@ -4,6 +4,8 @@ import (
 	"path"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/soap"
@@ -88,7 +90,7 @@ func (s *Sim) create(ctx *simulator.Context, req *types.CreateVM_Task, at place)
 	spec := clone(req.Config)
 	spec.Name = escapeName(spec.Name)
 	if spec.Version == "" {
-		spec.Version = hardwareVersion
+		spec.Version = s.release().hardware
 	}
 	if spec.NumCPUs == 0 {
 		spec.NumCPUs = 1
@@ -116,6 +118,7 @@ func (s *Sim) create(ctx *simulator.Context, req *types.CreateVM_Task, at place)
 		after.DeviceChange = append(after.DeviceChange, c)
 	}
 
+	s.addresses(&spec)
 	spec.Name = plainName(spec.Name) // govmomi's simulator escapes every percent sign
 	body := folder.CreateVMTask(ctx, &types.CreateVM_Task{This: req.This, Config: spec, Pool: req.Pool, Host: &at.host})
 	res, fault := s.native(ctx, body, func() ref { return body.(*methods.CreateVM_TaskBody).Res.Returnval })
@@ -132,11 +135,25 @@ func (s *Sim) create(ctx *simulator.Context, req *types.CreateVM_Task, at place)
 			vm.Config.CpuHotAddEnabled, vm.Config.MemoryHotAddEnabled = types.NewBool(false), orFalse(vm.Config.MemoryHotAddEnabled)
 		}
 		s.settle(vm, &spec)
+		s.ownUuid(vm)
 	})
 	s.linkDatastores(ctx, vm)
 	s.touchFiles(&vm.VirtualMachine)
 	s.takeSpace(ctx, at.datastore, usedSpace(vm.Config.Hardware.Device))
 	return res, nil
+}
+
+// ownUuid gives a machine another instance UUID if a machine has the requested one. API reference: VirtualMachineConfigSpec.instanceUuid, "allowing
+// the Virtual Infrastructure environment to assign or change it when VirtualCenter detects an identifier conflict between virtual machines". The
+// caller holds the machine's lock.
+func (s *Sim) ownUuid(vm *simulator.VirtualMachine) {
+	for _, o := range s.allVMs() {
+		if o.Self != vm.Self && o.Config != nil && o.Config.InstanceUuid == vm.Config.InstanceUuid {
+			vm.Config.InstanceUuid = uuid.NewString()
+			vm.Summary.Config.InstanceUuid = vm.Config.InstanceUuid
+			return
+		}
+	}
 }
 
 func orFalse(b *bool) *bool {
@@ -146,7 +163,7 @@ func orFalse(b *bool) *bool {
 	return b
 }
 
-// linkDatastores makes the datastores list a machine that uses them, and no other.
+// linkDatastores makes exactly the datastores that a machine uses list it.
 func (s *Sim) linkDatastores(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	for _, e := range s.registry().All("Datastore") {
 		d, ok := e.(*simulator.Datastore)

@@ -9,8 +9,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// running is the simulators of this process by host and port, so that a machine can move from one to another as it does from vCenter to
-// vCenter.
+// running holds the simulators of this process by host and port, so that a machine can move from one to another like from vCenter to vCenter.
 var running sync.Map
 
 // crossJob moves a machine to another vCenter. API reference: VirtualMachineRelocateSpec.service, ServiceLocator with instanceUuid, url, credential and
@@ -90,8 +89,8 @@ func (s *Sim) crossJob(req *types.RelocateVM_Task) job {
 		})
 }
 
-// lockFrom takes the lock of the other side of a move while the lock of this side is held. It gives up rather than wait for a move that
-// comes the other way.
+// lockFrom takes the lock of the other side of a move while the lock of this side is held. It gives up instead of waiting for a move in the other
+// direction.
 func (s *Sim) lockFrom() bool {
 	for range 2000 {
 		if s.mu.TryLock() {

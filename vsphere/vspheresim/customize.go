@@ -62,14 +62,14 @@ func (s *Sim) setCustomization(ctx *simulator.Context, vm *simulator.VirtualMach
 	})
 }
 
-// applyCustomization does what a pending customization asks for, at the power-on after it: host name and addresses.
+// applyCustomization applies a pending customization at the next power-on: host name and addresses.
 func (s *Sim) applyCustomization(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	st := s.stateOf(vm.Self)
 	spec := st.customize
 	if spec == nil {
 		return
 	}
-	st.customize = nil
+	st.customize, st.told = nil, spec
 	base := func(e types.VmEvent) types.CustomizationEvent { return types.CustomizationEvent{VmEvent: e} }
 	s.event(ctx, vm, func(e types.VmEvent) types.BaseEvent {
 		return &types.CustomizationStartedEvent{CustomizationEvent: base(e)}

@@ -1,7 +1,6 @@
 package vspheresim
 
 import (
-	"os"
 	"path"
 	"sort"
 	"strings"
@@ -12,8 +11,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// derive makes the properties of a machine that follow from others say the same as those: the summary, the lists
-// of datastores and networks, the layout of files and the storage they take.
+// derive updates the properties of a machine that follow from others: the summary, the lists of datastores and networks, the layout of files and the
+// storage they take.
 func (s *Sim) derive(m *mo.VirtualMachine) {
 	c := m.Config
 	m.Name = c.Name
@@ -22,6 +21,11 @@ func (s *Sim) derive(m *mo.VirtualMachine) {
 	m.Capability.MemorySnapshotsSupported, m.Capability.RevertToSnapshotSupported = snaps, snaps
 	m.Capability.QuiescedSnapshotsSupported, m.Capability.ChangeTrackingSupported = snaps, true
 	m.Capability.DiskSharesSupported, m.Capability.BootOptionsSupported, m.Capability.NestedHVSupported = true, true, true
+	// API reference: hotPlugMemoryLimit "is specified only if memoryHotAddEnabled is set to true". Sixteen times the memory is believed.
+	c.HotPlugMemoryLimit = 0
+	if isTrue(c.MemoryHotAddEnabled) {
+		c.HotPlugMemoryLimit = 16 * int64(c.Hardware.MemoryMB)
+	}
 	m.Summary.Vm = &m.Self
 	sc := &m.Summary.Config
 	sc.Name, sc.Template, sc.VmPathName = c.Name, c.Template, c.Files.VmPathName
@@ -45,13 +49,17 @@ func (s *Sim) derive(m *mo.VirtualMachine) {
 	}
 
 	var networks []ref
+	var h *simulator.HostSystem
+	if m.Runtime.Host != nil {
+		h = s.host(*m.Runtime.Host)
+	}
 	for _, d := range c.Hardware.Device {
 		switch x := d.(type) {
 		case *types.VirtualDisk:
 			sc.NumVirtualDisks++
 		case types.BaseVirtualEthernetCard:
 			sc.NumEthernetCards++
-			if n, ok := networkOf(x); ok && !has(networks, n) {
+			if n, ok := s.networkOf(x, h); ok && !has(networks, n) {
 				networks = append(networks, n)
 			}
 		}
@@ -67,8 +75,8 @@ func reservation(a *types.ResourceAllocationInfo) int32 {
 	return int32(*a.Reservation)
 }
 
-// networkOf is the network that a card is on.
-func networkOf(card types.BaseVirtualEthernetCard) (ref, bool) {
+// networkOf returns the network of a card of a machine on a host.
+func (s *Sim) networkOf(card types.BaseVirtualEthernetCard, h *simulator.HostSystem) (ref, bool) {
 	switch b := card.GetVirtualEthernetCard().Backing.(type) {
 	case *types.VirtualEthernetCardNetworkBackingInfo:
 		if b.Network != nil && b.Network.Value != "" {
@@ -77,6 +85,10 @@ func networkOf(card types.BaseVirtualEthernetCard) (ref, bool) {
 	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
 		if b.Port.PortgroupKey != "" {
 			return ref{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey}, true
+		}
+	case *types.VirtualEthernetCardOpaqueNetworkBackingInfo:
+		if n := s.opaqueOf(h, b.OpaqueNetworkId); n != nil {
+			return n.Self, true
 		}
 	}
 	return ref{}, false
@@ -251,12 +263,12 @@ func (s *Sim) deriveStorage(m *mo.VirtualMachine) {
 }
 
 // deleteDiskFile removes a disk file and its extents from the datastore.
-func (s *Sim) deleteDiskFile(m *mo.VirtualMachine, name string) {
+func (s *Sim) deleteDiskFile(name string) {
 	delete(s.blocks, name)
 	stem := strings.TrimSuffix(name, ".vmdk")
 	for _, f := range []string{name, stem + "-flat.vmdk", stem + "-sesparse.vmdk"} {
-		if p := s.filePath(m, f); p != "" {
-			_ = os.Remove(p)
+		if p := s.keyPath(f); p != "" {
+			_ = s.root.Remove(p)
 		}
 	}
 }

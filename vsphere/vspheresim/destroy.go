@@ -1,8 +1,10 @@
 package vspheresim
 
 import (
-	"os"
+	"io/fs"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -37,29 +39,30 @@ func (s *Sim) destroy(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	s.remove(ctx, vm)
 	for f := range files {
 		if !kept[f] {
-			s.deleteDiskFile(&m, f)
+			s.deleteDiskFile(f)
 			delete(s.loose, f)
 		}
 	}
 	for _, f := range m.LayoutEx.File {
 		if f.Type != "diskDescriptor" && f.Type != "diskExtent" {
 			if p := s.filePath(&m, f.Name); p != "" {
-				_ = os.Remove(p)
+				_ = s.root.Remove(p)
 			}
 		}
 	}
 	if len(kept) == 0 {
 		dir := vmDir(&m)
-		// Disks that were detached lie there and are no files of the machine.
+		// Detached disks are there too and are not files of the machine.
 		if p := s.filePath(&m, dir.String()); p != "" {
-			if left, _ := filepath.Glob(filepath.Join(p, "*.vmdk")); len(left) == 0 {
-				_ = os.RemoveAll(p)
+			left, _ := fs.ReadDir(s.root.FS(), filepath.ToSlash(p))
+			if !slices.ContainsFunc(left, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".vmdk") }) {
+				_ = s.root.RemoveAll(p)
 			}
 		}
 	}
 }
 
-// remove takes a machine and its snapshots out of the inventory.
+// remove removes a machine and its snapshots from the inventory.
 func (s *Sim) remove(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	reg := s.registry()
 	s.event(ctx, vm, func(e types.VmEvent) types.BaseEvent { return &types.VmRemovedEvent{VmEvent: e} })
@@ -80,21 +83,21 @@ func (s *Sim) remove(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 			s.setList(ctx, d, "vm", without(d.Vm, vm.Self))
 		}
 	}
-	if f := s.folder(*vm.Parent); f != nil {
+	if f := s.folder(folderOf(vm)); f != nil {
 		s.setList(ctx, reg.Get(f.Self), "childEntity", without(f.ChildEntity, vm.Self))
 	}
 	reg.Remove(ctx, vm.Self)
 	delete(s.vms, vm.Self)
 }
 
-// parkedVM is a machine whose files are there and that is not in the inventory.
+// parkedVM is a machine whose files exist and that is not in the inventory.
 type parkedVM struct {
 	vm        *moVM
 	snapshots map[ref]types.VirtualMachineConfigInfo
 	state     vmState
 }
 
-// unpark gives a machine that is registered again its snapshots, with new references.
+// unpark restores the snapshots of a machine that is registered again, with new references.
 func (s *Sim) unpark(ctx *simulator.Context, vm *simulator.VirtualMachine, p *parkedVM) {
 	st := p.state
 	s.vms[vm.Self] = &st
@@ -126,12 +129,45 @@ func (s *Sim) unpark(ctx *simulator.Context, vm *simulator.VirtualMachine, p *pa
 	})
 }
 
+// lostVM reports whether a machine is an entry in the inventory alone.
+func lostVM(vm *simulator.VirtualMachine) bool {
+	switch vm.Runtime.ConnectionState {
+	case types.VirtualMachineConnectionStateOrphaned, types.VirtualMachineConnectionStateInaccessible, types.VirtualMachineConnectionStateInvalid:
+		return true
+	}
+	return vm.Config == nil
+}
+
+// LoseVM makes a machine one that vCenter lists and can't reach, as after the loss of a host or datastore. API reference:
+// VirtualMachineConnectionState, orphaned, inaccessible and invalid. VirtualMachine.config is unset for the last two, and for the first if config is
+// set. The machine is named as for [Sim.WriteDisk].
+func (s *Sim) LoseVM(name string, state types.VirtualMachineConnectionState, config bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	vm, err := s.machine(name)
+	if err != nil {
+		return err
+	}
+	s.mutate(s.newContext(), vm, func() {
+		vm.Runtime.ConnectionState, vm.Summary.Runtime.ConnectionState = state, state
+		if config {
+			vm.Config = nil
+		}
+	})
+	return nil
+}
+
 // UnregisterVM: API reference VirtualMachine.UnregisterVM; InvalidPowerState. The files stay, and RegisterVM_Task finds the machine again.
 func (f *vmFront) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) soap.HasFault {
 	s, body := f.sim, new(methods.UnregisterVMBody)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	vm, fault := s.live(req.This)
+	if vm != nil && lostVM(vm) && s.busy[vm.Self] == nil {
+		s.remove(s.fork(ctx), vm)
+		body.Res = new(types.UnregisterVMResponse)
+		return body
+	}
 	switch {
 	case fault != nil:
 	case vm.Runtime.PowerState == poweredOn:
@@ -148,10 +184,11 @@ func (f *vmFront) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) 
 	for _, snap := range s.snapshotsOf(vm) {
 		park.snapshots[snap.Self] = clone(snap.Config)
 	}
-	s.parked[m.Config.Files.VmPathName] = park
+	home := s.placeOf(vm).datastore
+	s.parked[fileKey(&home, m.Config.Files.VmPathName)] = park
 	for _, d := range disksOf(m.Config.Hardware.Device) {
 		if b := fileBacking(d); b != nil {
-			s.loose[b.FileName] = looseDisk{backing: b, size: d.CapacityInBytes}
+			s.loose[key(b)] = looseDisk{backing: b, size: d.CapacityInBytes}
 		}
 	}
 	s.remove(s.fork(ctx), vm)
@@ -178,7 +215,7 @@ func (f *folderFront) RegisterVMTask(ctx *simulator.Context, req *types.Register
 			}
 			n.Config.Template = req.AsTemplate
 			n.Snapshot, n.RootSnapshot = nil, nil
-			delete(s.parked, req.Path)
+			delete(s.parked, s.keyIn(s.datacenterRef(req.This), req.Path))
 			vm := s.insert(ctx, &n, at, true)
 			s.unpark(ctx, vm, m)
 			s.event(ctx, vm, func(e types.VmEvent) types.BaseEvent { return &types.VmRegisteredEvent{VmEvent: e} })
@@ -198,12 +235,13 @@ func (s *Sim) checkRegister(req *types.RegisterVM_Task) (*parkedVM, place, types
 	case !req.AsTemplate && req.Pool == nil:
 		return nil, place{}, invalid("pool")
 	}
+	path := s.keyIn(s.datacenterRef(req.This), req.Path)
 	for _, vm := range s.allVMs() {
-		if vm.Config.Files.VmPathName == req.Path {
+		if home := s.placeOf(vm).datastore; fileKey(&home, vm.Config.Files.VmPathName) == path {
 			return nil, place{}, &types.AlreadyExists{Name: vm.Self.Value}
 		}
 	}
-	m := s.parked[req.Path]
+	m := s.parked[path]
 	if m == nil {
 		return nil, place{}, new(types.NotFound)
 	}

@@ -15,23 +15,19 @@ type (
 	fileFront struct{ receiver }
 )
 
-// held says that machines need a file, or files below a folder. API reference: VirtualDiskManager.DeleteVirtualDisk_Task and
-// FileManager.DeleteDatastoreFile_Task list FileLocked "if the file is locked", which a disk of a machine that is on is; that a disk of
-// a machine that is off is refused too is believed to be what users of this package want to know of.
-func (s *Sim) held(name string) types.BaseMethodFault {
-	below := strings.TrimSuffix(name, "/") + "/"
-	held := ""
+// held returns the fault if machines need a file, or files below a folder. API reference: VirtualDiskManager.DeleteVirtualDisk_Task and
+// FileManager.DeleteDatastoreFile_Task list FileLocked "if the file is locked", which a disk of a running machine is. That a disk of a machine that
+// is off is refused too is believed to be what users of this package want to know.
+func (s *Sim) held(key, name string) types.BaseMethodFault {
+	below := strings.TrimSuffix(key, "/") + "/"
+	held := false
 	for _, vm := range s.allVMs() {
-		s.eachFile(vm, func(f string) {
-			if f == name || strings.HasPrefix(f, below) {
-				held = f
-			}
-		})
+		s.eachFile(vm, func(f string) { held = held || f == key || strings.HasPrefix(f, below) })
 	}
-	if held == "" {
+	if !held {
 		return nil
 	}
-	return &types.FileLocked{FileFault: types.FileFault{File: held}}
+	return &types.FileLocked{FileFault: types.FileFault{File: name}}
 }
 
 func (f *diskFront) DeleteVirtualDiskTask(ctx *simulator.Context, req *types.DeleteVirtualDisk_Task) soap.HasFault {
@@ -42,11 +38,12 @@ func (f *diskFront) DeleteVirtualDiskTask(ctx *simulator.Context, req *types.Del
 	}
 	return &methods.DeleteVirtualDisk_TaskBody{Res: &types.DeleteVirtualDisk_TaskResponse{Returnval: s.start(ctx, job{
 		method: "DeleteVirtualDisk_Task", id: "VirtualDiskManager.deleteVirtualDisk", entity: req.This,
-		check: func() types.BaseMethodFault { return s.held(req.Name) },
+		check: func() types.BaseMethodFault { return s.held(s.keyIn(req.Datacenter, req.Name), req.Name) },
 		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-			_, loose := s.loose[req.Name]
-			delete(s.loose, req.Name)
-			s.wipe(req.Name)
+			k := s.keyIn(req.Datacenter, req.Name)
+			_, loose := s.loose[k]
+			delete(s.loose, k)
+			s.wipe(k)
 			body := native.DeleteVirtualDiskTask(ctx, req)
 			_, fault := s.native(ctx, body, func() ref { return body.(*methods.DeleteVirtualDisk_TaskBody).Res.Returnval })
 			if loose {
@@ -70,7 +67,11 @@ func (f *diskFront) CreateVirtualDiskTask(ctx *simulator.Context, req *types.Cre
 			body := native.CreateVirtualDiskTask(ctx, req)
 			res, fault := s.native(ctx, body, func() ref { return body.(*methods.CreateVirtualDisk_TaskBody).Res.Returnval })
 			if fault == nil {
-				s.wipe(req.Name)
+				k := s.keyIn(req.Datacenter, req.Name)
+				s.wipe(k)
+				if req.Spec != nil {
+					s.thin[k] = req.Spec.GetVirtualDiskSpec().DiskType == string(types.VirtualDiskTypeThin)
+				}
 			}
 			return res, fault
 		},
@@ -91,7 +92,13 @@ func (f *diskFront) CopyVirtualDiskTask(ctx *simulator.Context, req *types.CopyV
 			body := native.CopyVirtualDiskTask(ctx, req)
 			res, fault := s.native(ctx, body, func() ref { return body.(*methods.CopyVirtualDisk_TaskBody).Res.Returnval })
 			if fault == nil {
-				s.fill(req.DestName, s, s.chainOfFile(req.SourceName))
+				at := req.DestDatacenter
+				if at == nil {
+					at = req.SourceDatacenter
+				}
+				k := s.keyIn(at, req.DestName)
+				s.fill(k, s, s.chainOfFile(s.keyIn(req.SourceDatacenter, req.SourceName)))
+				s.thin[k] = true
 			}
 			return res, fault
 		},
@@ -103,12 +110,12 @@ func (f *fileFront) DeleteDatastoreFileTask(ctx *simulator.Context, req *types.D
 	native := s.registry().FileManager()
 	return &methods.DeleteDatastoreFile_TaskBody{Res: &types.DeleteDatastoreFile_TaskResponse{Returnval: s.start(ctx, job{
 		method: "DeleteDatastoreFile_Task", id: "FileManager.deleteFile", entity: req.This,
-		check: func() types.BaseMethodFault { return s.held(req.Name) },
+		check: func() types.BaseMethodFault { return s.held(s.keyIn(req.Datacenter, req.Name), req.Name) },
 		work: func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 			body := native.DeleteDatastoreFileTask(ctx, req)
 			res, fault := s.native(ctx, body, func() ref { return body.(*methods.DeleteDatastoreFile_TaskBody).Res.Returnval })
 			if fault == nil {
-				s.wipe(req.Name)
+				s.wipe(s.keyIn(req.Datacenter, req.Name))
 			}
 			return res, fault
 		},

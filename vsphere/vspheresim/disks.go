@@ -14,8 +14,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// A virtual disk is a chain of files: the one that the machine writes, its parent, and so on to the base.
-// The backing of every file says its content (contentId), which changes when a machine that may write it runs.
+// A virtual disk is a chain of files: the one that the machine writes, its parent, and so on to the base. The backing of every file identifies its
+// content (contentId), which changes when a machine that may write it runs.
 
 // newContentID makes the identity of a new content. API reference: VirtualDiskFlatVer2BackingInfo.contentId
 // "indicates the logical contents of the disk backing and its parents".
@@ -40,14 +40,25 @@ func fileBacking(d *types.VirtualDisk) *types.VirtualDiskFlatVer2BackingInfo {
 	return b
 }
 
-// independent says whether snapshots leave a disk out. API reference: VirtualDiskMode, independent_persistent
+// independent reports whether snapshots leave a disk out. API reference: VirtualDiskMode, independent_persistent
 // and independent_nonpersistent.
 func independent(d *types.VirtualDisk) bool {
 	b := fileBacking(d)
 	return b == nil || strings.HasPrefix(b.DiskMode, "independent")
 }
 
-// chainOf is the files of a disk, the one that is written first.
+// independentMode reports whether the mode of a disk is an independent one.
+func independentMode(d *types.VirtualDisk) bool {
+	switch b := d.Backing.(type) {
+	case *types.VirtualDiskFlatVer2BackingInfo:
+		return strings.HasPrefix(b.DiskMode, "independent")
+	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
+		return strings.HasPrefix(b.DiskMode, "independent")
+	}
+	return false
+}
+
+// chainOf returns the files of a disk, the one that is written first.
 func chainOf(d *types.VirtualDisk) []string {
 	var out []string
 	if b := fileBacking(d); b != nil {
@@ -79,39 +90,31 @@ func child(parent *types.VirtualDiskFlatVer2BackingInfo, file string, ds ref) *t
 // deltaName is the next free name of a delta of a disk in a folder: name-000001.vmdk.
 func (s *Sim) deltaName(vm *simulator.VirtualMachine, base, dir string) string {
 	d := dsPath(base)
+	store := s.placeOf(vm).datastore
 	stem := deltaSuffix.ReplaceAllString(strings.TrimSuffix(path.Base(d.Path), ".vmdk"), "")
 	at := dsPath(dir)
 	used := s.filesOf(vm)
 	for i := 1; ; i++ {
 		name := dsJoin(at.Datastore, at.Path, fmt.Sprintf("%s-%06d.vmdk", stem, i))
-		if _, loose := s.loose[name]; !used[name] && !loose && len(s.heldBy(map[string]bool{name: true}, vm.Self)) == 0 {
+		k := fileKey(&store, name)
+		if _, loose := s.loose[k]; !used[k] && !loose && len(s.heldBy(map[string]bool{k: true}, vm.Self)) == 0 {
 			return name
 		}
 	}
 }
 
-// filesOf is every disk file in the chains of a machine and of its snapshots.
+// filesOf is the key of every disk file in the chains of a machine and of its snapshots.
 func (s *Sim) filesOf(vm *simulator.VirtualMachine) map[string]bool {
 	used := map[string]bool{}
 	s.eachFile(vm, func(f string) { used[f] = true })
 	return used
 }
 
-func (s *Sim) eachFile(vm *simulator.VirtualMachine, f func(file string)) {
+func (s *Sim) eachFile(vm *simulator.VirtualMachine, f func(key string)) {
 	devices := func(list []types.BaseVirtualDevice) {
-		for _, d := range list {
-			disk, ok := d.(*types.VirtualDisk)
-			if !ok {
-				continue
-			}
-			if b := fileBacking(disk); b != nil {
-				for ; b != nil; b = b.Parent {
-					f(b.FileName)
-				}
-				continue
-			}
-			for _, name := range chainOf(disk) {
-				f(name)
+		for _, d := range disksOf(list) {
+			for _, k := range keysOf(d) {
+				f(k)
 			}
 		}
 	}
@@ -149,7 +152,7 @@ func (s *Sim) snapshotsOf(vm *simulator.VirtualMachine) []*simulator.VirtualMach
 	return out
 }
 
-// holders is the other machines whose disks are built on a file.
+// holders returns the other machines whose disks are backed by a file.
 func (s *Sim) holders(file string, except ref) []*simulator.VirtualMachine {
 	var out []*simulator.VirtualMachine
 	for _, vm := range s.allVMs() {
@@ -165,7 +168,7 @@ func (s *Sim) holders(file string, except ref) []*simulator.VirtualMachine {
 	return out
 }
 
-// heldBy is those of some files that machines other than one are built on.
+// heldBy returns those of some files that back machines other than one.
 func (s *Sim) heldBy(files map[string]bool, except ref) map[string]bool {
 	out := map[string]bool{}
 	for _, vm := range s.allVMs() {
@@ -180,13 +183,13 @@ func (s *Sim) heldBy(files map[string]bool, except ref) map[string]bool {
 	return out
 }
 
-// forest is the disk files of the world with their parents, to merge in.
+// forest holds the disk files of the world for a merge, by their keys, with their parents.
 type forest struct {
 	info   map[string]types.VirtualDiskFlatVer2BackingInfo // without Parent
 	parent map[string]string
 	own    map[string]bool // files that only this machine has in a chain
 	tops   map[string]bool // files that something writes or a snapshot shows
-	merged [][2]string     // the merges, in their order: a file and the parent that took over its content
+	merged [][2]string     // the merges, in their order: a file and the parent that got its content
 }
 
 func (s *Sim) forestOf(vm *simulator.VirtualMachine) *forest {
@@ -198,18 +201,18 @@ func (s *Sim) forestOf(vm *simulator.VirtualMachine) *forest {
 				if b == nil {
 					continue
 				}
-				f.tops[b.FileName] = true
+				f.tops[key(b)] = true
 				for ; b != nil; b = b.Parent {
-					i := *b
+					i, k := *b, key(b)
 					i.Parent = nil
-					f.info[b.FileName] = i
+					f.info[k] = i
 					if !mine {
-						f.own[b.FileName] = false
-					} else if _, ok := f.own[b.FileName]; !ok {
-						f.own[b.FileName] = true
+						f.own[k] = false
+					} else if _, ok := f.own[k]; !ok {
+						f.own[k] = true
 					}
 					if b.Parent != nil {
-						f.parent[b.FileName] = b.Parent.FileName
+						f.parent[k] = key(b.Parent)
 					}
 				}
 			}
@@ -238,8 +241,8 @@ func (f *forest) build(file string) *types.VirtualDiskFlatVer2BackingInfo {
 	return &b
 }
 
-// merge collapses every file that no snapshot shows any more into its only child, as the consolidation of disks
-// does: the file of the parent stays and takes over the content. It returns what the files became.
+// merge collapses every file that no snapshot shows any more into its only child, like the consolidation of disks: the file of the parent stays and
+// gets the content. It returns what the files became.
 func (f *forest) merge() map[string]string {
 	became := map[string]string{}
 	for again := true; again; {
@@ -282,8 +285,7 @@ func (f *forest) merge() map[string]string {
 	return became
 }
 
-// consolidate merges what can be merged of the disks of a machine and says whether anything changed. The
-// caller holds the lock of the machine.
+// consolidate merges those disks of a machine that can be merged and reports whether anything changed. The caller holds the lock of the machine.
 func (s *Sim) consolidate(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
 	f := s.forestOf(vm)
 	before := s.filesOf(vm)
@@ -304,7 +306,7 @@ func (s *Sim) consolidate(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 			if b == nil {
 				continue
 			}
-			top := b.FileName
+			top := key(b)
 			if p, ok := became[top]; ok {
 				top = p
 			}
@@ -320,13 +322,12 @@ func (s *Sim) consolidate(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 	return true
 }
 
-// needsConsolidation says whether a consolidation would merge something. API reference:
-// VirtualMachineRuntimeInfo.consolidationNeeded.
+// needsConsolidation reports whether a consolidation would merge something. API reference: VirtualMachineRuntimeInfo.consolidationNeeded.
 func (s *Sim) needsConsolidation(vm *simulator.VirtualMachine) bool {
 	return len(s.forestOf(vm).merge()) > 0
 }
 
-// removeUnused deletes the files that were in a chain and are no more, unless another machine needs them.
+// removeUnused deletes the files that were in a chain and no longer are, unless another machine needs them.
 func (s *Sim) removeUnused(vm *mo.VirtualMachine, before, after map[string]bool) {
 	gone := map[string]bool{}
 	for f := range before {
@@ -340,7 +341,7 @@ func (s *Sim) removeUnused(vm *mo.VirtualMachine, before, after map[string]bool)
 	held := s.heldBy(gone, vm.Self)
 	for f := range gone {
 		if !held[f] {
-			s.deleteDiskFile(vm, f)
+			s.deleteDiskFile(f)
 		}
 	}
 }

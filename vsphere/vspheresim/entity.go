@@ -17,7 +17,7 @@ func (f *vmFront) RenameTask(ctx *simulator.Context, req *types.Rename_Task) soa
 	return &methods.Rename_TaskBody{Res: &types.Rename_TaskResponse{Returnval: s.start(ctx,
 		s.vmJob("Rename_Task", "rename", req.This, false,
 			func(vm *simulator.VirtualMachine) types.BaseMethodFault {
-				return s.checkName(req.NewName, *vm.Parent, vm.Self)
+				return s.checkName(req.NewName, folderOf(vm), vm.Self)
 			},
 			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 				old := vm.Name
@@ -74,8 +74,8 @@ func (f *folderFront) MoveIntoFolderTask(ctx *simulator.Context, req *types.Move
 	})}}
 }
 
-// PromoteDisksTask: API reference VirtualMachine.PromoteDisks_Task, "If unlink is true, then a disk is consolidated or unlinked from its parent"; InvalidPowerState
-// is not among its faults: a running machine goes on.
+// PromoteDisksTask: API reference VirtualMachine.PromoteDisks_Task, "If unlink is true, then a disk is consolidated or unlinked from its parent";
+// InvalidPowerState is not among its faults: a running machine keeps running.
 func (f *vmFront) PromoteDisksTask(ctx *simulator.Context, req *types.PromoteDisks_Task) soap.HasFault {
 	s := f.sim
 	return &methods.PromoteDisks_TaskBody{Res: &types.PromoteDisks_TaskResponse{Returnval: s.start(ctx,
@@ -105,11 +105,12 @@ func (f *vmFront) PromoteDisksTask(ctx *simulator.Context, req *types.PromoteDis
 							continue
 						}
 						if req.Unlink {
-							s.fill(b.FileName, s, chainOf(d))
+							s.fill(key(b), s, keysOf(d))
 							b.Parent, b.DeltaDiskFormat = nil, ""
 						}
 					}
 					vm.Config.Hardware.Device = devices
+					versioned(vm)
 					s.derive(&vm.VirtualMachine)
 				})
 				s.removeUnused(&vm.VirtualMachine, before, s.filesOf(vm))
@@ -122,14 +123,14 @@ func (f *vmFront) UpgradeVMTask(ctx *simulator.Context, req *types.UpgradeVM_Tas
 	s := f.sim
 	version := req.Version
 	if version == "" {
-		version = hardwareVersion
+		version = s.release().hardware
 	}
 	return &methods.UpgradeVM_TaskBody{Res: &types.UpgradeVM_TaskResponse{Returnval: s.start(ctx,
 		s.vmJob("UpgradeVM_Task", "upgradeVirtualHardware", req.This, false,
 			func(vm *simulator.VirtualMachine) types.BaseMethodFault {
 				want, err := types.ParseHardwareVersion(version)
 				have, _ := types.ParseHardwareVersion(vm.Config.Version)
-				most, _ := types.ParseHardwareVersion(hardwareVersion)
+				most, _ := types.ParseHardwareVersion(s.release().hardware)
 				switch {
 				case vm.Runtime.PowerState != poweredOff:
 					return wrongPower(vm, poweredOff)
@@ -196,7 +197,7 @@ func (f *vmFront) SetCustomValue(ctx *simulator.Context, req *types.SetCustomVal
 	return res
 }
 
-// observe tells those who watch an object what a call of govmomi's simulator changed in it.
+// observe reports what a call of govmomi's simulator changed in an object to those who watch it.
 func (s *Sim) observe(ctx *simulator.Context, r ref, f func()) {
 	obj := s.registry().Get(r)
 	e, ok := obj.(mo.Entity)

@@ -36,7 +36,7 @@ func (s *Sim) vmEvent(vm *simulator.VirtualMachine) types.VmEvent {
 	if len(vm.Datastore) > 0 {
 		e.Ds = s.datastoreArgument(vm.Datastore[0])
 	}
-	return types.VmEvent{Event: e, Template: vm.Config.Template}
+	return types.VmEvent{Event: e, Template: vm.Config != nil && vm.Config.Template}
 }
 
 func (s *Sim) hostArgument(r ref) *types.HostEventArgument {
@@ -56,16 +56,18 @@ func (s *Sim) datastoreArgument(r ref) *types.DatastoreEventArgument {
 }
 
 func (s *Sim) event(ctx *simulator.Context, vm *simulator.VirtualMachine, build func(types.VmEvent) types.BaseEvent) {
-	s.post(ctx, build(s.vmEvent(vm)))
+	var e types.VmEvent
+	s.lock(ctx, vm, func() { e = s.vmEvent(vm) })
+	s.post(ctx, build(e))
 }
 
-// taskEvent says that a task was made. API reference: TaskEvent, "This event records the creation of a Task";
-// for what has no event of its own, such as snapshots, it is the only one.
+// taskEvent posts the event that a task was made. API reference: TaskEvent, "This event records the creation of a Task"; for operations without an
+// event of their own, such as snapshots, it is the only one.
 func (s *Sim) taskEvent(ctx *simulator.Context, info types.TaskInfo) {
 	e := &types.TaskEvent{Info: info}
 	if info.Entity != nil {
 		if vm := s.vm(*info.Entity); vm != nil {
-			e.Event = s.vmEvent(vm).Event
+			s.lock(ctx, vm, func() { e.Event = s.vmEvent(vm).Event })
 		} else if h := s.hostArgument(*info.Entity); h != nil {
 			e.Host = h
 		}

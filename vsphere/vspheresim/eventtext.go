@@ -7,7 +7,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// repairEvents replaces the texts of events that are no valid templates: govmomi's simulator panics when such an event is posted.
+// repairEvents replaces the texts of events that are not valid templates: govmomi's simulator panics when such an event is posted.
 func (s *Sim) repairEvents() {
 	m := s.registry().EventManager()
 	m.Description.EventInfo = slices.Clone(m.Description.EventInfo)

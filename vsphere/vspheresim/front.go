@@ -16,7 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Cut says where a connection is cut.
+// Cut is the point at which a connection is cut.
 type Cut int
 
 const (
@@ -28,8 +28,7 @@ const (
 	CutAfter
 )
 
-// front stands between the network and govmomi's simulator. It counts calls and plays a bad network; what
-// it passes on it passes on unchanged.
+// front stands between the network and govmomi's simulator. It counts calls and simulates a bad network. What it passes on, it passes on unchanged.
 type front struct {
 	sim  *Sim
 	next http.Handler
@@ -38,6 +37,8 @@ type front struct {
 	calls      map[string]int
 	log        []string
 	delays     map[string]time.Duration
+	late       map[string]time.Duration // from the act to the answer
+	holds      map[string][]func()
 	faults     map[string][]types.BaseMethodFault
 	taskFaults map[string][]types.BaseMethodFault
 	cuts       map[string][]Cut
@@ -61,7 +62,7 @@ type wait struct {
 func newFront(s *Sim, next http.Handler) *front {
 	return &front{
 		sim: s, next: next,
-		calls: map[string]int{}, delays: map[string]time.Duration{},
+		calls: map[string]int{}, delays: map[string]time.Duration{}, late: map[string]time.Duration{}, holds: map[string][]func(){},
 		faults: map[string][]types.BaseMethodFault{}, taskFaults: map[string][]types.BaseMethodFault{},
 		cuts: map[string][]Cut{}, roundTrip: s.cfg.RoundTrip,
 		seen: map[string]time.Time{}, waits: map[*wait]bool{},
@@ -93,6 +94,9 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			return
 		}
+		if !f.sim.admitPath(w, r) {
+			return
+		}
 		f.next.ServeHTTP(w, r)
 		return
 	}
@@ -118,7 +122,8 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.calls[method]++
 	f.log = append(f.log, method)
 	delay := f.roundTrip + lookup(f.delays, method)
-	cut := take(f.cuts, method)
+	late := f.late[method]
+	cut, hold := take(f.cuts, method), take(f.holds, method)
 	expired := f.touch(cookie)
 	f.mu.Unlock()
 
@@ -137,6 +142,10 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			f.sim.refuseLogin(rec)
 			return rec
 		}
+		if path := f.sim.strays(method, body); path != "" {
+			f.sim.refusePath(rec, path)
+			return rec
+		}
 		req := r.Clone(context.WithoutCancel(r.Context()))
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		f.step(method, body, rec, func() { f.next.ServeHTTP(rec, req) })
@@ -149,7 +158,10 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		rec = serve()
 	}
-	if cut == CutAfter {
+	if hold != nil {
+		hold()
+	}
+	if !f.sleep(r.Context(), late) || cut == CutAfter {
 		panic(http.ErrAbortHandler)
 	}
 	maps.Copy(w.Header(), rec.header)
@@ -198,7 +210,7 @@ func (f *front) serveWait(r *http.Request, body []byte, cookie string, serve fun
 	f.mu.Unlock()
 	if dropped {
 		<-wt.gone
-		return serve() // the session is gone by now, and the answer says so
+		return serve() // the session is gone by now, and the answer reports that
 	}
 	return rec
 }
@@ -235,7 +247,7 @@ func (f *front) shutdown() {
 	}
 }
 
-// sleep waits for d; it says false when the client or the simulator went away meanwhile.
+// sleep waits for d. It returns false if the client or the simulator went away meanwhile.
 func (f *front) sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return true

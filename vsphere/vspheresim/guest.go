@@ -14,9 +14,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Guest is how the guest of a machine behaves.
+// Guest is the behaviour of the guest of a machine.
 type Guest struct {
-	// Tools says whether VMware Tools run when the machine is on.
+	// Tools reports whether VMware Tools run when the machine is on.
 	Tools bool
 	// HostName and IP are what Tools report; empty values are made up.
 	HostName, IP string
@@ -24,13 +24,13 @@ type Guest struct {
 	Deaf bool
 	// User and Password are the login of guest operations; any login is accepted when User is empty.
 	User, Password string
-	// Run is what a program started by guest operations does; nil means that it ends at once with 0 and no output.
+	// Run is the behaviour of a program started by guest operations; nil means that it ends at once with 0 and no output.
 	Run func(path, arguments string) Result
 	// Files are the files that guest operations may read, by path.
 	Files map[string]string
 }
 
-// SetGuest sets how the guests of the machines of a name behave, at once and from now on.
+// SetGuest sets the behaviour of the guests of the machines with a name, from now on.
 func (s *Sim) SetGuest(name string, g Guest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,8 +53,8 @@ func (s *Sim) SetGuest(name string, g Guest) error {
 	return nil
 }
 
-// applyGuest makes vm.guest say what the guest of a machine in its power state reports. API reference: GuestInfo.
-// The caller holds the lock of the machine.
+// applyGuest sets vm.guest to what the guest of a machine in its power state reports. API reference: GuestInfo. The caller holds the lock of the
+// machine.
 func (s *Sim) applyGuest(vm *simulator.VirtualMachine) {
 	st := s.stateOf(vm.Self)
 	on := vm.Runtime.PowerState == poweredOn
@@ -62,7 +62,7 @@ func (s *Sim) applyGuest(vm *simulator.VirtualMachine) {
 	g.Net = guestNICs(vm, g.Net)
 	switch {
 	case !st.guest.Tools:
-		// What the SET.guest options of govmomi's simulator set stays as long as the machine is on.
+		// Values from the SET.guest options of govmomi's simulator stay as long as the machine is on.
 		if g.ToolsRunningStatus != string(types.VirtualMachineToolsRunningStatusGuestToolsRunning) || !on {
 			g.ToolsStatus, g.ToolsVersionStatus2 = types.VirtualMachineToolsStatusToolsNotInstalled, string(types.VirtualMachineToolsVersionStatusGuestToolsNotInstalled)
 			g.ToolsRunningStatus, g.ToolsVersion = string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning), "0"
@@ -156,8 +156,8 @@ func (st *vmState) address(vm *simulator.VirtualMachine) string {
 	return fmt.Sprintf("10.%d.%d.%d", n>>16&0xff, n>>8&0xff, n&0xff)
 }
 
-// toolsFault is what a request to the guest fails with. API reference: VirtualMachine.ShutdownGuest, ToolsUnavailable
-// "if VMware Tools is not running"; govmomi's simulator shuts such a guest down.
+// toolsFault is the fault of a request to the guest. API reference: VirtualMachine.ShutdownGuest, ToolsUnavailable "if VMware Tools is not running";
+// govmomi's simulator shuts such a guest down.
 func (s *Sim) toolsFault(vm *simulator.VirtualMachine) types.BaseMethodFault {
 	if vm.Runtime.PowerState != poweredOn {
 		return wrongPower(vm, poweredOn)

@@ -15,7 +15,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Guest operations on a guest that Guest describes. govmomi's simulator runs them in a container, or falls over where the machine has none.
+// Guest operations on a guest that Guest describes. govmomi's simulator runs them in a container, or crashes if the machine has none.
 
 // guestProcess is a program that guest operations started.
 type guestProcess struct{ info types.GuestProcessInfo }
@@ -26,14 +26,15 @@ type (
 	guestFileFront    struct{ receiver }
 )
 
-// Result is what a program in a guest left.
+// Result is the outcome of a program in a guest.
 type Result struct {
 	ExitCode       int32
 	Stdout, Stderr string
+	Takes          time.Duration // until the program ends
 }
 
-// login checks that a guest can be talked to. API reference: GuestOperationsFault and its kinds GuestOperationsUnavailable "if the VMware Tools are not
-// running", InvalidGuestLogin; InvalidPowerState "if the virtual machine is not powered on".
+// login checks that guest operations are possible. API reference: GuestOperationsFault and its kinds GuestOperationsUnavailable "if the VMware Tools
+// are not running", InvalidGuestLogin; InvalidPowerState "if the virtual machine is not powered on".
 func (s *Sim) login(r ref, auth types.BaseGuestAuthentication) (*simulator.VirtualMachine, types.BaseMethodFault) {
 	vm, fault := s.live(r)
 	switch {
@@ -68,7 +69,7 @@ func userOf(auth types.BaseGuestAuthentication) string {
 	return ""
 }
 
-// redirect finds where a shell command line sends its output to.
+// redirect matches the file to which a shell command line sends its output.
 var redirect = regexp.MustCompile(`([12]?)>+\s*['"]?([^\s'"&;|]+)`)
 
 // StartProgramInGuest: API reference GuestProcessManager.StartProgramInGuest. The program has ended when the call returns; what it
@@ -95,7 +96,15 @@ func (f *guestProcessFront) StartProgramInGuest(_ *simulator.Context, req *types
 	started := time.Now()
 	var res Result
 	if run != nil {
-		res = run(spec.ProgramPath, spec.Arguments)
+		// API reference: GuestProgramSpec.envVariables, "An array of environment variables, specified in the guest OS notation
+		// (eg PATH=c:\bin;c:\windows\system32 or LD_LIBRARY_PATH=/usr/lib:/lib), to be set for the program being run". Run sees
+		// what a shell would make of them.
+		arguments := spec.Arguments
+		for _, kv := range spec.EnvVariables {
+			k, v, _ := strings.Cut(kv, "=")
+			arguments = strings.ReplaceAll(arguments, "$"+k, v)
+		}
+		res = run(spec.ProgramPath, arguments)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +119,7 @@ func (f *guestProcessFront) StartProgramInGuest(_ *simulator.Context, req *types
 	st.nextPID++
 	st.processes = append(st.processes, &guestProcess{info: types.GuestProcessInfo{
 		Name: path.Base(spec.ProgramPath), Pid: st.nextPID, Owner: userOf(req.Auth), CmdLine: strings.TrimSpace(spec.ProgramPath + " " + spec.Arguments),
-		StartTime: started, EndTime: types.NewTime(time.Now()), ExitCode: res.ExitCode,
+		StartTime: started, EndTime: types.NewTime(time.Now().Add(res.Takes)), ExitCode: res.ExitCode,
 	}})
 	body.Res = &types.StartProgramInGuestResponse{Returnval: st.nextPID}
 	return body
@@ -137,7 +146,11 @@ func (f *guestProcessFront) ListProcessesInGuest(_ *simulator.Context, req *type
 	body.Res = new(types.ListProcessesInGuestResponse)
 	for _, p := range s.stateOf(req.Vm).processes {
 		if len(req.Pids) == 0 || slices.Contains(req.Pids, p.info.Pid) {
-			body.Res.Returnval = append(body.Res.Returnval, p.info)
+			i := p.info
+			if i.EndTime.After(time.Now()) { // it runs
+				i.EndTime, i.ExitCode = nil, 0
+			}
+			body.Res.Returnval = append(body.Res.Returnval, i)
 		}
 	}
 	return body
@@ -249,8 +262,8 @@ func (f *guestFileFront) InitiateFileTransferToGuest(_ *simulator.Context, req *
 
 const guestFiles = "/vspheresim/guestFile"
 
-// guestURL is where a file of a guest is read and written. API reference, FileTransferInformation.url: a host of "*" stands for the server
-// that the client talks to, an ESXi host; a vCenter names the host that runs the machine, which this simulator is by another name.
+// guestURL returns the address where a file of a guest is read and written. API reference, FileTransferInformation.url: a host of "*" means the
+// server that the client talks to, an ESXi host. A vCenter names the host that runs the machine, which is this simulator by another name.
 func (s *Sim) guestURL(vm ref, file string) string {
 	token := newContentID()
 	s.tokens[token] = guestFile{vm: vm, path: file}
@@ -259,7 +272,17 @@ func (s *Sim) guestURL(vm ref, file string) string {
 		host = "localhost:" + s.server.URL.Port()
 	}
 	u := url.URL{Scheme: s.server.URL.Scheme, Host: host, Path: guestFiles, RawQuery: url.Values{"token": {token}}.Encode()}
+	if s.redirect != nil {
+		s.redirect(&u)
+	}
 	return u.String()
+}
+
+// RedirectFiles changes the addresses where files of guests are read and written, as a hostile server does. nil ends that.
+func (s *Sim) RedirectFiles(change func(*url.URL)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.redirect = change
 }
 
 type guestFile struct {

@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// vSphere HA. Hosts that fail are not played: what HA would do is shown, and what it refuses is refused.
+// vSphere HA. Hosts that fail are not simulated. The state that HA would report is shown, and what HA refuses is refused.
 
 // das is the HA of a cluster, and whether it is on.
 func (s *Sim) das(c *simulator.ClusterComputeResource) (*types.ClusterConfigInfoEx, bool) {
@@ -59,10 +59,9 @@ func restartPriority(cfg *types.ClusterConfigInfoEx, vm ref) string {
 	return string(types.ClusterDasVmSettingsRestartPriorityMedium)
 }
 
-// checkHA refuses what HA does not take. API reference: ClusterDasVmConfigSpec; restart priorities are those of
+// checkHA refuses what HA does not accept. API reference: ClusterDasVmConfigSpec; restart priorities are those of
 // ClusterDasVmSettingsRestartPriority, "All values except for clusterRestartPriority are valid for the cluster-wide default";
-// ArrayUpdateSpec.operation, add of a key that is there and edit or remove of one that is not are InvalidArgument (as govmomi's
-// simulator has it).
+// ArrayUpdateSpec.operation, add of a key that exists and edit or remove of one that does not are InvalidArgument (as in govmomi's simulator).
 func (s *Sim) checkHA(c *simulator.ClusterComputeResource, spec *types.ClusterConfigSpecEx) types.BaseMethodFault {
 	known := types.ClusterDasVmSettingsRestartPriority("").Strings()
 	if d := spec.DasConfig; d != nil {
@@ -132,7 +131,7 @@ func (s *Sim) applyHA(cfg *types.ClusterConfigInfoEx, spec *types.ClusterConfigS
 	cfg.DasVmConfig = list
 }
 
-// showHA makes the machines of a cluster say whether they are protected.
+// showHA makes the machines of a cluster report whether they are protected.
 func (s *Sim) showHA(ctx *simulator.Context, c *simulator.ClusterComputeResource) {
 	for _, vm := range s.allVMs() {
 		if s.clusterOf(&vm.VirtualMachine) == c {
@@ -141,7 +140,7 @@ func (s *Sim) showHA(ctx *simulator.Context, c *simulator.ClusterComputeResource
 	}
 }
 
-// forgetHA takes the override of a machine that goes out of its cluster's configuration (believed).
+// forgetHA removes the override of a machine that leaves from its cluster's configuration (believed).
 func (s *Sim) forgetHA(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	c := s.clusterOf(&vm.VirtualMachine)
 	if c == nil {
@@ -159,8 +158,7 @@ func (s *Sim) forgetHA(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	})
 }
 
-// slotMB is the least that a slot holds: the memory overhead of a machine without a reservation (made up; it depends on the
-// machine's size).
+// slotMB is the minimum that a slot holds: the memory overhead of a machine without a reservation (made up; it depends on the machine's size).
 const slotMB = 64
 
 // admitFailover refuses a power-on that would leave too little room for the machines of hosts that fail. API reference:

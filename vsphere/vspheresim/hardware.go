@@ -8,20 +8,18 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// hostState is what the simulator knows of a host beyond its properties.
+// hostState is what the simulator knows about a host beyond its properties.
 type hostState struct {
 	gpus []GPU
 }
 
 const (
-	hostCPUMHz         = 2600
-	hostNUMANodes      = 2
-	maxVMCPUs          = 768      // vSphere 8 configuration maximums, hardware version 21
-	maxVMMemoryMB      = 25149440 // the same: 24 TB and a little
-	maxHostVMs         = 1024     // configuration maximums: virtual machines per host
-	maxHostVCPUs       = 4096     // configuration maximums: virtual CPUs per host
-	hardwareVersion    = "vmx-21"
-	hostProductVersion = "8.0.3"
+	hostCPUMHz    = 2600
+	hostNUMANodes = 2
+	maxVMCPUs     = 768      // vSphere 8 configuration maximums, hardware version 21
+	maxVMMemoryMB = 25149440 // the same: 24 TB and a little
+	maxHostVMs    = 1024     // configuration maximums: virtual machines per host
+	maxHostVCPUs  = 4096     // configuration maximums: virtual CPUs per host
 )
 
 func (g GPU) withDefaults(i int) GPU {
@@ -40,7 +38,7 @@ func (g GPU) withDefaults(i int) GPU {
 	return g
 }
 
-// furnish makes the hosts and the services what a vSphere 8 installation has, and adds the machines.
+// furnish gives the hosts and the services what a vSphere 8 installation has, and adds the machines.
 func (s *Sim) furnish() error {
 	ctx := s.newContext()
 	for _, h := range s.allHosts() {
@@ -82,7 +80,7 @@ func (s *Sim) furnishHost(ctx *simulator.Context, h *simulator.HostSystem) {
 		h.Hardware = &full
 
 		c := h.Config
-		c.Product.Version, c.Product.ApiVersion, c.Product.Build = hostProductVersion, "8.0.3.0", "24280767"
+		c.Product.Version, c.Product.ApiVersion, c.Product.Build = s.release().version, s.release().api, s.release().build
 		c.Product.FullName = "VMware ESXi 8.0.3 build-24280767"
 		product := c.Product
 		h.Summary.Config.Product = &product
@@ -126,8 +124,8 @@ func (s *Sim) furnishHost(ctx *simulator.Context, h *simulator.HostSystem) {
 	}
 }
 
-// summarize adds up the hosts of a cluster, as ComputeResourceSummary says: effective numbers leave out hosts
-// in maintenance mode and hosts that are not connected.
+// summarize adds up the hosts of a cluster, as in ComputeResourceSummary: effective numbers leave out hosts in maintenance mode and hosts that are
+// not connected.
 func (s *Sim) summarize(ctx *simulator.Context, c *mo.ComputeResource) {
 	var obj mo.Reference = c
 	if cl, ok := s.registry().Get(c.Self).(*simulator.ClusterComputeResource); ok {
@@ -157,7 +155,7 @@ func (s *Sim) summarize(ctx *simulator.Context, c *mo.ComputeResource) {
 	})
 }
 
-// usable says whether a host runs machines.
+// usable reports whether a host runs machines.
 func usable(h *simulator.HostSystem) bool {
 	return !h.Runtime.InMaintenanceMode && h.Runtime.ConnectionState == types.HostSystemConnectionStateConnected
 }
@@ -198,8 +196,8 @@ func pciDevices(gpus []GPU) []types.HostPciDevice {
 	return out
 }
 
-// setPassthroughInfo fills what a host says of its devices. API reference: HostConfigInfo.pciPassthruInfo,
-// graphicsInfo, graphicsConfig, sharedPassthruGpuTypes, sharedGpuCapabilities.
+// setPassthroughInfo fills in what a host reports about its devices. API reference: HostConfigInfo.pciPassthruInfo, graphicsInfo, graphicsConfig,
+// sharedPassthruGpuTypes, sharedGpuCapabilities.
 func setPassthroughInfo(h *simulator.HostSystem, gpus []GPU) {
 	c := h.Config
 	c.PciPassthruInfo, c.GraphicsInfo, c.SharedPassthruGpuTypes, c.SharedGpuCapabilities = nil, nil, nil, nil

@@ -215,7 +215,7 @@ func (s *Sim) stopMachines(ctx *simulator.Context, h *simulator.HostSystem) {
 	}
 }
 
-// SetHostCPU gives a host another processor, "Intel" or "AMD": a running machine does not move between the two.
+// SetHostCPU gives a host another processor, "Intel" or "AMD". A running machine can't move between the two.
 func (s *Sim) SetHostCPU(name, vendor, model string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,8 +246,7 @@ func (s *Sim) SetHostCPU(name, vendor, model string) error {
 	return fmt.Errorf("vspheresim: no host named %q", name)
 }
 
-// DropHost makes a host stop answering, as a host that lost its power or its network does; its machines are disconnected. With up
-// true it is back.
+// DropHost makes a host stop answering, like a host that lost its power or its network. Its machines are disconnected. With up true the host is back.
 func (s *Sim) DropHost(name string, up bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

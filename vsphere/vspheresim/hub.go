@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// hub tells the collectors of all sessions which objects changed.
+// hub reports to the collectors of all sessions which objects changed.
 type hub struct {
 	receiver
 	mu       sync.Mutex
@@ -60,7 +60,7 @@ func (s *Sim) collectorOf(ctx *simulator.Context) ref {
 	return c.Self
 }
 
-// forgetSession ends what waits in a session that is gone.
+// forgetSession ends the waiting calls of a session that is gone.
 func (s *Sim) forgetSession(id string) {
 	s.hub.mu.Lock()
 	list := s.hub.sessions[id]
@@ -110,7 +110,7 @@ func (h *hub) tell(r ref, lists bool) {
 	}
 }
 
-// note marks an object as changed in the filters that it concerns, and says whether there are any.
+// note marks an object as changed in the filters that it concerns, and reports whether there are any.
 func (c *collector) note(r ref, lists bool) (concerned bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

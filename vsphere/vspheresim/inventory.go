@@ -3,6 +3,8 @@ package vspheresim
 import (
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -38,7 +40,7 @@ func (f *datacenterFront) PowerOnMultiVMTask(ctx *simulator.Context, req *types.
 	})}}
 }
 
-// AddHostTask and AddStandaloneHostTask make the new host what the others are.
+// AddHostTask and AddStandaloneHostTask give the new host the same properties as the others.
 func (f *clusterFront) AddHostTask(ctx *simulator.Context, req *types.AddHost_Task) soap.HasFault {
 	s := f.sim
 	return &methods.AddHost_TaskBody{Res: &types.AddHost_TaskResponse{Returnval: s.start(ctx, job{
@@ -113,7 +115,7 @@ func (f *folderFront) DestroyTask(ctx *simulator.Context, req *types.Destroy_Tas
 		check: func() types.BaseMethodFault {
 			parent, ok := s.registry().Get(*native.Parent).(mo.Entity)
 			if !ok || parent.Reference().Type == "Datacenter" {
-				return new(types.NotSupported) // the folders that a datacenter begins with
+				return new(types.NotSupported) // the folders with which a datacenter begins
 			}
 			for _, vm := range s.machinesIn(req.This) {
 				if vm.Runtime.PowerState == poweredOn {
@@ -256,8 +258,82 @@ func (s *Sim) HideNetwork(host, network string, hide bool) error {
 				list = append(list, r)
 			}
 			s.setList(ctx, h, "network", list)
+			s.tellNetworks(ctx)
 			return nil
 		}
 	}
 	return fmt.Errorf("vspheresim: no host %q with a network %q", host, network)
+}
+
+// tellNetworks makes standard networks report which hosts have them. API reference: Network.host, "Hosts attached to this network."; govmomi's
+// simulator leaves it empty.
+func (s *Sim) tellNetworks(ctx *simulator.Context) {
+	for _, e := range s.registry().All("Network") {
+		n, ok := e.(*mo.Network)
+		if !ok {
+			continue
+		}
+		var hosts []ref
+		for _, h := range s.allHosts() {
+			if has(h.Network, n.Self) {
+				hosts = append(hosts, h.Self)
+			}
+		}
+		s.mutate(ctx, n, func() { n.Host = hosts })
+	}
+}
+
+// addOpaque makes the opaque networks, which are on all hosts. API reference: OpaqueNetwork, "This interface defines an opaque network, in the
+// sense that the detail and configuration of the network is unknown to vSphere and is managed by a management plane outside of vSphere";
+// OpaqueNetworkSummary.opaqueNetworkId is the ID that this plane gave it, in whatever datacenter.
+func (s *Sim) addOpaque(ctx *simulator.Context) error {
+	for i := range s.cfg.OpaqueNetworks {
+		id := uuid.NewString()
+		for _, e := range s.registry().All("Datacenter") {
+			dc, ok := e.(*simulator.Datacenter)
+			if !ok {
+				continue
+			}
+			folder := s.registry().Get(dc.NetworkFolder).(*simulator.Folder)
+			// Adapters on networks of another type (nsx.LogicalSwitch) are moved to distributed port groups by govmomi's simulator.
+			if err := folder.AddOpaqueNetwork(ctx, types.OpaqueNetworkSummary{OpaqueNetworkId: id, OpaqueNetworkType: "nsx.network",
+				NetworkSummary: types.NetworkSummary{Name: dc.Name + "_NSX" + itoa(i)}}); err != nil {
+				return fmt.Errorf("vspheresim: add an opaque network: %w", err)
+			}
+		}
+	}
+	for _, e := range s.registry().All("OpaqueNetwork") {
+		n, ok := e.(*mo.OpaqueNetwork)
+		if !ok {
+			continue
+		}
+		var hosts []ref
+		for _, h := range s.allHosts() {
+			if s.datacenterOf(h) != s.datacenterOf(n) {
+				continue
+			}
+			hosts = append(hosts, h.Self)
+			s.setList(ctx, h, "network", append(without(h.Network, n.Self), n.Self))
+			if c := s.computeOfHost(h); c != nil && !has(c.Network, n.Self) {
+				s.setList(ctx, s.registry().Get(c.Self), "network", append(without(c.Network, n.Self), n.Self))
+			}
+		}
+		s.mutate(ctx, n, func() { n.Host = hosts })
+	}
+	return nil
+}
+
+// opaqueOf is the opaque network with an ID of NSX that a host has.
+func (s *Sim) opaqueOf(h *simulator.HostSystem, id string) *mo.OpaqueNetwork {
+	if h == nil {
+		return nil
+	}
+	for _, r := range h.Network {
+		if n, ok := s.registry().Get(r).(*mo.OpaqueNetwork); ok {
+			if x, ok := n.Summary.(*types.OpaqueNetworkSummary); ok && x.OpaqueNetworkId == id {
+				return n
+			}
+		}
+	}
+	return nil
 }

@@ -47,13 +47,13 @@ var editionLicences = map[string]types.LicenseManagerLicenseInfo{
 	Evaluation:     {LicenseKey: "00000-00000-00000-00000-00000", EditionKey: "eval", Name: "Evaluation Mode"},
 }
 
-// licensed says whether the edition has a feature.
+// licensed reports whether the edition has a feature.
 func (s *Sim) licensed(feature string) bool {
 	return slices.Contains(editionFeatures[s.cfg.Edition], feature)
 }
 
-// restricted is the fault for a feature that the edition lacks. API reference: RestrictedVersion, "thrown if a
-// product version is not compatible with the license that is currently assigned". Believed: that this one comes for all of them.
+// restricted is the fault for a feature that the edition lacks. API reference: RestrictedVersion, "thrown if a product version is not compatible with
+// the license that is currently assigned". Believed: that this one is returned for all of them.
 func restricted() types.BaseMethodFault { return new(types.RestrictedVersion) }
 
 func (s *Sim) furnishLicences() {

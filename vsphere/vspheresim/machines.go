@@ -16,7 +16,7 @@ import (
 	"github.com/vmware/govmomi/vmdk"
 )
 
-// place is where a machine lives.
+// place is the location of a machine.
 type place struct {
 	folder    ref
 	pool      ref
@@ -42,8 +42,8 @@ func (s *Sim) furnishVMs(ctx *simulator.Context) error {
 	return nil
 }
 
-// AddVMs adds n machines that are powered on to the first cluster (or host), named prefix0, prefix1, …
-// It is made for benchmarks: 10,000 machines take about a second. Their disks are no files on the datastore.
+// AddVMs adds n machines that are powered on to the first cluster (or host), named prefix0, prefix1, … It is for benchmarks: 10,000 machines take
+// about a second. Their disks are not files on the datastore.
 func (s *Sim) AddVMs(prefix string, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +90,7 @@ func (s *Sim) prototype(name string, p place) *mo.VirtualMachine {
 	no := false
 	m.Config = &types.VirtualMachineConfigInfo{
 		ChangeVersion: now.UTC().Format(time.RFC3339Nano), Modified: now, Name: name, GuestFullName: "Other (64-bit)", GuestId: "otherGuest64",
-		Version: hardwareVersion, Uuid: uuid.NewString(), InstanceUuid: uuid.NewString(), Firmware: "bios",
+		Version: s.release().hardware, Uuid: uuid.NewString(), InstanceUuid: uuid.NewString(), Firmware: "bios",
 		Files: types.VirtualMachineFileInfo{
 			VmPathName: dsJoin(ds.Name, name, name+".vmx"), SnapshotDirectory: dsJoin(ds.Name, name),
 			SuspendDirectory: dsJoin(ds.Name, name), LogDirectory: dsJoin(ds.Name, name),
@@ -166,8 +166,7 @@ func (s *Sim) firstNetwork(host ref) *mo.Network {
 
 // newMAC is the next address of the range that vCenter assigns from (00:50:56:80:00:00 to 00:50:56:bf:ff:ff).
 func (s *Sim) newMAC() string {
-	s.nextMAC++
-	n := 0x800000 + s.nextMAC
+	n := 0x800000 + s.nextMAC.Add(1)
 	return fmt.Sprintf("00:50:56:%02x:%02x:%02x", byte(n>>16), byte(n>>8), byte(n))
 }
 
@@ -221,7 +220,7 @@ func (s *Sim) linkAll(ctx *simulator.Context, vms []*simulator.VirtualMachine) {
 		l.refs = append(l.refs, vm)
 	}
 	for _, vm := range vms {
-		if f := s.folder(*vm.Parent); f != nil {
+		if f := s.folder(folderOf(vm)); f != nil {
 			add(f.Self, reg.Get(f.Self), "childEntity", f.ChildEntity, vm.Self)
 		}
 		if h := s.host(*vm.Runtime.Host); h != nil {
@@ -238,7 +237,7 @@ func (s *Sim) linkAll(ctx *simulator.Context, vms []*simulator.VirtualMachine) {
 			}
 		}
 	}
-	// The folder lists a machine before the registry has it: container views look there when told of the machine.
+	// The folder lists a machine before the registry has it: container views look there when they learn of the machine.
 	for _, l := range order {
 		if l.property == "childEntity" {
 			s.setList(ctx, l.obj, l.property, l.refs)
@@ -254,7 +253,7 @@ func (s *Sim) linkAll(ctx *simulator.Context, vms []*simulator.VirtualMachine) {
 	}
 }
 
-// touchFiles makes the files of a machine exist, so that a browser of the datastore sees them.
+// touchFiles creates the files of a machine, so that a browser of the datastore sees them.
 func (s *Sim) touchFiles(m *mo.VirtualMachine) {
 	for _, f := range m.LayoutEx.File {
 		s.touchFile(m, f.Name)
@@ -266,15 +265,15 @@ func (s *Sim) touchFile(m *mo.VirtualMachine, name string) {
 	if p == "" {
 		return
 	}
-	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+	if err := s.root.MkdirAll(filepath.Dir(p), 0o700); err != nil {
 		return
 	}
-	f, err := os.OpenFile(p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := s.root.OpenFile(p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return
 	}
 	defer func() { _ = f.Close() }()
-	// A disk's file says its size, which the manager of virtual disks reads.
+	// A disk's file contains its size, which the manager of virtual disks reads.
 	for _, d := range disksOf(m.Config.Hardware.Device) {
 		for _, link := range chainOf(d) {
 			if link == name {
@@ -285,15 +284,11 @@ func (s *Sim) touchFile(m *mo.VirtualMachine, name string) {
 	}
 }
 
-// filePath is the local file behind a datastore path that a machine's host sees; empty if there is none.
+// filePath is the file in the simulator's folder behind a datastore path that a machine's host sees; empty if there is none.
 func (s *Sim) filePath(m *mo.VirtualMachine, name string) string {
 	d := dsPath(name)
 	if m.Runtime.Host == nil {
 		return ""
 	}
-	ds := s.datastoreByName(s.host(*m.Runtime.Host), d.Datastore)
-	if ds == nil || d.Path == "" {
-		return ""
-	}
-	return filepath.Join(ds.Summary.Url, filepath.FromSlash(d.Path))
+	return s.fileIn(s.datastoreByName(s.host(*m.Runtime.Host), d.Datastore), d.Path)
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// issues collects everything that stands in the way of a move, as the provisioning checkers report it.
+// issues collects everything that blocks a move, as the provisioning checkers report it.
 type issues struct {
 	errors, warnings []types.LocalizedMethodFault
 }
@@ -28,7 +28,7 @@ func (l *issues) first() types.BaseMethodFault {
 	return l.errors[0].Fault
 }
 
-// move is a relocation that is asked for: where to, and with which disks.
+// move is a requested relocation: its destination and its disks.
 type move struct {
 	to        place
 	disks     map[int32]ref // datastore by disk key, where it differs from to.datastore
@@ -36,8 +36,7 @@ type move struct {
 	transform string        // disk move type
 }
 
-// planMove turns a specification into a move. The fault is one of the specification itself; what stands in the way of the move is for
-// checkMove to say.
+// planMove turns a specification into a move. The fault is one of the specification itself. checkMove reports what blocks the move.
 func (s *Sim) planMove(vm *simulator.VirtualMachine, spec *types.VirtualMachineRelocateSpec) (move, types.BaseMethodFault) {
 	at := s.placeOf(vm)
 	m := move{to: at, disks: map[int32]ref{}, transform: spec.DiskMoveType}
@@ -67,7 +66,7 @@ func (s *Sim) planMove(vm *simulator.VirtualMachine, spec *types.VirtualMachineR
 		}
 		m.disks[l.DiskId] = l.Datastore
 		if d, ok := vm.Config.Hardware.Device[j].(*types.VirtualDisk); ok {
-			if chain := chainOf(d); len(chain) > 0 && s.datastore(l.Datastore) != nil && dsPath(chain[0]).Datastore != s.datastore(l.Datastore).Name {
+			if at := storeOf(d); at.Value != "" && s.datastore(l.Datastore) != nil && at != l.Datastore {
 				m.storage = true
 			}
 		}
@@ -90,8 +89,8 @@ func (s *Sim) planMove(vm *simulator.VirtualMachine, spec *types.VirtualMachineR
 	return m, nil
 }
 
-// checkMove is everything that stands in the way of a move. API reference: VirtualMachineProvisioningChecker, with the test types
-// host, resourcePool, datastore, network; the kinds of MigrationFault.
+// checkMove returns everything that blocks a move. API reference: VirtualMachineProvisioningChecker, with the test types host, resourcePool,
+// datastore, network; the kinds of MigrationFault.
 func (s *Sim) checkMove(vm *simulator.VirtualMachine, m move) *issues {
 	l := new(issues)
 	h := s.host(m.to.host)
@@ -200,7 +199,7 @@ func (s *Sim) checkStorage(l *issues, vm *simulator.VirtualMachine, m move, h *s
 			}
 			continue
 		}
-		if m.storage || s.datastoreByName(h, name) != nil {
+		if m.storage || has(h.Datastore, storeOf(d)) {
 			continue
 		}
 		// API reference: CannotAccessVmDisk, "One of the virtual machine's virtual disks is not accessible at the new host".
@@ -224,7 +223,7 @@ func (s *Sim) checkNetworks(l *issues, vm *simulator.VirtualMachine, h *simulato
 		if !ok {
 			continue
 		}
-		n, ok := networkOf(card)
+		n, ok := s.networkOf(card, s.host(*vm.Runtime.Host))
 		if !ok || s.hostHasNetwork(h, n) {
 			continue
 		}

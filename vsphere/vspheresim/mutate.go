@@ -39,6 +39,8 @@ func copyValue(dst, src reflect.Value) {
 		if src.IsNil() {
 			return
 		}
+		// govmomi's simulators share controllers, whose lists another one may be changing.
+		src = reflect.ValueOf(src.Interface())
 		l := reflect.MakeSlice(src.Type(), src.Len(), src.Len())
 		for i := range src.Len() {
 			copyValue(l.Index(i), src.Index(i))
@@ -59,8 +61,8 @@ func copyValue(dst, src reflect.Value) {
 	}
 }
 
-// mutate changes an object and tells those who watch it which properties changed, each by its own path:
-// govmomi's simulator changes most of the configuration of a machine without telling anyone.
+// mutate changes an object and reports to those who watch it which properties changed, each by its own path: govmomi's simulator changes most of the
+// configuration of a machine without reporting it.
 func (s *Sim) mutate(ctx *simulator.Context, obj mo.Reference, f func()) {
 	s.lock(ctx, obj, func() {
 		before := clone(managed(obj).Interface())

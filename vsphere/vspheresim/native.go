@@ -11,7 +11,7 @@ import (
 
 // Tasks of govmomi's own simulator.
 
-// taskWaiter learns from the registry when a task of govmomi's own is over.
+// taskWaiter learns from the registry when a task of govmomi's own has ended.
 type taskWaiter struct {
 	receiver
 	waiters chan map[types.ManagedObjectReference]chan struct{}
@@ -83,7 +83,7 @@ func (s *Sim) native(ctx *simulator.Context, body soap.HasFault, ref func() type
 	return info.Result, nil
 }
 
-// hideNative takes a task of govmomi's own out of the lists of recent tasks: vCenter shows one task per call.
+// hideNative removes a task of govmomi's own from the lists of recent tasks: vCenter shows one task per call.
 func (s *Sim) hideNative(ctx *simulator.Context, task, entity types.ManagedObjectReference) {
 	reg := s.registry()
 	drop := func(refs []types.ManagedObjectReference) []types.ManagedObjectReference {
@@ -109,7 +109,7 @@ func (s *Sim) hideNative(ctx *simulator.Context, task, entity types.ManagedObjec
 	reg.Remove(ctx, task)
 }
 
-// outlast waits until a task of govmomi's own is over: the step is.
+// outlast waits until a task of govmomi's own has ended, and with it the step.
 func (s *Sim) outlast(self types.ManagedObjectReference) {
 	task, ok := s.registry().Get(self).(*simulator.Task)
 	if !ok {

@@ -23,23 +23,23 @@ func (s *Sim) CallLog() []string {
 	return slices.Clone(s.front.log)
 }
 
-// ResetCalls starts the counting anew.
+// ResetCalls restarts the counting.
 func (s *Sim) ResetCalls() {
 	s.front.mu.Lock()
 	defer s.front.mu.Unlock()
 	s.front.calls, s.front.log = map[string]int{}, nil
 }
 
-// Fault makes the next call of a method fail with a SOAP fault, before it has any effect. A method of "*" is
-// any method. Several faults are given one after the other.
+// Fault makes the next call of a method fail with a SOAP fault, before it has any effect. A method of "*" is any method. Several faults are returned
+// one after the other.
 func (s *Sim) Fault(method string, fault types.BaseMethodFault) {
 	s.front.mu.Lock()
 	defer s.front.mu.Unlock()
 	s.front.faults[method] = append(s.front.faults[method], fault)
 }
 
-// FaultTask makes the next task of a method fail with a fault of the task, before it has any effect. A fault of PowerOnVM_Task meets the
-// power-on in a clone too, which is made by then.
+// FaultTask makes the next task of a method fail with a fault of the task, before it has any effect. A fault of PowerOnVM_Task also applies to the
+// power-on in a clone, which exists by then.
 func (s *Sim) FaultTask(method string, fault types.BaseMethodFault) {
 	s.front.mu.Lock()
 	defer s.front.mu.Unlock()
@@ -53,8 +53,7 @@ func (s *Sim) Cut(method string, where Cut) {
 	s.front.cuts[method] = append(s.front.cuts[method], where)
 }
 
-// Delay delays every call of a method from now on; zero ends that. A method of "*" stands for all methods
-// that have no delay of their own.
+// Delay delays every call of a method from now on; zero ends that. A method of "*" means all methods that have no delay of their own.
 func (s *Sim) Delay(method string, d time.Duration) {
 	s.front.mu.Lock()
 	defer s.front.mu.Unlock()
@@ -65,6 +64,21 @@ func (s *Sim) Delay(method string, d time.Duration) {
 	s.front.delays[method] = d
 }
 
+// DelayAnswer makes the server act on every call of a method at once from now on, and answer later; zero ends that.
+func (s *Sim) DelayAnswer(method string, d time.Duration) {
+	s.front.mu.Lock()
+	defer s.front.mu.Unlock()
+	s.front.late[method] = d
+}
+
+// HoldAnswer makes the server act on the next call of a method and call f before it answers. A nil f leaves the call as it is. Several are used one
+// after the other.
+func (s *Sim) HoldAnswer(method string, f func()) {
+	s.front.mu.Lock()
+	defer s.front.mu.Unlock()
+	s.front.holds[method] = append(s.front.holds[method], f)
+}
+
 // SetRoundTrip changes Config.RoundTrip.
 func (s *Sim) SetRoundTrip(d time.Duration) {
 	s.front.mu.Lock()
@@ -72,7 +86,7 @@ func (s *Sim) SetRoundTrip(d time.Duration) {
 	s.front.roundTrip = d
 }
 
-// ClearFaults forgets every fault, cut and delay that has not been used.
+// ClearFaults removes every fault, cut and delay that has not been used.
 func (s *Sim) ClearFaults() {
 	s.front.mu.Lock()
 	defer s.front.mu.Unlock()
@@ -80,10 +94,12 @@ func (s *Sim) ClearFaults() {
 	clear(s.front.taskFaults)
 	clear(s.front.cuts)
 	clear(s.front.delays)
+	clear(s.front.late)
+	clear(s.front.holds)
 }
 
-// DropSessions ends every session at once, as a restart of the server does: the next call of every client
-// gives NotAuthenticated, and so does the answer of a call that waits for updates.
+// DropSessions ends every session at once, like a restart of the server: the next call of every client returns NotAuthenticated, and so does the
+// answer of a call that waits for updates.
 func (s *Sim) DropSessions() {
 	f := s.front
 	f.mu.Lock()
@@ -122,7 +138,7 @@ func (s *Sim) sessionIDs() []string {
 	return ids
 }
 
-// touch notes a call of a session and says whether the session had been idle for too long.
+// touch records a call of a session and reports whether the session had been idle for too long.
 func (f *front) touch(cookie string) bool {
 	if cookie == "" || f.sim.cfg.SessionTTL <= 0 {
 		return false

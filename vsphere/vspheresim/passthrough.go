@@ -113,7 +113,7 @@ func applyPassthrough(info []types.BaseHostPciPassthruInfo, c types.BaseHostPciP
 	}
 }
 
-// publishPassthrough makes the manager's property say what the host's says.
+// publishPassthrough copies the host's property to the manager's.
 func (s *Sim) publishPassthrough(ctx *simulator.Context, h *simulator.HostSystem) {
 	m, ok := s.registry().Get(*h.ConfigManager.PciPassthruSystem).(*mo.HostPciPassthruSystem)
 	if !ok {

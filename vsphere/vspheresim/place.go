@@ -6,8 +6,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// choose works out where a machine goes: the host, pool and datastore that are asked for, and for what is not asked for, what vCenter
-// takes. API reference: VirtualMachineRelocateSpec.host, .pool, .datastore. old is where the machine is now; its values are the defaults.
+// choose determines the placement of a machine: the requested host, pool and datastore, and vCenter's choice for what was not requested. API
+// reference: VirtualMachineRelocateSpec.host, .pool, .datastore. old is the machine's present place; its values are the defaults.
 func (s *Sim) choose(old place, folder, pool, host, datastore *ref, c *types.VirtualMachineConfigInfo) (place, types.BaseMethodFault) {
 	p := old
 	if folder != nil {
@@ -46,7 +46,7 @@ func (s *Sim) choose(old place, folder, pool, host, datastore *ref, c *types.Vir
 		}
 		p.host = h.Self
 	case !usable(s.host(p.host)):
-		// The host was not asked for: another one of the cluster will do.
+		// No host was requested, so any other one of the cluster is suitable.
 		if h := s.bestHost(owner, p.datastore, c); h != nil {
 			p.host = h.Self
 		}
@@ -89,7 +89,7 @@ func (s *Sim) bestHost(c *mo.ComputeResource, datastore ref, cfg *types.VirtualM
 	return best
 }
 
-// roomFor says whether a host has the reservations and devices that a configuration needs.
+// roomFor reports whether a host has the reservations and devices that a configuration needs.
 func (s *Sim) roomFor(h *simulator.HostSystem, c *types.VirtualMachineConfigInfo) bool {
 	mem, _ := s.reserved(h, nil)
 	if mem+memoryReservation(c) > h.Summary.Hardware.MemorySize>>20 {
@@ -102,7 +102,7 @@ func (s *Sim) roomFor(h *simulator.HostSystem, c *types.VirtualMachineConfigInfo
 	return fault == nil
 }
 
-// placeOf is where a machine is.
+// placeOf returns the location of a machine.
 func (s *Sim) placeOf(vm *simulator.VirtualMachine) place {
 	p := place{host: *vm.Runtime.Host}
 	if vm.Parent != nil {
@@ -117,7 +117,7 @@ func (s *Sim) placeOf(vm *simulator.VirtualMachine) place {
 	return p
 }
 
-// usedSpace is what the disks of a configuration take when they are copied.
+// usedSpace is the space that the disks of a configuration take when they are copied.
 func usedSpace(devices []types.BaseVirtualDevice) (n int64) {
 	for _, d := range disksOf(devices) {
 		if b := fileBacking(d); b != nil && isTrue(b.ThinProvisioned) {

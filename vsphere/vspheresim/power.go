@@ -28,13 +28,17 @@ func (s *Sim) live(r ref) (*simulator.VirtualMachine, types.BaseMethodFault) {
 	if vm == nil {
 		return nil, &types.ManagedObjectNotFound{Obj: r}
 	}
+	if lostVM(vm) {
+		// API reference: VirtualMachineConnectionState. That all operations are refused with InvalidState is believed.
+		return vm, new(types.InvalidState)
+	}
 	if h := s.host(*vm.Runtime.Host); h == nil || h.Runtime.ConnectionState != types.HostSystemConnectionStateConnected {
 		return vm, new(types.HostNotConnected)
 	}
 	return vm, nil
 }
 
-// vmJob is a job that has one machine for itself.
+// vmJob is a job with exclusive use of one machine.
 func (s *Sim) vmJob(method, id string, r ref, cancel bool, check func(vm *simulator.VirtualMachine) types.BaseMethodFault,
 	work func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault)) job {
 	return job{
@@ -78,9 +82,9 @@ func (f *vmFront) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Tas
 			}))}}
 }
 
-// initialHost is the host that a machine is powered on on: the one asked for, its own, or where DRS is on and its own has no room
-// the one with the most. API reference: VirtualMachine.PowerOnVM_Task, "If the virtual machine is in a cluster with DRS enabled … DRS may
-// move it to another host"; ClusterDrsConfigInfo.defaultVmBehavior, initial placement is automatic unless the behavior is manual.
+// initialHost returns the host on which a machine is powered on: the requested one, its own, or, where DRS is on and its own has no room, the one
+// with the most. API reference: VirtualMachine.PowerOnVM_Task, "If the virtual machine is in a cluster with DRS enabled … DRS may move it to another
+// host"; ClusterDrsConfigInfo.defaultVmBehavior, initial placement is automatic unless the behavior is manual.
 func (s *Sim) initialHost(vm *simulator.VirtualMachine, want *ref) (*simulator.HostSystem, types.BaseMethodFault) {
 	own := s.host(*vm.Runtime.Host)
 	if want != nil {
@@ -135,8 +139,8 @@ func (f *vmFront) PowerOffVMTask(ctx *simulator.Context, req *types.PowerOffVM_T
 			}))}}
 }
 
-// SuspendVMTask refuses a machine with a passed-through device: vSphere's documentation of DirectPath I/O lists
-// suspend and resume among the features that such a machine has not. The type of the fault is believed.
+// SuspendVMTask refuses a machine with a passed-through device: vSphere's documentation of DirectPath I/O lists suspend and resume among the features
+// that such a machine lacks. The type of the fault is believed.
 func (f *vmFront) SuspendVMTask(ctx *simulator.Context, req *types.SuspendVM_Task) soap.HasFault {
 	s := f.sim
 	return &methods.SuspendVM_TaskBody{Res: &types.SuspendVM_TaskResponse{Returnval: s.start(ctx,
@@ -212,13 +216,13 @@ func (s *Sim) suspend(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	s.event(ctx, vm, func(e types.VmEvent) types.BaseEvent { return &types.VmSuspendedEvent{VmEvent: e} })
 }
 
-// setPower changes the power state and what follows from it. boot is nil for a machine that does not run.
+// setPower changes the power state and everything that follows from it. boot is nil for a machine that does not run.
 func (s *Sim) setPower(ctx *simulator.Context, vm *simulator.VirtualMachine, state types.VirtualMachinePowerState, boot *time.Time) {
 	s.mutate(ctx, vm, func() { s.applyPower(vm, state, boot) })
 	s.showDevices(ctx, vm)
 }
 
-// applyPower is setPower for a caller that holds the lock of the machine.
+// applyPower is like setPower, for a caller that holds the lock of the machine.
 func (s *Sim) applyPower(vm *simulator.VirtualMachine, state types.VirtualMachinePowerState, boot *time.Time) {
 	on := state == poweredOn
 	s.stateOf(vm.Self).settleMemory(vm.Runtime.PowerState, state)
@@ -245,7 +249,7 @@ func (s *Sim) applyPower(vm *simulator.VirtualMachine, state types.VirtualMachin
 		}
 	}
 	for _, d := range disksOf(devices) {
-		// A running guest writes: what the disk holds from now on is not what it held before.
+		// A running guest writes, so from now on the disk's content differs from before.
 		if b := fileBacking(d); b != nil && on {
 			b.ContentId = newContentID()
 		}

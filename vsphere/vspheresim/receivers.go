@@ -4,8 +4,8 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 )
 
-// receivers is what answers the calls on each type of managed object. Calls that are not among the methods of
-// the receiver go to govmomi's simulator.
+// receivers are the objects that answer the calls on each type of managed object. Calls that are not among the methods of the receiver go to
+// govmomi's simulator.
 func (s *Sim) receivers() map[string]interface {
 	mo.Reference
 	bind(*Sim, ref)
@@ -29,6 +29,7 @@ func (s *Sim) receivers() map[string]interface {
 		"EnvironmentBrowser":     new(browserFront),
 		"ClusterComputeResource": new(clusterFront),
 		"Datacenter":             new(datacenterFront),
+		"Datastore":              new(datastoreFront),
 		"Task":                   new(taskFront),
 		"VirtualMachine":         new(vmFront),
 		"VirtualMachineSnapshot": new(snapshotFront),

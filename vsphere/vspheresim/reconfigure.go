@@ -2,8 +2,8 @@ package vspheresim
 
 import (
 	"fmt"
-	"os"
 	"path"
+	"reflect"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,10 +31,10 @@ func (f *vmFront) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_T
 func (s *Sim) checkReconfigure(vm *simulator.VirtualMachine, spec *types.VirtualMachineConfigSpec) types.BaseMethodFault {
 	h := s.host(*vm.Runtime.Host)
 	if vm.Config.Template && !onlyNotes(spec) {
-		return new(types.NotSupported) // API reference: ReconfigVM_Task on a template changes the name and the annotation only (believed)
+		return new(types.NotSupported)
 	}
 	if spec.Name != "" && spec.Name != vm.Name {
-		if f := s.checkName(spec.Name, *vm.Parent, vm.Self); f != nil {
+		if f := s.checkName(spec.Name, folderOf(vm), vm.Self); f != nil {
 			return f
 		}
 	}
@@ -42,7 +42,7 @@ func (s *Sim) checkReconfigure(vm *simulator.VirtualMachine, spec *types.Virtual
 		return f
 	}
 	if vm.Runtime.PowerState == poweredOn && (spec.MemoryAllocation != nil || isTrue(spec.MemoryReservationLockedToMax)) {
-		// API reference: InsufficientMemoryResourcesFault, a running machine's reservation comes from its host at once.
+		// API reference: InsufficientMemoryResourcesFault, a running machine's reservation is taken from its host at once.
 		mem, _ := s.reserved(h, vm)
 		if want, have := memoryReservation(powerOnConfig(vm.Config, spec)), h.Summary.Hardware.MemorySize>>20-mem; want > have {
 			return &types.InsufficientMemoryResourcesFault{Unreserved: have << 20, Requested: want << 20}
@@ -51,21 +51,21 @@ func (s *Sim) checkReconfigure(vm *simulator.VirtualMachine, spec *types.Virtual
 	return s.checkDevices(spec.DeviceChange, vm.Config.Hardware.Device, vm.Runtime.PowerState, h, vm.Self)
 }
 
+// onlyNotes reports whether a specification has only what may be changed on a template: its name and its annotation. Source:
+// github.com/vmware/govmomi, pull request 1431, which made its simulator refuse what vCenter was seen to refuse.
 func onlyNotes(spec *types.VirtualMachineConfigSpec) bool {
-	s := *spec
-	s.Name, s.Annotation, s.ExtraConfig, s.ChangeVersion, s.ManagedBy = "", "", nil, "", nil
-	return len(s.DeviceChange) == 0 && s.NumCPUs == 0 && s.MemoryMB == 0 && s.CpuAllocation == nil && s.MemoryAllocation == nil &&
-		s.GuestId == "" && s.Flags == nil && s.BootOptions == nil && s.CpuHotAddEnabled == nil && s.MemoryHotAddEnabled == nil
+	return reflect.DeepEqual(spec, &types.VirtualMachineConfigSpec{Name: spec.Name, Annotation: spec.Annotation})
 }
 
-// reconfigure applies a specification that has been checked: everything but the disks by govmomi's simulator, the disks here. A fault
-// leaves the machine as it was.
+// reconfigure applies a specification that has been checked. govmomi's simulator applies everything except the disks, which are applied here. A fault
+// leaves the machine unchanged.
 func (s *Sim) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine, spec *types.VirtualMachineConfigSpec) types.BaseMethodFault {
 	disks, keys := splitDisks(spec)
 	if spec.Name != "" {
 		spec.Name = escapeName(spec.Name)
 	}
 	normalize(spec, vm.Config.Hardware.Device)
+	s.addresses(spec)
 
 	var before mo.VirtualMachine
 	s.lock(ctx, vm, func() { before = clone(vm.VirtualMachine) })
@@ -100,7 +100,7 @@ func destroyed(disks []*types.VirtualDeviceConfigSpec, was map[string]bool) map[
 		if c.Operation != types.VirtualDeviceConfigSpecOperationRemove || c.FileOperation != types.VirtualDeviceConfigSpecFileOperationDestroy {
 			continue
 		}
-		for _, f := range chainOf(c.Device.(*types.VirtualDisk)) {
+		for _, f := range keysOf(c.Device.(*types.VirtualDisk)) {
 			if was[f] {
 				out[f] = true
 			}
@@ -109,8 +109,7 @@ func destroyed(disks []*types.VirtualDeviceConfigSpec, was map[string]bool) map[
 	return out
 }
 
-// splitDisks takes the disks out of a specification. The keys are those that devices to be added have now: govmomi's simulator gives
-// them others.
+// splitDisks removes the disks from a specification. The keys are those that devices to be added have now: govmomi's simulator gives them others.
 func splitDisks(spec *types.VirtualMachineConfigSpec) ([]*types.VirtualDeviceConfigSpec, map[int32]types.BaseVirtualDevice) {
 	var disks []*types.VirtualDeviceConfigSpec
 	var rest []types.BaseVirtualDeviceConfigSpec
@@ -143,9 +142,27 @@ func normalize(spec *types.VirtualMachineConfigSpec, devices []types.BaseVirtual
 	}
 }
 
-// settle brings the properties in line that a configuration has changed. The caller holds the lock.
+// addresses gives each added or changed adapter without an address one that no other adapter has. govmomi's simulator makes an address of three
+// hexadecimal digits of the machine's UUID, so that two machines may have the same.
+func (s *Sim) addresses(spec *types.VirtualMachineConfigSpec) {
+	for _, bc := range spec.DeviceChange {
+		c := bc.GetVirtualDeviceConfigSpec()
+		card, ok := c.Device.(types.BaseVirtualEthernetCard)
+		if !ok || c.Operation == types.VirtualDeviceConfigSpecOperationRemove {
+			continue
+		}
+		if e := card.GetVirtualEthernetCard(); e.MacAddress == "" {
+			e.MacAddress = s.newMAC()
+		}
+	}
+}
+
+// settle updates the properties that depend on a changed configuration. The caller holds the lock.
 func (s *Sim) settle(vm *simulator.VirtualMachine, spec *types.VirtualMachineConfigSpec) {
 	c := vm.Config
+	if spec.InstanceUuid != "" {
+		s.ownUuid(vm)
+	}
 	if spec.GuestId != "" {
 		c.GuestFullName = spec.GuestId // there is no public list of the names
 	}
@@ -172,10 +189,16 @@ func (s *Sim) settle(vm *simulator.VirtualMachine, spec *types.VirtualMachineCon
 			}
 		}
 	}
-	c.Modified = time.Now()
-	c.ChangeVersion = c.Modified.UTC().Format(time.RFC3339Nano)
+	versioned(vm)
 	s.applyGuest(vm)
 	s.derive(&vm.VirtualMachine)
+}
+
+// versioned gives the configuration of a machine a new version. API reference: VirtualMachineConfigInfo.changeVersion, "Each change to the
+// configuration updates this value". Being a template and the files that its disks write are part of the configuration. The caller holds the lock.
+func versioned(vm *simulator.VirtualMachine) {
+	vm.Config.Modified = time.Now()
+	vm.Config.ChangeVersion = vm.Config.Modified.UTC().Format(time.RFC3339Nano)
 }
 
 // applyDisk adds, changes or removes one disk. The caller holds the lock of the machine.
@@ -190,7 +213,7 @@ func (s *Sim) applyDisk(ctx *simulator.Context, vm *simulator.VirtualMachine, c 
 			return
 		}
 		if b := fileBacking(old); b != nil && c.FileOperation != types.VirtualDeviceConfigSpecFileOperationDestroy {
-			s.loose[b.FileName] = looseDisk{backing: clone(b), size: old.CapacityInBytes}
+			s.loose[key(b)] = looseDisk{backing: clone(b), size: old.CapacityInBytes}
 		}
 		c.Device = clone(old)
 	case types.VirtualDeviceConfigSpecOperationEdit:
@@ -314,16 +337,16 @@ func (s *Sim) fileDisk(ctx *simulator.Context, vm *simulator.VirtualMachine, c *
 			n := child(parent, b.FileName, *b.Datastore)
 			n.DiskMode = b.DiskMode
 			*b = *n
-			delete(s.blocks, b.FileName)
+			delete(s.blocks, key(b))
 			d.CapacityInBytes = size
 		}
 	default:
 		d.CapacityInBytes = wantedSize(d, nil)
-		delete(s.blocks, b.FileName)
+		delete(s.blocks, key(b))
 		b.Uuid, b.ContentId = uuid.NewString(), newContentID()
 	}
 	d.CapacityInKB = d.CapacityInBytes >> 10
-	delete(s.loose, b.FileName)
+	delete(s.loose, key(b))
 }
 
 func (s *Sim) freeDiskName(vm *simulator.VirtualMachine, datastore, dir string) string {
@@ -334,7 +357,7 @@ func (s *Sim) freeDiskName(vm *simulator.VirtualMachine, datastore, dir string) 
 			name += "_" + itoa(i)
 		}
 		file := dsJoin(datastore, dir, name+".vmdk")
-		if !used[file] && !s.onDisk(s.host(*vm.Runtime.Host), file) {
+		if h := s.host(*vm.Runtime.Host); !used[s.keyAt(h, file)] && !s.onDisk(h, file) {
 			return file
 		}
 	}
@@ -342,14 +365,15 @@ func (s *Sim) freeDiskName(vm *simulator.VirtualMachine, datastore, dir string) 
 
 // knownDisk is the backing and the size of a disk by its file.
 func (s *Sim) knownDisk(ctx *simulator.Context, vm *simulator.VirtualMachine, file string) (*types.VirtualDiskFlatVer2BackingInfo, int64) {
-	if l, ok := s.loose[file]; ok {
+	at := s.keyAt(s.host(*vm.Runtime.Host), file)
+	if l, ok := s.loose[at]; ok {
 		return l.backing, l.size
 	}
 	for _, m := range s.allVMs() {
 		for _, c := range s.configsOf(m) {
 			for _, d := range disksOf(c.Hardware.Device) {
 				for b := fileBacking(d); b != nil; b = b.Parent {
-					if b.FileName == file {
+					if key(b) == at {
 						return b, d.CapacityInBytes
 					}
 				}
@@ -368,13 +392,14 @@ func (s *Sim) knownDisk(ctx *simulator.Context, vm *simulator.VirtualMachine, fi
 	return b, 0
 }
 
-// diskExists says whether a file is a disk that can be attached.
+// diskExists reports whether a file is a disk that can be attached.
 func (s *Sim) diskExists(h *simulator.HostSystem, file string) bool {
-	if _, ok := s.loose[file]; ok {
+	at := s.keyAt(h, file)
+	if _, ok := s.loose[at]; ok {
 		return true
 	}
 	for _, vm := range s.allVMs() {
-		if s.filesOf(vm)[file] {
+		if s.filesOf(vm)[at] {
 			return true
 		}
 	}
@@ -383,10 +408,10 @@ func (s *Sim) diskExists(h *simulator.HostSystem, file string) bool {
 
 func (s *Sim) onDisk(h *simulator.HostSystem, file string) bool {
 	d := dsPath(file)
-	ds := s.datastoreByName(h, d.Datastore)
-	if ds == nil || d.Path == "" {
+	p := s.fileIn(s.datastoreByName(h, d.Datastore), d.Path)
+	if p == "" {
 		return false
 	}
-	_, err := os.Stat(path.Join(ds.Summary.Url, d.Path))
+	_, err := s.root.Stat(p)
 	return err == nil
 }

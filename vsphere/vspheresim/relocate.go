@@ -44,7 +44,7 @@ func (s *Sim) moveJob(method, id string, r ref, spec *types.VirtualMachineReloca
 			if m, fault = s.planMove(vm, spec); fault != nil {
 				return fault
 			}
-			if m.to.folder != *vm.Parent {
+			if m.to.folder != folderOf(vm) {
 				if fault := s.checkName(vm.Name, m.to.folder, vm.Self); fault != nil {
 					return fault
 				}
@@ -59,7 +59,7 @@ func (s *Sim) moveJob(method, id string, r ref, spec *types.VirtualMachineReloca
 		})
 }
 
-// move does a move that has been checked.
+// move performs a move that has been checked.
 func (s *Sim) move(ctx *simulator.Context, vm *simulator.VirtualMachine, m move, changes []types.BaseVirtualDeviceConfigSpec) types.BaseMethodFault {
 	from := s.placeOf(vm)
 	hot := vm.Runtime.PowerState == poweredOn
@@ -107,7 +107,7 @@ func (s *Sim) move(ctx *simulator.Context, vm *simulator.VirtualMachine, m move,
 
 func (s *Sim) moveFolder(ctx *simulator.Context, vm *simulator.VirtualMachine, to ref) {
 	reg := s.registry()
-	if f := s.folder(*vm.Parent); f != nil {
+	if f := s.folder(folderOf(vm)); f != nil {
 		s.setList(ctx, reg.Get(f.Self), "childEntity", without(f.ChildEntity, vm.Self))
 	}
 	if f := s.folder(to); f != nil {
@@ -116,8 +116,8 @@ func (s *Sim) moveFolder(ctx *simulator.Context, vm *simulator.VirtualMachine, t
 	s.mutate(ctx, vm, func() { vm.Parent = &to })
 }
 
-// moveFiles moves the files of a machine and of its snapshots to other datastores. The chains stay chains; a base that other machines
-// share is copied, as moveAllDiskBackingsAndDisallowSharing (the default) says.
+// moveFiles moves the files of a machine and of its snapshots to other datastores. The chains stay chains. A base that other machines share is
+// copied, as with moveAllDiskBackingsAndDisallowSharing (the default).
 func (s *Sim) moveFiles(ctx *simulator.Context, vm *simulator.VirtualMachine, m move) {
 	old := s.filesOf(vm)
 	before := vm.VirtualMachine
@@ -125,22 +125,22 @@ func (s *Sim) moveFiles(ctx *simulator.Context, vm *simulator.VirtualMachine, m 
 	dir := vmDir(&vm.VirtualMachine)
 	target := s.datastore(m.to.datastore)
 	newDir := dir
-	if target.Name != dir.Datastore {
+	if target.Self != from.datastore {
 		newDir.Datastore = target.Name
 		newDir.Path = s.freeDir(m.to, path.Base(dir.Path))
 	}
 	names, taken := map[string]string{}, map[string]bool{}
-	rename := func(file string, ds ref) string {
+	rename := func(was, file string, ds ref) string {
 		d := s.datastore(ds)
-		if n, ok := names[file]; ok {
+		if n, ok := names[was]; ok {
 			return n
 		}
 		p := dsPath(file)
 		n := dsJoin(d.Name, newDir.Path, path.Base(p.Path))
-		for i := 1; taken[n] || len(s.heldBy(map[string]bool{n: true}, vm.Self)) > 0; i++ {
+		for i := 1; taken[n] || len(s.heldBy(map[string]bool{fileKey(&ds, n): true}, vm.Self)) > 0; i++ {
 			n = dsJoin(d.Name, newDir.Path, strings.TrimSuffix(path.Base(p.Path), ".vmdk")+"_"+itoa(i)+".vmdk")
 		}
-		names[file], taken[n] = n, true
+		names[was], taken[n] = n, true
 		return n
 	}
 	moveAll := func(devices []types.BaseVirtualDevice) []types.BaseVirtualDevice {
@@ -151,20 +151,20 @@ func (s *Sim) moveFiles(ctx *simulator.Context, vm *simulator.VirtualMachine, m 
 				to = x
 			}
 			top := fileBacking(d)
-			if top == nil || s.datastore(to) == nil || dsPath(top.FileName).Datastore == s.datastore(to).Name {
+			if top == nil || s.datastore(to) == nil || storeOf(d) == to {
 				continue
 			}
-			chain := chainOf(d)
+			chain := keysOf(d)
 			for b := top; b != nil; b = b.Parent {
 				if b != top && m.transform == diskMoveChildMost {
 					break
 				}
-				ds, file := to, b.FileName
-				b.FileName, b.Datastore = rename(file, ds), &ds
-				s.fill(b.FileName, s, []string{file})
+				ds, was := to, key(b)
+				b.FileName, b.Datastore = rename(was, b.FileName, ds), &ds
+				s.fill(key(b), s, []string{was})
 			}
 			if m.transform == diskMoveConsolidate {
-				s.fill(top.FileName, s, chain)
+				s.fill(key(top), s, chain)
 				top.Parent, top.DeltaDiskFormat = nil, ""
 			}
 		}
@@ -179,6 +179,7 @@ func (s *Sim) moveFiles(ctx *simulator.Context, vm *simulator.VirtualMachine, m 
 		vm.Config.Files.VmPathName = dsJoin(newDir.Datastore, newDir.Path, vmx)
 		home := strings.TrimSuffix(dsJoin(newDir.Datastore, newDir.Path), "/")
 		vm.Config.Files.SnapshotDirectory, vm.Config.Files.SuspendDirectory, vm.Config.Files.LogDirectory = home, home, home
+		versioned(vm)
 		s.derive(&vm.VirtualMachine)
 	})
 	used := usedSpace(vm.Config.Hardware.Device)

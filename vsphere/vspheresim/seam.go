@@ -15,10 +15,9 @@ import (
 // read after the hook. So the hook points a call that this package answers at an object of this package,
 // and the objects of the inventory stay govmomi's own types, which its other code depends on.
 
-// receiver is what every object that answers calls embeds. Its lock does nothing: calls on one type of
-// object must not wait for each other.
+// receiver is embedded in every object that answers calls. Its lock does nothing: calls on one type of object must not wait for each other.
 //
-// It is a managed object by its first field, because govmomi's search index looks at every object of the registry.
+// Its first field makes it a managed object, because govmomi's search index reads every object of the registry.
 type receiver struct {
 	mo.SearchIndex
 	sim *Sim
@@ -81,6 +80,9 @@ func (s *Sim) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, 
 	if ctx.Session == nil {
 		return nil, unauthenticated(m)
 	}
+	if fault := s.checkVersion(m); fault != nil {
+		return nil, fault
+	}
 	if fault := s.checkReferences(ctx, m); fault != nil {
 		return nil, fault
 	}
@@ -120,9 +122,11 @@ func (s *Sim) checkReferences(ctx *simulator.Context, m *simulator.Method) types
 			return nil // the references are of another vCenter
 		}
 	}
+	// If files are involved, an empty datacenter crashes govmomi's simulator.
+	files := m.This.Type == "VirtualDiskManager" || m.This.Type == "FileManager"
 	var missing *types.ManagedObjectReference
 	references(reflect.ValueOf(m.Body), func(ref types.ManagedObjectReference) {
-		if missing == nil && ref.Value != "" && ctx.Session.Get(ref) == nil {
+		if missing == nil && (ref.Value != "" || files) && ctx.Session.Get(ref) == nil {
 			missing = &ref
 		}
 	})
@@ -161,7 +165,7 @@ func references(v reflect.Value, f func(types.ManagedObjectReference)) {
 	}
 }
 
-// serviceLocator is the other vCenter that a relocation or a clone goes to; nil when it stays here.
+// serviceLocator returns the other vCenter that a relocation or a clone goes to, or nil when it stays here.
 func serviceLocator(body any) *types.ServiceLocator {
 	switch r := body.(type) {
 	case *types.RelocateVM_Task:

@@ -1,8 +1,7 @@
 package vspheresim
 
 import (
-	"os"
-	"path/filepath"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -49,33 +48,38 @@ func (f *searchFront) SearchDatastoreSubFoldersTask(ctx *simulator.Context, req 
 
 // completed fills in what the search of govmomi's simulator leaves out.
 func (s *Sim) completed(res types.AnyType, fault types.BaseMethodFault) (types.AnyType, types.BaseMethodFault) {
-	sizes := map[string]int64{}
+	sizes, thin := map[string]int64{}, maps.Clone(s.thin)
 	for _, vm := range s.allVMs() {
 		for _, d := range vm.Config.Hardware.Device {
 			if x, ok := d.(*types.VirtualDisk); ok {
 				if b, ok := x.Backing.(types.BaseVirtualDeviceFileBackingInfo); ok {
-					sizes[b.GetVirtualDeviceFileBackingInfo().FileName] = x.CapacityInKB
+					f := b.GetVirtualDeviceFileBackingInfo()
+					sizes[fileKey(f.Datastore, f.FileName)] = x.CapacityInKB
+				}
+				if b, ok := x.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
+					thin[key(b)] = isTrue(b.ThinProvisioned)
 				}
 			}
 		}
 	}
 	for name, l := range s.loose {
 		sizes[name] = l.size >> 10
+		thin[name] = isTrue(l.backing.ThinProvisioned)
 	}
 	switch r := res.(type) {
 	case types.HostDatastoreBrowserSearchResults:
-		s.complete(&r, sizes)
+		s.complete(&r, sizes, thin)
 		return r, fault
 	case types.ArrayOfHostDatastoreBrowserSearchResults:
 		for i := range r.HostDatastoreBrowserSearchResults {
-			s.complete(&r.HostDatastoreBrowserSearchResults[i], sizes)
+			s.complete(&r.HostDatastoreBrowserSearchResults[i], sizes, thin)
 		}
 		return r, fault
 	}
 	return res, fault
 }
 
-func (s *Sim) complete(r *types.HostDatastoreBrowserSearchResults, sizes map[string]int64) {
+func (s *Sim) complete(r *types.HostDatastoreBrowserSearchResults, sizes map[string]int64, thin map[string]bool) {
 	// "[name]/dir" is govmomi's way, "[name] dir/" the real one.
 	store, dir, _ := strings.Cut(r.FolderPath, "]")
 	store, dir = store+"]", strings.Trim(dir, " /")
@@ -88,11 +92,14 @@ func (s *Sim) complete(r *types.HostDatastoreBrowserSearchResults, sizes map[str
 		if !ok {
 			continue
 		}
-		name := store + " " + dir + x.Path
+		name := fileKey(r.Datastore, store+" "+dir+x.Path)
+		if t, ok := thin[name]; ok {
+			x.Thin = &t // API reference: VmDiskFileInfo.thin, "Flag to indicate the thin-ness of the disk."
+		}
 		if n, ok := sizes[name]; ok {
 			x.CapacityKb = n
-		} else if ds := s.datastore(*r.Datastore); ds != nil {
-			x.CapacityKb = descriptorKB(filepath.Join(ds.Summary.Url, filepath.FromSlash(dir+x.Path)))
+		} else if p := s.fileIn(s.datastore(*r.Datastore), dir+x.Path); p != "" {
+			x.CapacityKb = s.descriptorKB(p)
 		}
 	}
 }
@@ -100,8 +107,8 @@ func (s *Sim) complete(r *types.HostDatastoreBrowserSearchResults, sizes map[str
 var extentPattern = regexp.MustCompile(`(?m)^RW (\d+) `)
 
 // descriptorKB reads the size out of a descriptor: sectors of 512 bytes.
-func descriptorKB(file string) int64 {
-	b, err := os.ReadFile(file)
+func (s *Sim) descriptorKB(file string) int64 {
+	b, err := s.root.ReadFile(file)
 	if err != nil {
 		return 0
 	}

@@ -52,6 +52,13 @@ func (s *Sim) checkSnapshot(vm *simulator.VirtualMachine, q snapshotRequest) typ
 	case snapshotDepth(vm) >= maxSnapshotDepth:
 		return new(types.TooManySnapshotLevels)
 	}
+	// vSphere 7 manual, "Snapshot Limitations": no snapshot of the memory of a machine with independent disks. Which fault is believed.
+	for _, d := range disksOf(vm.Config.Hardware.Device) {
+		if q.memory && vm.Runtime.PowerState == poweredOn && independentMode(d) {
+			cause := deviceNotSupported(d)
+			return &types.SnapshotIncompatibleDeviceInVm{Fault: types.LocalizedMethodFault{Fault: cause, LocalizedMessage: faultText(cause)}}
+		}
+	}
 	// API reference: SnapshotIncompatibleDeviceInVm, "specified snapshot cannot be taken because the virtual machine has
 	// a device that is not compatible". vSphere documentation: no memory snapshot with DirectPath I/O.
 	if d := firstPassthrough(vm.Config); d != nil && q.memory && vm.Runtime.PowerState == poweredOn {
@@ -137,6 +144,7 @@ func (s *Sim) takeSnapshot(ctx *simulator.Context, vm *simulator.VirtualMachine,
 		vm.Snapshot = info
 		vm.Config.Hardware.Device = s.branch(vm, vm.Config.Hardware.Device, vm.Config.Hardware.Device)
 		s.relinkSnapshots(ctx, vm)
+		versioned(vm)
 		s.derive(&vm.VirtualMachine)
 	})
 	s.touchFiles(&vm.VirtualMachine)
@@ -166,14 +174,13 @@ func (s *Sim) branch(vm *simulator.VirtualMachine, now, at []types.BaseVirtualDe
 			ds = o.Self
 		}
 		file := s.deltaName(vm, b.FileName, dir.String())
-		delete(s.blocks, file)
+		delete(s.blocks, fileKey(&ds, file))
 		d.Backing = child(b, file, ds)
 	}
 	return devices
 }
 
-// relinkSnapshots makes the roots of a machine and the children of its snapshots say what the tree says. The
-// caller holds the lock of the machine.
+// relinkSnapshots updates the roots of a machine and the children of its snapshots from the tree. The caller holds the lock of the machine.
 func (s *Sim) relinkSnapshots(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	vm.RootSnapshot = nil
 	if vm.Snapshot == nil {

@@ -1,6 +1,7 @@
 package vspheresim
 
 import (
+	"strings"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -17,6 +18,9 @@ func (s *Sim) snapshotJob(method, id string, r ref, cancel bool, check func(vm *
 		entity = snap.Vm
 	}
 	j := s.vmJob(method, id, entity, cancel, check, work)
+	if strings.HasPrefix(id, "vm.") { // a snapshot's own key in TaskDescription.methodInfo
+		j.id = id
+	}
 	j.check = func() types.BaseMethodFault {
 		vm, f := s.snapshotVM(r)
 		if f != nil || check == nil {
@@ -27,12 +31,20 @@ func (s *Sim) snapshotJob(method, id string, r ref, cancel bool, check func(vm *
 	return j
 }
 
+// notTemplate refuses what can't be done to a template, whose files nobody writes (believed).
+func notTemplate(vm *simulator.VirtualMachine) types.BaseMethodFault {
+	if vm.Config.Template {
+		return new(types.NotSupported)
+	}
+	return nil
+}
+
 // RemoveSnapshotTask: API reference VirtualMachineSnapshot.RemoveSnapshot_Task; consolidate is true if not set. A
 // second removal of the same snapshot finds the machine busy, or the snapshot gone.
 func (f *snapshotFront) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveSnapshot_Task) soap.HasFault {
 	s := f.sim
 	return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{Returnval: s.start(ctx,
-		s.snapshotJob("RemoveSnapshot_Task", "removeSnapshot", req.This, false, nil,
+		s.snapshotJob("RemoveSnapshot_Task", "vm.Snapshot.remove", req.This, false, notTemplate,
 			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 				s.removeSnapshots(ctx, vm, req.This, req.RemoveChildren, req.Consolidate == nil || *req.Consolidate)
 				return nil, nil
@@ -42,7 +54,7 @@ func (f *snapshotFront) RemoveSnapshotTask(ctx *simulator.Context, req *types.Re
 func (f *vmFront) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.RemoveAllSnapshots_Task) soap.HasFault {
 	s := f.sim
 	return &methods.RemoveAllSnapshots_TaskBody{Res: &types.RemoveAllSnapshots_TaskResponse{Returnval: s.start(ctx,
-		s.vmJob("RemoveAllSnapshots_Task", "removeAllSnapshots", req.This, false, nil,
+		s.vmJob("RemoveAllSnapshots_Task", "removeAllSnapshots", req.This, false, notTemplate,
 			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 				if vm.Snapshot != nil {
 					s.removeSnapshots(ctx, vm, ref{}, true, req.Consolidate == nil || *req.Consolidate)
@@ -56,16 +68,11 @@ func (f *vmFront) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.Remo
 func (f *vmFront) ConsolidateVMDisksTask(ctx *simulator.Context, req *types.ConsolidateVMDisks_Task) soap.HasFault {
 	s := f.sim
 	return &methods.ConsolidateVMDisks_TaskBody{Res: &types.ConsolidateVMDisks_TaskResponse{Returnval: s.start(ctx,
-		s.vmJob("ConsolidateVMDisks_Task", "consolidateDisks", req.This, false,
-			func(vm *simulator.VirtualMachine) types.BaseMethodFault {
-				if vm.Config.Template {
-					return new(types.NotSupported)
-				}
-				return nil
-			},
+		s.vmJob("ConsolidateVMDisks_Task", "consolidateDisks", req.This, false, notTemplate,
 			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 				s.mutate(ctx, vm, func() {
 					s.consolidate(ctx, vm)
+					versioned(vm)
 					vm.Runtime.ConsolidationNeeded = false
 					s.derive(&vm.VirtualMachine)
 				})
@@ -73,8 +80,8 @@ func (f *vmFront) ConsolidateVMDisksTask(ctx *simulator.Context, req *types.Cons
 			}))}}
 }
 
-// removeSnapshots takes a snapshot out of the tree; an empty reference means all. The children of one that goes alone
-// move up to its parent, and the current snapshot becomes the nearest one that stays.
+// removeSnapshots removes a snapshot from the tree; an empty reference means all. If one is removed alone, its children move to its parent, and the
+// current snapshot becomes the nearest one that stays.
 func (s *Sim) removeSnapshots(ctx *simulator.Context, vm *simulator.VirtualMachine, r ref, children, merge bool) {
 	before := s.filesOf(vm)
 	var gone []ref
@@ -92,6 +99,7 @@ func (s *Sim) removeSnapshots(ctx *simulator.Context, vm *simulator.VirtualMachi
 		if merge {
 			s.consolidate(ctx, vm)
 		}
+		versioned(vm)
 		vm.Runtime.ConsolidationNeeded = s.needsConsolidation(vm)
 		s.derive(&vm.VirtualMachine)
 	})
@@ -111,7 +119,7 @@ func currentAfter(list []types.VirtualMachineSnapshotTree, cur, r ref, children 
 			continue
 		}
 		if !children && i != len(path)-1 {
-			break // a snapshot above the current one goes; the current one stays
+			break // a snapshot above the current one is removed; the current one stays
 		}
 		if i == 0 {
 			return nil
@@ -145,7 +153,7 @@ func (f *snapshotFront) RevertToSnapshotTask(ctx *simulator.Context, req *types.
 	s := f.sim
 	stay := req.SuppressPowerOn != nil && *req.SuppressPowerOn
 	return &methods.RevertToSnapshot_TaskBody{Res: &types.RevertToSnapshot_TaskResponse{Returnval: s.start(ctx,
-		s.snapshotJob("RevertToSnapshot_Task", "revertToSnapshot", req.This, false,
+		s.snapshotJob("RevertToSnapshot_Task", "vm.Snapshot.revert", req.This, false,
 			func(vm *simulator.VirtualMachine) types.BaseMethodFault { return s.checkRevert(vm, req.This, stay) },
 			func(ctx *simulator.Context, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 				s.revert(ctx, vm, req.This, stay)
@@ -186,8 +194,8 @@ func (s *Sim) checkRevert(vm *simulator.VirtualMachine, r ref, stay bool) types.
 	return nil
 }
 
-// revert makes the machine what it was: its configuration, new children of the disks that it had, and its power
-// state. What was written since is lost. That the name and the place in the inventory stay is believed.
+// revert restores the machine's configuration, makes new children of the disks that it had, and restores its power state. Everything written since is
+// lost. That the name and the place in the inventory stay is believed.
 func (s *Sim) revert(ctx *simulator.Context, vm *simulator.VirtualMachine, r ref, stay bool) {
 	snap := s.registry().Get(r).(*simulator.VirtualMachineSnapshot)
 	t := findSnapshot(vm, r)
@@ -200,9 +208,8 @@ func (s *Sim) revert(ctx *simulator.Context, vm *simulator.VirtualMachine, r ref
 		c := clone(snap.Config)
 		c.Name, c.Files, c.Template = vm.Config.Name, vm.Config.Files, vm.Config.Template
 		c.Hardware.Device = s.branch(vm, vm.Config.Hardware.Device, snap.Config.Hardware.Device)
-		c.Modified = time.Now()
-		c.ChangeVersion = c.Modified.UTC().Format(time.RFC3339Nano)
 		vm.Config = &c
+		versioned(vm)
 		info := clone(*vm.Snapshot)
 		info.CurrentSnapshot = &r
 		vm.Snapshot = &info

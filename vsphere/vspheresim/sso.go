@@ -22,7 +22,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Logins by token and by certificate. govmomi's simulator issues one token to whoever asks, and takes any that has a subject.
+// Logins by token and by certificate. govmomi's simulator issues one token to any client, and accepts any that has a subject.
 
 const tokenLifetime = 5 * time.Minute // the default of the token service, as govmomi asks for
 
@@ -53,8 +53,8 @@ func (s *Sim) certified(c *x509.Certificate) (string, bool) {
 	return "", false
 }
 
-// signedBy says whether the signature of a message is that of a certificate's key. WS-Security, SAML token profile 1.1; XML Signature,
-// RSA with SHA-256. What is signed is taken as it was sent: govmomi sends the canonical form.
+// signedBy reports whether the signature of a message is that of a certificate's key. WS-Security, SAML token profile 1.1; XML Signature, RSA with
+// SHA-256. The signed part is used as it was sent: govmomi sends the canonical form.
 func signedBy(c *x509.Certificate, message []byte) bool {
 	key, ok := c.PublicKey.(*rsa.PublicKey)
 	info, value := signedPattern.Find(message), signaturePattern.FindSubmatch(message)
@@ -66,7 +66,7 @@ func signedBy(c *x509.Certificate, message []byte) bool {
 	return err == nil && rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], sig) == nil
 }
 
-// bodySigned says whether the signature speaks of the body that was sent.
+// bodySigned reports whether the signature covers the body that was sent.
 func bodySigned(message []byte) bool {
 	m := bodyPattern.FindSubmatch(message)
 	if m == nil {
@@ -124,23 +124,26 @@ func (s *Sim) serveSTS(w http.ResponseWriter, r *http.Request, message []byte) {
 		assertion, now.Format(stamp), t.expires.UTC().Format(stamp))
 }
 
-// ExpireTokens makes every token that was issued so far one that is too old.
+// ExpireTokens makes every token that was issued so far too old.
 func (s *Sim) ExpireTokens() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.issued)
 }
 
-// admitLogin checks a login that govmomi's simulator would take. API reference: SessionManager.LoginByToken, InvalidLogin "if there is no
-// valid token"; LoginExtensionByCertificate, NoClientCertificate "if no certificate was used by the client", InvalidLogin "if
-// the extension is not registered, or the certificate does not match the expected value".
+// admitLogin checks a login that govmomi's simulator would accept. API reference: SessionManager.LoginByToken, InvalidLogin "if there is no valid
+// token"; LoginExtensionByCertificate, NoClientCertificate "if no certificate was used by the client", InvalidLogin "if the extension is not
+// registered, or the certificate does not match the expected value".
 func (s *Sim) admitLogin(method string, r *http.Request, message []byte) bool {
+	no := s.noLogins.Load()
 	switch method {
+	case "Login":
+		return !no
 	case "LoginByToken":
 		s.mu.RLock()
 		t, ok := s.issued[string(assertionPattern.Find(message))]
 		s.mu.RUnlock()
-		return ok && time.Now().Before(t.expires) && (t.holder == nil || signedBy(t.holder, message) && bodySigned(message))
+		return ok && !no && time.Now().Before(t.expires) && (t.holder == nil || signedBy(t.holder, message) && bodySigned(message))
 	case "LoginExtensionByCertificate":
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 			return true // which govmomi's simulator refuses
@@ -170,8 +173,8 @@ func escapeXML(s string) string {
 	return b.String()
 }
 
-// Tunnel opens the proxy that extensions log in through (vCenter has it on port 80), and returns its port. govmomi takes it from the
-// environment variable GOVMOMI_TUNNEL_PROXY_PORT. It needs Config.TLS.
+// Tunnel opens the proxy through which extensions log in (vCenter has it on port 80), and returns its port. govmomi reads it from the environment
+// variable GOVMOMI_TUNNEL_PROXY_PORT. It needs Config.TLS.
 func (s *Sim) Tunnel() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -187,7 +190,7 @@ func (s *Sim) Tunnel() (string, error) {
 	return port, err
 }
 
-// serveTunnel joins a client that asks for the virtual host of the tunnel to the server.
+// serveTunnel connects a client that asks for the virtual host of the tunnel to the server.
 func (s *Sim) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodConnect || !strings.HasPrefix(r.Host, "sdkTunnel:") {
 		http.Error(w, "there is nothing but the tunnel here", http.StatusNotFound)
@@ -216,3 +219,6 @@ func (s *Sim) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	cut()
 	<-up
 }
+
+// RefuseLogins refuses every login from now on, as after a change of the password, or accepts them again.
+func (s *Sim) RefuseLogins(on bool) { s.noLogins.Store(on) }

@@ -7,8 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// govmomi's simulator lets some of its tasks write objects whose lock they do not hold: createVM holds that of the folder
-// and writes the machine (v0.55.0). So a call that it answers is a step of the world, with the task that it starts.
+// govmomi's simulator lets some of its tasks write objects whose lock they do not hold: createVM holds that of the folder and writes the machine
+// (v0.55.0). So a call that it answers is one step of the world, with the task that it starts.
 
 var taskPattern = regexp.MustCompile(`<returnval type="Task">([^<]+)<`)
 

@@ -14,7 +14,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// job is one task: what it works on, what it must have for itself, and the work.
+// job is one task: its object, what it needs exclusively, and the work.
 type job struct {
 	method string                         // the SOAP method, "CloneVM_Task"
 	id     string                         // TaskInfo.descriptionId, "VirtualMachine.clone"
@@ -27,7 +27,7 @@ type job struct {
 	check func() types.BaseMethodFault
 	work  func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault)
 
-	// until, if set, is waited for after the work, at most for limit (0 is for ever); then comes after.
+	// until, if set, is waited for after the work, at most for limit (0 means for ever). Then after runs.
 	until func() bool
 	limit time.Duration
 	after func(ctx *simulator.Context)
@@ -39,12 +39,12 @@ type jobSet struct {
 	task            types.ManagedObjectReference // the one that came last
 }
 
-// Immediate is a delay of tasks: the task is over before the call that starts it returns. With it the number of calls that an
-// operation takes is always the same.
+// Immediate is a delay of tasks: the task has ended before the call that starts it returns. With it the number of calls that an operation takes is
+// always the same.
 const Immediate time.Duration = -1
 
-// SetTaskDelay makes tasks of one method ("CloneVM_Task") take d, whatever Config.TaskDelay is. A method of
-// "*" stands for all methods that have no delay of their own. See also [Immediate].
+// SetTaskDelay makes tasks of one method ("CloneVM_Task") take d, whatever Config.TaskDelay is. A method of "*" means all methods that have no delay
+// of their own. See also [Immediate].
 func (s *Sim) SetTaskDelay(method string, d time.Duration) {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
@@ -199,8 +199,7 @@ func (s *Sim) await(wait context.Context, ctx *simulator.Context, task *simulato
 	}
 }
 
-// guarded runs one step of the world. What goes wrong in the simulator itself ends the task with a
-// SystemError, and not the process.
+// guarded runs one step of the world. A failure in the simulator itself ends the task with a SystemError, and not the process.
 func (s *Sim) guarded(f func() (types.AnyType, types.BaseMethodFault), res *types.AnyType) (fault types.BaseMethodFault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,7 +212,7 @@ func (s *Sim) guarded(f func() (types.AnyType, types.BaseMethodFault), res *type
 	return fault
 }
 
-// pass lets d go by in ten steps of progress. It says false when the task was cancelled meanwhile.
+// pass lets d go by in ten steps of progress. It returns false if the task was cancelled meanwhile.
 func (s *Sim) pass(wait context.Context, ctx *simulator.Context, task *simulator.Task, d time.Duration) bool {
 	const steps = 10
 	for i := range int32(steps) {
@@ -258,9 +257,8 @@ func (s *Sim) forget(task types.ManagedObjectReference) {
 	s.mu.Unlock()
 }
 
-// enter takes the machines of a job, or says TaskInProgress. API reference: every VirtualMachine method that
-// returns a Task lists TaskInProgress, "if the virtual machine is busy". That several clones may read one
-// source at the same time is believed: provisioning tools do it all day.
+// enter takes the machines of a job, or returns TaskInProgress. API reference: every VirtualMachine method that returns a Task lists TaskInProgress,
+// "if the virtual machine is busy". That several clones may read one source at the same time is believed: provisioning tools do it all day.
 func (s *Sim) enter(j job, task types.ManagedObjectReference) types.BaseMethodFault {
 	for _, ref := range j.owns {
 		if b := s.busy[ref]; b != nil && (b.owners > 0 || b.sharers > 0) {

@@ -10,8 +10,8 @@ import (
 
 type moVM = mo.VirtualMachine
 
-// MarkAsTemplate: API reference VirtualMachine.MarkAsTemplate; InvalidPowerState "if the virtual machine is not powered off", NotSupported
-// "if marking a virtual machine as a template is not supported". Unlike govmomi's simulator it tells those who watch config.template.
+// MarkAsTemplate: API reference VirtualMachine.MarkAsTemplate; InvalidPowerState "if the virtual machine is not powered off", NotSupported "if
+// marking a virtual machine as a template is not supported". Unlike govmomi's simulator it reports the change to those who watch config.template.
 func (f *vmFront) MarkAsTemplate(ctx *simulator.Context, req *types.MarkAsTemplate) soap.HasFault {
 	s, body := f.sim, new(methods.MarkAsTemplateBody)
 	s.mu.Lock()
@@ -39,6 +39,7 @@ func (s *Sim) markTemplate(ctx *simulator.Context, vm *simulator.VirtualMachine)
 	pool := vm.ResourcePool
 	s.mutate(ctx, vm, func() {
 		vm.Config.Template = true
+		versioned(vm)
 		vm.ResourcePool = nil
 		s.derive(&vm.VirtualMachine)
 	})
@@ -72,6 +73,7 @@ func (f *vmFront) MarkAsVirtualMachine(ctx *simulator.Context, req *types.MarkAs
 	fctx := s.fork(ctx)
 	s.mutate(fctx, vm, func() {
 		vm.Config.Template = false
+		versioned(vm)
 		vm.ResourcePool = &req.Pool
 		s.derive(&vm.VirtualMachine)
 	})

@@ -11,10 +11,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// The truth behind the API. A disk file holds a content of its own once something was written to it; until then it shows what its
-// parent holds. API reference: VirtualDiskFlatVer2BackingInfo.parent, "The parent of the virtual disk file, if this is a delta disk
-// file"; VMware Virtual Disk Format 5.0, "delta links": reads that a link cannot serve go to its parent, writes go to the last link.
-// The content is one string for the whole disk, which a file therefore has as a whole or not at all.
+// The truth behind the API. A disk file has content of its own once something was written to it; until then it shows the content of its parent. API
+// reference: VirtualDiskFlatVer2BackingInfo.parent, "The parent of the virtual disk file, if this is a delta disk file"; VMware Virtual Disk Format
+// 5.0, "delta links": reads that a link cannot serve go to its parent, writes go to the last link. The content is one string for the whole disk,
+// which a file therefore has as a whole or not at all.
 
 // WriteDisk writes what a guest would: the content of disk n (0 is the first) of a machine goes to the file that the machine writes. The
 // machine is named by its inventory name or by the value of its reference ("vm-42"). It fails for a machine that is suspended, where no
@@ -29,7 +29,7 @@ func (s *Sim) WriteDisk(vm string, n int, content string) error {
 	if m.Runtime.PowerState == suspended {
 		return fmt.Errorf("vspheresim: write to a disk of %q: the machine is suspended", vm)
 	}
-	s.blocks[chainOf(d)[0]] = content
+	s.blocks[keysOf(d)[0]] = content
 	// API reference: VirtualDiskFlatVer2BackingInfo.contentId "indicates the logical contents of the disk backing".
 	s.mutate(s.newContext(), m, func() {
 		devices := clone(m.Config.Hardware.Device)
@@ -52,14 +52,14 @@ func (s *Sim) ReadDisk(vm string, n int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	content, _ := s.contentOf(chainOf(d))
+	content, _ := s.contentOf(keysOf(d))
 	return content, nil
 }
 
-// Memory is what is in the RAM of a machine that runs or is suspended. Each boot (power-on, reset, restart of the guest) begins with
-// "boot " and an identifier that no other boot has. It is kept where the API reference has the machine go on: in SuspendVM_Task and the
-// power-on after it, in a snapshot with memory and the revert to it, in a migration, in an instant clone. It fails for a machine that is off. The
-// machine is named as for [Sim.WriteDisk].
+// Memory returns the content of the RAM of a machine that runs or is suspended. Each boot (power-on, reset, restart of the guest) begins with "boot "
+// and an identifier that no other boot has. The content is kept where the API reference lets the machine continue: in SuspendVM_Task and the power-on
+// after it, in a snapshot with memory and the revert to it, in a migration, in an instant clone. It fails for a machine that is off. The machine is
+// named as for [Sim.WriteDisk].
 func (s *Sim) Memory(vm string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,8 +73,7 @@ func (s *Sim) Memory(vm string) (string, error) {
 	return s.stateOf(m.Self).memory, nil
 }
 
-// SetMemory does what a program in a guest does to the RAM. It fails for a machine that does not run. The machine is named as for
-// [Sim.WriteDisk].
+// SetMemory writes the RAM like a program in a guest. It fails for a machine that does not run. The machine is named as for [Sim.WriteDisk].
 func (s *Sim) SetMemory(vm, data string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +88,7 @@ func (s *Sim) SetMemory(vm, data string) error {
 	return nil
 }
 
-// PowerState is the power state of a machine, which is named as for [Sim.WriteDisk].
+// PowerState returns the power state of a machine, which is named as for [Sim.WriteDisk].
 func (s *Sim) PowerState(vm string) (types.VirtualMachinePowerState, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +135,8 @@ func (s *Sim) diskNumber(name string, n int) (*simulator.VirtualMachine, *types.
 	return vm, disks[n], nil
 }
 
-// contentOf is what a chain of files shows, the file that is written first; false if nothing was written to any of them.
+// contentOf returns the content that a chain of files shows, given the file that is written first. It returns false if nothing was written to any of
+// them.
 func (s *Sim) contentOf(chain []string) (string, bool) {
 	for _, f := range chain {
 		if c, ok := s.blocks[f]; ok {
@@ -146,7 +146,7 @@ func (s *Sim) contentOf(chain []string) (string, bool) {
 	return "", false
 }
 
-// chainOfFile is a disk file and those below it.
+// chainOfFile returns a disk file and those below it.
 func (s *Sim) chainOfFile(file string) []string {
 	cut := func(chain []string) []string {
 		if i := slices.Index(chain, file); i >= 0 {
@@ -155,12 +155,12 @@ func (s *Sim) chainOfFile(file string) []string {
 		return nil
 	}
 	if l, ok := s.loose[file]; ok {
-		return chainOf(&types.VirtualDisk{VirtualDevice: types.VirtualDevice{Backing: l.backing}})
+		return keysOf(&types.VirtualDisk{VirtualDevice: types.VirtualDevice{Backing: l.backing}})
 	}
 	for _, vm := range s.allVMs() {
 		for _, c := range s.configsOf(vm) {
 			for _, d := range disksOf(c.Hardware.Device) {
-				if chain := cut(chainOf(d)); chain != nil {
+				if chain := cut(keysOf(d)); chain != nil {
 					return chain
 				}
 			}
@@ -169,7 +169,7 @@ func (s *Sim) chainOfFile(file string) []string {
 	return []string{file}
 }
 
-// fill makes a new file hold what a chain shows, which may be that of another simulator.
+// fill copies the content that a chain shows, which may be that of another simulator, to a new file.
 func (s *Sim) fill(file string, from *Sim, chain []string) {
 	c, ok := from.contentOf(chain)
 	delete(s.blocks, file)
@@ -200,4 +200,16 @@ func (st *vmState) settleMemory(from, to types.VirtualMachinePowerState) {
 	case to == poweredOn && from != suspended:
 		st.memory = freshMemory()
 	}
+}
+
+// Customization returns the specification with which a machine's guest was customized, at the next power-on after it, or nil if it was not. The
+// machine is named as for [Sim.WriteDisk].
+func (s *Sim) Customization(vm string) (*types.CustomizationSpec, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, err := s.machine(vm)
+	if err != nil {
+		return nil, err
+	}
+	return s.stateOf(m.Self).told, nil
 }

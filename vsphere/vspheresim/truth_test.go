@@ -3,6 +3,7 @@ package vspheresim_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -202,6 +203,13 @@ func TestMemory(t *testing.T) {
 	fresh := func(after string) {
 		t.Helper()
 		got := w.memory(vm)
+		for range 1000 { // a guest restarts after the call has been answered
+			if !seen[got] {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+			got = w.memory(vm)
+		}
 		if seen[got] || !strings.HasPrefix(got, "boot ") {
 			t.Errorf("after %s the memory is %q", after, got)
 		}

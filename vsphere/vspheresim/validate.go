@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// What a configuration may say. govmomi's simulator takes 100,000 CPUs and -5 MB of memory.
+// Checks of configurations. govmomi's simulator accepts 100,000 CPUs and -5 MB of memory.
 
 func invalid(property string) types.BaseMethodFault {
 	return &types.InvalidArgument{InvalidProperty: property}
@@ -127,7 +127,7 @@ func checkAllocation(property string, a *types.ResourceAllocationInfo, size int6
 	return nil
 }
 
-// settable keeps options away that govmomi's simulator would fall over: it takes SET.<property> for any property.
+// settable refuses options on which govmomi's simulator would crash: it accepts SET.<property> for any property.
 func settable(o *types.OptionValue) bool {
 	path, ok := strings.CutPrefix(o.Key, "SET.")
 	if !ok {

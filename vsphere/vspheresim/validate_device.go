@@ -99,8 +99,8 @@ func (s *Sim) checkAdd(i int, c *types.VirtualDeviceConfigSpec, list object.Virt
 	return nil
 }
 
-// checkPassthrough checks a device of the host that a machine asks for. API reference: InvalidDeviceBacking, "if the backing is
-// not valid", DeviceBackingNotSupported.
+// checkPassthrough checks a device of the host that a machine requests. API reference: InvalidDeviceBacking, "if the backing is not valid",
+// DeviceBackingNotSupported.
 func (s *Sim) checkPassthrough(i int, d *types.VirtualPCIPassthrough, h *simulator.HostSystem) types.BaseMethodFault {
 	bad := &types.InvalidDeviceBacking{InvalidDeviceSpec: deviceSpec(i, "deviceChange.device.backing")}
 	switch b := d.Backing.(type) {
@@ -126,7 +126,7 @@ func (s *Sim) checkPassthrough(i int, d *types.VirtualPCIPassthrough, h *simulat
 	return nil
 }
 
-// profileKnown says whether a host of the cluster offers a vGPU profile.
+// profileKnown reports whether a host of the cluster offers a vGPU profile.
 func (s *Sim) profileKnown(profile string, h *simulator.HostSystem) bool {
 	c := s.computeOfHost(h)
 	if c == nil {
@@ -140,8 +140,7 @@ func (s *Sim) profileKnown(profile string, h *simulator.HostSystem) bool {
 	return false
 }
 
-// checkNetwork checks that the network of a card exists on the host. govmomi's simulator ends the process over a name that does
-// not exist.
+// checkNetwork checks that the network of a card exists on the host. govmomi's simulator ends the process over a name that does not exist.
 func (s *Sim) checkNetwork(i int, card *types.VirtualEthernetCard, h *simulator.HostSystem) types.BaseMethodFault {
 	bad := &types.InvalidDeviceBacking{InvalidDeviceSpec: deviceSpec(i, "deviceChange.device.backing")}
 	switch b := card.Backing.(type) {
@@ -160,6 +159,10 @@ func (s *Sim) checkNetwork(i int, card *types.VirtualEthernetCard, h *simulator.
 		if dvs, ok := s.registry().Get(*pg.Config.DistributedVirtualSwitch).(*simulator.DistributedVirtualSwitch); !ok || dvs.Uuid != b.Port.SwitchUuid {
 			return bad
 		}
+	case *types.VirtualEthernetCardOpaqueNetworkBackingInfo:
+		if s.opaqueOf(h, b.OpaqueNetworkId) == nil {
+			return bad
+		}
 	}
 	return nil
 }
@@ -176,15 +179,15 @@ func (s *Sim) networksOf(h *simulator.HostSystem) []ref {
 	return list
 }
 
-// checkRemove refuses to destroy a disk that another machine is built on. vSphere's programming guide, "Removing Snapshots
-// and Deleting Linked Virtual Machines": a disk that is shared is not deleted. That it is a fault here is believed.
+// checkRemove refuses to destroy a disk that backs another machine. vSphere's programming guide, "Removing Snapshots and Deleting Linked Virtual
+// Machines": a disk that is shared is not deleted. That it is a fault here is believed.
 func (s *Sim) checkRemove(c *types.VirtualDeviceConfigSpec, old types.BaseVirtualDevice, self ref) types.BaseMethodFault {
 	d, ok := old.(*types.VirtualDisk)
 	if !ok || c.FileOperation != types.VirtualDeviceConfigSpecFileOperationDestroy {
 		return nil
 	}
 	if chain := chainOf(d); len(chain) > 0 {
-		if held := s.holders(chain[0], self); len(held) > 0 {
+		if held := s.holders(keysOf(d)[0], self); len(held) > 0 {
 			return &types.FileLocked{FileFault: types.FileFault{File: chain[0]}}
 		}
 	}
@@ -216,9 +219,9 @@ func (s *Sim) checkEdit(i int, c *types.VirtualDeviceConfigSpec, old types.BaseV
 	return nil
 }
 
-// wantedSize is the size that an edit asks for. API reference: VirtualDisk.capacityInBytes; "If both capacityInKB and capacityInBytes are
-// specified, capacityInKB is ignored". Clients that read, change capacityInKB and write back send the old capacityInBytes too: a value
-// that has not changed does not count (measured at govmomi's simulator, believed of vCenter).
+// wantedSize returns the size that an edit requests. API reference: VirtualDisk.capacityInBytes; "If both capacityInKB and capacityInBytes are
+// specified, capacityInKB is ignored". Clients that read, change capacityInKB and write back send the old capacityInBytes too: a value that has not
+// changed does not count (measured at govmomi's simulator, believed of vCenter).
 func wantedSize(d, old *types.VirtualDisk) int64 {
 	switch {
 	case d.CapacityInBytes != 0 && (old == nil || d.CapacityInBytes != old.CapacityInBytes):

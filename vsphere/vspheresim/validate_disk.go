@@ -6,7 +6,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// unitsOf is how many disks a controller takes; zero for something that is no disk controller.
+// unitsOf returns the number of disks that a controller takes, or zero for anything that is not a disk controller.
 func unitsOf(d types.BaseVirtualDevice) int32 {
 	switch d.(type) {
 	case *types.ParaVirtualSCSIController:

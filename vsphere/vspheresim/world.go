@@ -13,16 +13,17 @@ import (
 
 type ref = types.ManagedObjectReference
 
-// vmState is what the simulator knows of a machine and the API does not show as a property.
+// vmState is what the simulator knows about a machine and the API does not show as a property.
 type vmState struct {
 	guest      Guest
-	processes  []*guestProcess // what StartProgramInGuest started
+	processes  []*guestProcess // programs that StartProgramInGuest started
 	nextPID    int64
 	snapshots  int32 // the number of the last snapshot
 	memory     string
 	saved      map[int32]string // the memory in snapshots, by their number
 	customize  *types.CustomizationSpec
 	customized struct{ hostName, ip string }
+	told       *types.CustomizationSpec // the specification that was applied last
 }
 
 func (s *Sim) content() types.ServiceContent {
@@ -53,11 +54,11 @@ func (s *Sim) stateOf(r ref) *vmState {
 	return st
 }
 
-// allVMs is every machine and template.
+// allVMs is every machine and template whose configuration is known.
 func (s *Sim) allVMs() []*simulator.VirtualMachine {
 	var out []*simulator.VirtualMachine
 	for _, e := range s.registry().All("VirtualMachine") {
-		if vm, ok := e.(*simulator.VirtualMachine); ok {
+		if vm, ok := e.(*simulator.VirtualMachine); ok && vm.Config != nil {
 			out = append(out, vm)
 		}
 	}
@@ -100,6 +101,9 @@ func (s *Sim) parentOf(e mo.Entity, kind string) mo.Entity {
 			return e
 		}
 		p := e.Entity().Parent
+		if vm, ok := e.(*simulator.VirtualMachine); ok && p == nil {
+			p = vm.ParentVApp // API reference: VirtualMachine.parentVApp, "In this case, the parent is unset"
+		}
 		if p == nil {
 			return nil
 		}
@@ -153,6 +157,14 @@ func (s *Sim) poolVMs(r ref) (mo.Reference, *[]ref) {
 	return nil, nil
 }
 
+// folderOf is the folder of a machine; none for a machine of a vApp.
+func folderOf(vm *simulator.VirtualMachine) ref {
+	if vm.Parent == nil {
+		return ref{}
+	}
+	return *vm.Parent
+}
+
 func (s *Sim) folder(r ref) *mo.Folder {
 	switch f := s.registry().Get(r).(type) {
 	case *simulator.Folder:
@@ -182,7 +194,7 @@ func without(list []ref, r ref) []ref {
 	return out
 }
 
-// setList changes a list of references of an object, and tells those who watch the property.
+// setList changes a list of references of an object, and reports it to those who watch the property.
 func (s *Sim) setList(ctx *simulator.Context, obj mo.Reference, property string, list []ref) {
 	s.lock(ctx, obj, func() {
 		ctx.Update(obj, []types.PropertyChange{{Name: property, Val: list}})

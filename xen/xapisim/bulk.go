@@ -2,16 +2,16 @@ package xapisim
 
 import "fmt"
 
-// Bulk describes many machines to make at once.
+// Bulk describes many machines to make at the same time.
 type Bulk struct {
 	Count   int
 	Prefix  string // names are Prefix0001 and so on; "vm" by default
-	Running int    // so many of them run, spread over the hosts; memory is not checked
+	Running int    // number of machines that run, spread over the hosts; memory is not checked
 	NoDisk  bool   // otherwise each has a disk of 10 GiB on the default SR
 	NoNIC   bool   // otherwise each has an interface on the first network
 }
 
-// AddVMs makes machines fast and gives their references in order.
+// AddVMs makes machines fast and returns their references in order.
 func (s *Sim) AddVMs(b Bulk) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

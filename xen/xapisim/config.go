@@ -1,13 +1,17 @@
 package xapisim
 
-import "time"
+import (
+	"crypto/rand"
+	"slices"
+	"time"
+)
 
-// Config says what pool to make. The zero value is one host called host1 with a shared and a local SR, an ISO SR, one network
-// and two templates.
+// Config describes the pool to make. The zero value is one host called host1 with a shared and a local SR, an ISO SR, one network and two
+// templates.
 type Config struct {
-	Hosts    int    // how many, 1 by default
+	Hosts    int    // number of hosts, 1 by default
 	User     string // root by default
-	Password string // "xapisim" by default
+	Password string // a random one by default, which Sim.Password returns
 
 	// Edition is host.edition, "xcp-ng" by default. Restrictions are the restrict_* flags without the prefix that are true for
 	// it ("vgpu", "storage_xen_motion"); the others are false. "xha" makes enable_xha false.
@@ -30,16 +34,31 @@ type Config struct {
 
 	NoGuestTools bool // guests have no drivers: no clean shutdown, no suspend, no migration
 
-	// Durations says how long messages take ("VM.clone": time.Second); "*" stands for all that do real work. Zero is at once.
+	// Durations is the time that messages take ("VM.clone": time.Second); "*" applies to all that do real work. Zero means no time.
 	Durations map[string]time.Duration
-	EventLog  int // how many deletions event.from remembers, 10,000 by default; a token from before gets EVENTS_LOST
+	// GCPause is the time between a VDI.destroy and the start of the SR's garbage collector, 50 ms by default; a real one waits 5 minutes.
+	// Negative means no pause.
+	GCPause time.Duration
+	// CopyCleanup is the time for which the image of a cancelled copy stays, 20 ms by default; with a real one 0.2 to 1.5 s. Of a pool of several
+	// hosts, every LostCopies-th such image stays for good, every third by default; negative for none.
+	CopyCleanup time.Duration
+	LostCopies  int
+	// LateCopies lets the sub-task of a copy that is cancelled end with success all the same, when CopyCleanup has passed. Its image stays.
+	LateCopies bool
+	// EventLog is the number of deletions that event.from remembers of each class, up to twice as many for a while; 256 by default. Older
+	// ones are not told, and no error says so (recorded from a xapi 24.11).
+	EventLog int
 
-	// Lacks names parameters that this server is too old for ("VM.snapshot.ignore_vdis"): calls with them have too many.
+	// Build is the version of xapi, host.software_version:xapi_build, "26.17.0" by default. Later additions are missing (versions.go).
+	// "none" is a server that doesn't report its version, and lacks all of them.
+	Build string
+	// Lacks names further parameters that this server is too old for ("VM.snapshot.ignore_vdis"): calls with them have too many.
 	Lacks []string
-	// NoJSONRPC is a server that knows only XML-RPC, as XenServer 6.x: /jsonrpc is not found.
+	// NoJSONRPC makes a server that supports only XML-RPC, like XenServer 6.x: /jsonrpc is not found.
 	NoJSONRPC bool
 
-	// APIMajor and APIMinor are host.API_version, 2.21 by default; MaxHardwareVersion is the virtual hardware that hosts know, 2 by default.
+	// APIMajor and APIMinor are host.API_version, by default the one of Build. MaxHardwareVersion is the highest virtual hardware of the hosts, 2 by
+	// default.
 	APIMajor, APIMinor int64
 	MaxHardwareVersion int64
 	ProductVersion     string // "8.4.0" by default
@@ -64,7 +83,7 @@ func (c Config) withDefaults() Config {
 	}
 	num(&c.Hosts, 1)
 	def(&c.User, "root")
-	def(&c.Password, "xapisim")
+	def(&c.Password, rand.Text())
 	def(&c.Edition, "xcp-ng")
 	num64(&c.MemoryPerHost, 64<<30)
 	num(&c.CPUsPerHost, 16)
@@ -74,10 +93,19 @@ func (c Config) withDefaults() Config {
 	def(&c.LocalType, "ext")
 	def(&c.SharedType, "nfs")
 	num(&c.Networks, 1)
-	num(&c.EventLog, 10000)
+	num(&c.EventLog, 256)
+	if c.GCPause == 0 {
+		c.GCPause = 50 * time.Millisecond
+	}
+	if c.CopyCleanup == 0 {
+		c.CopyCleanup = 20 * time.Millisecond
+	}
+	num(&c.LostCopies, 3)
 	num64(&c.APIMajor, 2)
-	num64(&c.APIMinor, 21)
 	num64(&c.MaxHardwareVersion, 2)
 	def(&c.ProductVersion, "8.4.0")
+	def(&c.Build, "26.17.0")
+	num64(&c.APIMinor, apiMinor(c.Build))
+	c.Lacks = append(slices.Clone(c.Lacks), missing(c.Build)...)
 	return c
 }

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// layer is a frozen or writable part of a disk's content: what differs from its parent. A snapshot freezes a disk's layer and
-// gives both a fresh one above it; a copy has all of its own.
+// layer is a frozen or writable part of a disk's content: the differences from its parent. A snapshot freezes a disk's layer and gives both
+// a fresh one above it. A copy has all layers of its own.
 type layer struct {
 	id     int
 	parent *layer
@@ -35,16 +35,16 @@ func (l *layer) bases() []int {
 	return out
 }
 
-// thick tells SRs that reserve a disk's whole size from those that grow.
+// thick distinguishes SRs that reserve a disk's whole size from those that grow.
 func thick(sr *object) bool { return sr.str("type") == "lvm" || sr.str("type") == "lvmoiscsi" }
 
-// readOnlySR tells SRs that hold no disks of their own.
+// readOnlySR reports whether an SR holds no disks of its own.
 func readOnlySR(sr *object) bool { return sr.str("type") == "iso" || sr.str("type") == "udev" }
 
 const vhdStep = 2 << 20 // VHDs grow in blocks of 2 MiB
 
-// srFull is what storage drivers say when there is no room: the code that xapi looks for after a failed revert
-// (xapi_vm_snapshot.ml). SR_FULL, which the data model names too, can be had by a Fault.
+// srFull is the error of storage drivers when there is no room: the code that xapi looks for after a failed revert (xapi_vm_snapshot.ml).
+// SR_FULL, which the data model names too, is available through a Fault.
 const srFull = "SR_BACKEND_FAILURE_44"
 
 // newVDI makes a disk in an SR, if it fits.
@@ -52,12 +52,12 @@ func (s *Sim) newVDI(sr *object, f map[string]any) (*object, error) {
 	if readOnlySR(sr) {
 		return nil, fail("SR_OPERATION_NOT_SUPPORTED", sr.ref)
 	}
-	if !slices.ContainsFunc(sr.refs("PBDs"), func(p string) bool { return s.look("PBD", p).is("currently_attached") }) {
-		return nil, fail("SR_NO_PBDS", sr.ref)
+	if err := s.attachedSR(sr); err != nil {
+		return nil, err
 	}
 	size, _ := f["virtual_size"].(int64)
 	if size < 0 {
-		return nil, fail("VDI_TOO_SMALL", "", "0")
+		return nil, fail("SR_BACKEND_FAILURE", "Disk too small", itoa(size), "0") // storage_smapiv1_wrapper.ml, and measured
 	}
 	size = max((size+vhdStep-1)/vhdStep*vhdStep, vhdStep)
 	need := int64(0)
@@ -77,6 +77,17 @@ func (s *Sim) newVDI(sr *object, f map[string]any) (*object, error) {
 	s.account(sr)
 	s.refreshVDI(vdi)
 	return vdi, nil
+}
+
+// srOf returns a disk's SR. Each message that needs one that is gone fails with the SR's reference (exnHelper.ml).
+func (s *Sim) srOf(vdi *object) (*object, error) { return s.get("SR", vdi.str("SR")) }
+
+// attachedSR refuses what needs an SR if no host has it attached (recorded from a xapi 24.11).
+func (s *Sim) attachedSR(sr *object) error {
+	if sr == nil || slices.ContainsFunc(sr.refs("PBDs"), func(p string) bool { return s.look("PBD", p).is("currently_attached") }) {
+		return nil
+	}
+	return fail("SR_HAS_NO_PBDS", sr.ref)
 }
 
 func (s *Sim) fits(sr *object, need int64) error {
@@ -104,7 +115,7 @@ func (s *Sim) account(sr *object) {
 	s.set(sr, "physical_utilisation", physical)
 }
 
-// destroyVDI takes a disk away with its content; layers that others stand on stay.
+// destroyVDI removes a disk with its content. Layers that others depend on stay.
 func (s *Sim) destroyVDI(vdi *object) {
 	for _, r := range vdi.refs("VBDs") {
 		if vbd := s.look("VBD", r); vbd != nil {
@@ -121,15 +132,15 @@ func (s *Sim) destroyVDI(vdi *object) {
 	delete(s.memory, vdi.ref)
 	s.remove(vdi)
 	if sr != nil {
-		s.coalesce(sr)
+		s.kickGC(sr)
 		s.account(sr)
 	}
 }
 
-// hiddenBase makes the image that a disk and its new branch stand on from now on: xapi-project/sm's VHD drivers introduce it as an
-// unmanaged VDI called "base copy" and name it in both children's sm_config:vhd-parent.
+// hiddenBase makes the image that backs a disk and its new branch from now on: xapi-project/sm's VHD drivers introduce it as an unmanaged
+// VDI called "base copy" and name it in both children's sm_config:vhd-parent.
 func (s *Sim) hiddenBase(sr, vdi *object) string {
-	row := map[string]any{"type": "user", "managed": false, "on_boot": "persist", "read_only": true, "name_label": "base copy", "SR": sr.ref,
+	row := map[string]any{"type": "user", "managed": false, "on_boot": "persist", "read_only": true, "name_label": baseName, "SR": sr.ref,
 		"virtual_size": vdi.val("virtual_size"), "physical_utilisation": int64(0), "location": randomUUID()}
 	row["uuid"] = row["location"]
 	if p := vdi.entry("sm_config", "vhd-parent"); p != "" {
@@ -141,35 +152,12 @@ func (s *Sim) hiddenBase(sr, vdi *object) string {
 	return base.str("uuid")
 }
 
-// coalesce takes away hidden bases that nothing stands on any more, as sm's garbage collector does a little later.
-func (s *Sim) coalesce(sr *object) {
-	for {
-		parents := map[string]bool{}
-		var bases []*object
-		for _, r := range sr.refs("VDIs") {
-			v := s.look("VDI", r)
-			parents[v.entry("sm_config", "vhd-parent")] = true
-			if !v.is("managed") && v.str("name_label") == "base copy" {
-				bases = append(bases, v)
-			}
-		}
-		gone := false
-		for _, b := range bases {
-			if !parents[b.str("uuid")] {
-				delete(s.disks, b.ref)
-				s.remove(b)
-				gone = true
-			}
-		}
-		if !gone {
-			return
-		}
-	}
-}
-
-// branch makes a second disk out of one in the same SR that shares all content up to now.
+// branch makes a second disk from one in the same SR that shares all content up to now.
 func (s *Sim) branch(vdi *object, f map[string]any) (*object, error) {
-	sr := s.look("SR", vdi.str("SR"))
+	sr, err := s.srOf(vdi)
+	if err != nil {
+		return nil, err
+	}
 	row := map[string]any{}
 	for _, k := range []string{"name_label", "name_description", "type", "virtual_size", "sharable", "read_only", "other_config", "xenstore_data", "on_boot", "tags"} {
 		row[k] = vdi.val(k)
@@ -179,7 +167,7 @@ func (s *Sim) branch(vdi *object, f map[string]any) (*object, error) {
 	maps.Copy(row, f)
 	out, err := s.newVDI(sr, row)
 	if err != nil {
-		s.coalesce(sr) // the base that was made for it
+		s.kickGC(sr) // the base that was made for it
 		return nil, err
 	}
 	sm := maps.Clone(vdi.val("sm_config").(map[string]any))
@@ -216,10 +204,10 @@ func (s *Sim) fullCopy(vdi, sr *object, f map[string]any) (*object, error) {
 	return out, nil
 }
 
-// bytes is what the content of a disk takes where only used blocks take room.
+// bytes is the space that the content of a disk takes where only used blocks take room.
 func (s *Sim) bytes(vdi *object) int64 { return int64(len(s.disks[vdi.ref].content())) * vhdStep }
 
-// vdisOf gives the disks of a VM, CDs too, empty drives left out.
+// vdisOf returns the disks of a VM, including CDs but not empty drives.
 func (s *Sim) vdisOf(vm *object) []*object {
 	var out []*object
 	for _, r := range vm.refs("VBDs") {

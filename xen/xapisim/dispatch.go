@@ -1,9 +1,11 @@
 package xapisim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,10 +13,10 @@ import (
 	"github.com/anyvisor/anyvisor/xen/internal/xapidata"
 )
 
-// handler does one message. It runs with s.mu held, which only work, event.from and faults let go of.
+// handler processes one message. It runs with s.mu held, which only work, event.from and faults release.
 type handler func(c *call) (any, error)
 
-// call is one message being done.
+// call is one message in progress.
 type call struct {
 	*Sim
 	ctx           context.Context
@@ -79,8 +81,8 @@ func (c *call) strs(i int) []string {
 
 var errDrop = errors.New("connection dropped")
 
-// dispatch does one call in the order of xapi's generated dispatcher (xen-api ocaml/idl/ocaml_backend/gen_server.ml): name,
-// arity, types, session, async support, then the work. answer is called with the lock held.
+// dispatch processes one call in the order of xapi's generated dispatcher (xen-api ocaml/idl/ocaml_backend/gen_server.ml): name, arity,
+// types, session, async support, then the work. answer is called with the lock held.
 func (s *Sim) dispatch(ctx context.Context, node int, full string, params []any, answer func(any, *xapidata.Type, error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,11 +92,12 @@ func (s *Sim) dispatch(ctx context.Context, node int, full string, params []any,
 		name, async = strings.CutPrefix(full, "InternalAsync.")
 	}
 	msg := s.model.Message(name)
-	if msg == nil {
+	if msg == nil || s.unknown[name] {
 		if name == "system.listMethods" {
 			answer(anys(s.methods()), nil, nil)
 			return nil
 		}
+		s.strange[full]++
 		answer(nil, nil, fail("MESSAGE_METHOD_UNKNOWN", name))
 		return nil
 	}
@@ -111,25 +114,27 @@ func (s *Sim) dispatch(ctx context.Context, node int, full string, params []any,
 			answer(nil, nil, err)
 			return nil
 		}
-		ref := c.startTask()
-		after := c.dropAfter(full)
+		ref := "DummyRef:|" + randomUUID() + "|" + full
+		if msg.Class != "task" && msg.Class != "event" { // these have no tasks of their own (no_task_id_for in datamodel.ml)
+			ref = c.startTask()
+		}
 		c.ctx = s.ctx
 		s.wg.Go(c.runAsync)
-		if after {
+		if c.injectAfter(full) {
 			return errDrop
 		}
 		answer(ref, nil, nil)
 		return nil
 	}
 	v, err := c.run()
-	if errors.Is(err, errDrop) || c.dropAfter(name) {
+	if errors.Is(err, errDrop) || c.injectAfter(name) {
 		return errDrop
 	}
 	answer(v, msg.Result, err)
 	return nil
 }
 
-// methods lists what system.listMethods lists.
+// methods returns the methods that system.listMethods lists.
 func (s *Sim) methods() []string {
 	var out []string
 	for _, c := range s.model.Classes {
@@ -149,8 +154,9 @@ func (c *call) prepare(params []any) error {
 	if c.msg.Session {
 		got--
 	}
-	// A message that has parameters with defaults takes any number of further ones; the others take exactly theirs.
+	// A message that has parameters with defaults accepts any number of further ones; the others accept exactly theirs.
 	if got < need || (got > need && need == len(known)) {
+		c.strange[c.name]++
 		return fail("MESSAGE_PARAMETER_COUNT_MISMATCH", c.name, strconv.Itoa(need), strconv.Itoa(got))
 	}
 	args := params
@@ -204,7 +210,7 @@ func (c *call) checkSession(ref string) error {
 	return nil
 }
 
-// run does the message's work and takes away the task of a call that was not asynchronous.
+// run does the message's work and removes the task of a call that was not asynchronous.
 func (c *call) run() (any, error) {
 	if err := c.inject(c.name); err != nil {
 		return nil, err
@@ -214,7 +220,7 @@ func (c *call) run() (any, error) {
 		h = generic(c.msg)
 	}
 	if h == nil {
-		return nil, fail("NOT_IMPLEMENTED", c.name)
+		h = notImplemented(cmp.Or(refusedAs[c.name], c.name))
 	}
 	v, err := safely(h, c)
 	if c.task != nil && !c.async {
@@ -227,7 +233,7 @@ func (c *call) run() (any, error) {
 	return v, err
 }
 
-// safely makes INTERNAL_ERROR of a handler's panic, as xapi's dispatcher does of any exception, so that a slip here doesn't end the
+// safely turns a handler's panic into INTERNAL_ERROR, as xapi's dispatcher does with any exception, so that a mistake here doesn't end the
 // user's test binary.
 func safely(h handler, c *call) (v any, err error) {
 	defer func() {
@@ -238,19 +244,19 @@ func safely(h handler, c *call) (v any, err error) {
 	return h(c)
 }
 
-// Serves tells whether the simulator does a message ("VM.start"). Messages of the data model that it does not do are checked for
-// arity, types and session, and then refused as NOT_IMPLEMENTED.
+// Serves reports whether the simulator implements a message ("VM.start"). Messages of the data model that it does not implement are checked
+// for arity, types and session, and then refused as NOT_IMPLEMENTED.
 func (s *Sim) Serves(method string) bool {
 	m := s.model.Message(strings.TrimPrefix(method, "Async."))
 	return m != nil && (s.handlers[m.Class+"."+m.Name] != nil || generic(m) != nil)
 }
 
-// Served lists the messages that the simulator does.
+// Served lists the messages that the simulator implements.
 func (s *Sim) Served() []string {
 	return slices.DeleteFunc(s.methods(), func(m string) bool { return !s.Serves(m) })
 }
 
-// Calls counts the calls so far by method, "VM.start" and "Async.VM.start" apart.
+// Calls returns the number of calls so far by method; "VM.start" and "Async.VM.start" are counted separately.
 func (s *Sim) Calls() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -261,7 +267,14 @@ func (s *Sim) Calls() map[string]int {
 	return out
 }
 
-// TotalCalls counts all calls so far.
+// Strange returns the messages that this server's version does not know, or not with so many parameters, and how often they came.
+func (s *Sim) Strange() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.strange)
+}
+
+// TotalCalls returns the number of all calls so far.
 func (s *Sim) TotalCalls() int {
 	n := 0
 	for _, v := range s.Calls() {
@@ -270,7 +283,7 @@ func (s *Sim) TotalCalls() int {
 	return n
 }
 
-// ResetCalls starts the counts anew.
+// ResetCalls restarts the counts.
 func (s *Sim) ResetCalls() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -24,7 +24,7 @@ func appendJSON(b []byte, v any) []byte {
 		return strconv.AppendInt(b, v, 10)
 	case bool:
 		return strconv.AppendBool(b, v)
-	case float64: // a float keeps its point, so that it is not taken for an int
+	case float64: // a float keeps its point, so that it is not mistaken for an int
 		if v == math.Trunc(v) && math.Abs(v) < 1e15 {
 			return strconv.AppendFloat(b, v, 'f', 1, 64)
 		}
@@ -78,7 +78,7 @@ func appendJSON(b []byte, v any) []byte {
 	return append(b, "null"...)
 }
 
-// sizeHint says about how long an answer gets, so that a big one is not copied as it grows.
+// sizeHint returns the approximate length of an answer, so that a big one is not copied as it grows.
 func sizeHint(v any) int {
 	n := 256
 	if rs, ok := v.(records); ok {
@@ -98,7 +98,10 @@ type records []*object
 func appendRecord(b []byte, o *object) []byte {
 	b = append(b, '{')
 	for i := range o.class.Fields {
-		if i > 0 {
+		if o.hidden[i] {
+			continue
+		}
+		if b[len(b)-1] != '{' {
 			b = append(b, ',')
 		}
 		b = appendJSONString(b, o.class.Fields[i].Name)
@@ -122,7 +125,7 @@ func appendJSONString(b []byte, s string) []byte {
 
 var xmlEscape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&apos;")
 
-// xmlValue writes a value as XML-RPC the way rpclib does: strings and ints untyped, booleans and dates typed. The type tells dates
+// xmlValue writes a value as XML-RPC in the way of rpclib: strings and ints untyped, booleans and dates typed. The type distinguishes dates
 // from strings; nil where it is not known.
 func xmlValue(b *strings.Builder, v any, t *xapidata.Type) {
 	b.WriteString("<value>")
@@ -166,7 +169,9 @@ func xmlValue(b *strings.Builder, v any, t *xapidata.Type) {
 	case *object:
 		b.WriteString("<struct>")
 		for i := range v.class.Fields {
-			xmlMember(b, v.class.Fields[i].Name, v.v[i], v.class.Fields[i].Type)
+			if !v.hidden[i] {
+				xmlMember(b, v.class.Fields[i].Name, v.v[i], v.class.Fields[i].Type)
+			}
 		}
 		b.WriteString("</struct>")
 	case records:

@@ -7,9 +7,11 @@ import (
 	"time"
 )
 
-// Events follow xen-api's ocaml/xapi/xapi_event.ml: event.from does not replay a log. It compares the generation in the token with
-// those at which each object was made, changed and deleted, and tells one event for each object that differs, with the record as
-// it is now. So an object that was made and deleted in between is never seen, and ten changes are one.
+// Events follow xen-api's ocaml/xapi/xapi_event.ml: event.from does not replay a log. It compares the generation in the token with those at
+// which each object was made, changed and deleted, and returns one event for each object that differs, with the present record. So an
+// object that was made and deleted in between is never seen, and ten changes are one. A class remembers its latest deletions (256 to 511 in
+// ocaml/database/db_cache_types.ml) and only while xapi runs. Those that it forgot are not told: no token is too old, and event.from never
+// answers EVENTS_LOST, which belongs to event.next. Only valid_ref_counts, the number of objects of each class, shows that some are missing.
 
 var eventHandlers = map[string]handler{
 	"event.from":           eventFrom,
@@ -60,23 +62,32 @@ func eventFrom(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if since > 0 {
+		since += c.counted
+	}
 	timeout, _ := c.args[2].(float64)
 	deadline := time.NewTimer(time.Duration(timeout * float64(time.Second)))
 	defer deadline.Stop()
+	events, err := c.await(subs, since, deadline.C)
+	if err != nil {
+		return nil, err
+	}
+	return c.batch(events), nil
+}
+
+// await returns what changed, as soon as something did.
+func (c *call) await(subs []subscription, since uint64, deadline <-chan time.Time) ([]any, error) {
 	for {
-		if since > 0 && since < c.lost {
-			return nil, fail("EVENTS_LOST")
-		}
 		events := c.collect(subs, since)
 		if len(events) > 0 {
-			return c.batch(events), nil
+			return events, nil
 		}
 		changed := c.wait()
 		c.mu.Unlock()
 		over := false
 		select {
 		case <-changed:
-		case <-deadline.C:
+		case <-deadline:
 			over = true
 		case <-c.ctx.Done():
 			over = true
@@ -88,13 +99,13 @@ func eventFrom(c *call) (any, error) {
 			return nil, fail("SESSION_INVALID", c.session.ref)
 		}
 		if over {
-			return c.batch(c.collect(subs, since)), nil
+			return c.collect(subs, since), nil
 		}
 	}
 }
 
 func (c *call) collect(subs []subscription, since uint64) []any {
-	var adds, mods, dels []any
+	adds, mods, dels := []any{}, []any{}, []any{}
 	event := func(class, op, ref string, at uint64, o *object) any {
 		e := map[string]any{"id": strconv.FormatUint(at, 10), "timestamp": "0.0", "class": class, "operation": op, "ref": ref}
 		if o != nil {
@@ -102,14 +113,9 @@ func (c *call) collect(subs []subscription, since uint64) []any {
 		}
 		return e
 	}
-	for _, d := range c.deleted {
-		if class := strings.ToLower(d.class); d.stamp > since && d.created <= since && wants(subs, class, d.ref) {
-			dels = append(dels, event(class, "del", d.ref, d.stamp, nil))
-		}
-	}
 	for _, k := range c.model.Classes {
 		class := strings.ToLower(k.Name)
-		if k.Name == "session" || k.Name == "event" { // these give no events (gen_events in the datamodel)
+		if k.Name == "session" || k.Name == "event" || c.tables[k.Name].lacking { // the first two give no events (gen_events in the datamodel)
 			continue
 		}
 		any := false
@@ -118,6 +124,11 @@ func (c *call) collect(subs []subscription, since uint64) []any {
 		}
 		if !any {
 			continue
+		}
+		for _, d := range c.tables[k.Name].deleted {
+			if d.stamp > since && d.created <= since && wants(subs, class, d.ref) {
+				dels = append(dels, event(class, "del", d.ref, d.stamp, nil))
+			}
 		}
 		for el := c.tables[k.Name].recent.Back(); el != nil; el = el.Prev() {
 			o := el.Value.(*object)
@@ -140,19 +151,22 @@ func (c *call) collect(subs []subscription, since uint64) []any {
 func (c *call) batch(events []any) any {
 	counts := map[string]any{}
 	for name, t := range c.tables {
+		if t.lacking {
+			continue
+		}
 		counts[strings.ToLower(name)] = int64(len(t.byRef))
 	}
-	if events == nil {
-		events = emptySet
-	}
-	return map[string]any{"events": events, "valid_ref_counts": counts, "token": fmt.Sprintf("%020d,%020d", c.gen, 0)}
+	return map[string]any{"events": events, "valid_ref_counts": counts, "token": c.token()}
 }
 
-// LoseEvents makes every token given out so far useless: the next event.from with one gets EVENTS_LOST.
-func (s *Sim) LoseEvents() {
+// token is the present generation.
+func (c *call) token() string { return fmt.Sprintf("%020d,%020d", c.gen-c.counted, 0) }
+
+// ForgetDeletions makes event.from forget which objects are gone, as a restart of xapi does. Objects that are there stay as they are.
+func (s *Sim) ForgetDeletions() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gen++
-	s.lost = s.gen
-	s.wake()
+	for _, t := range s.tables {
+		t.deleted = nil
+	}
 }

@@ -7,18 +7,20 @@ import (
 	"time"
 )
 
-// Fault makes calls go wrong. Method is a name such as "VM.start", "VM.*" or "*". For an asynchronous call the plain name works
-// inside its task, "Async.VM.start" on the call that makes the task. Inside migrations there are "VM.migrate_send/mirror" (before each
-// disk), "VM.migrate_send/memory", "VM.pool_migrate/memory" and "VDI.pool_migrate/mirror".
+// Fault makes calls go wrong. Method is a name such as "VM.start", "VM.*" or "*". For an asynchronous call the plain name acts inside its
+// task, and "Async.VM.start" on the call that makes the task. Inside migrations there are "VM.migrate_send/mirror" (before each disk),
+// "VM.migrate_send/memory", "VM.pool_migrate/memory" and "VDI.pool_migrate/mirror".
 type Fault struct {
 	Method string
-	Skip   int           // let so many calls pass first
-	Count  int           // then do it so many times; 0 means once, negative without end
-	Delay  time.Duration // wait so long before anything else
+	Skip   int           // number of calls to let pass first
+	Count  int           // number of calls that it strikes then; 0 means once, negative without end
+	Delay  time.Duration // time to wait before anything else
 	Err    *Failure      // answer with this and do nothing
 	Drop   bool          // close the connection and do nothing
 	// DropAfter does the call and closes the connection instead of answering: the client can't know what happened.
 	DropAfter bool
+	// Late is called after the call, and the answer is sent when it returns.
+	Late func()
 }
 
 type faultState struct {
@@ -27,7 +29,7 @@ type faultState struct {
 	hits       int
 }
 
-// Fault adds a fault; the function takes it away and says how often it struck.
+// Fault adds a fault. The returned function removes it and returns how often it struck.
 func (s *Sim) Fault(f Fault) (remove func() int) {
 	st := &faultState{Fault: f, left: max(f.Count, 1)}
 	if f.Count < 0 {
@@ -62,7 +64,7 @@ func (f *faultState) strikes(method string) bool {
 // inject applies the faults that come before the work.
 func (c *call) inject(method string) error {
 	for _, f := range slices.Clone(c.faults) {
-		if f.DropAfter || !f.strikes(method) {
+		if f.DropAfter || f.Late != nil || !f.strikes(method) {
 			continue
 		}
 		if f.Delay > 0 {
@@ -83,9 +85,17 @@ func (c *call) inject(method string) error {
 	return nil
 }
 
-func (c *call) dropAfter(method string) bool {
-	for _, f := range c.faults {
-		if f.DropAfter && f.strikes(method) {
+// injectAfter applies the faults that come after the work. It reports whether the answer is dropped. The lock is held, except while an answer is
+// late.
+func (c *call) injectAfter(method string) (drop bool) {
+	for _, f := range slices.Clone(c.faults) {
+		switch {
+		case !f.DropAfter && f.Late == nil || !f.strikes(method):
+		case f.Late != nil:
+			c.mu.Unlock()
+			f.Late()
+			c.mu.Lock()
+		default:
 			return true
 		}
 	}
@@ -101,10 +111,10 @@ type Hold struct {
 	used              bool
 }
 
-// Hold stops the next call of the method when it comes to the given step, counted from 1. Every message that does real work has one
-// step; VM.clone and VM.snapshot have one before the disks and one after; VM.copy one more for each disk; VM.provision one and one for each
-// disk; VM.pool_migrate two; VM.migrate_send and VDI.pool_migrate one after each disk and one for the memory; VM.revert two, which can't
-// be cancelled; host.evacuate one for each machine.
+// Hold stops the next call of the method when it reaches the given step, counted from 1. Every message that does real work has one step;
+// VM.clone and VM.snapshot have one before the disks and one after; VM.copy one more for each disk; VM.provision one and one for each disk;
+// VM.pool_migrate two; VM.migrate_send and VDI.pool_migrate one after each disk and one for the memory; VM.revert two, which can't be
+// cancelled; host.evacuate one for each machine.
 func (s *Sim) Hold(method string, step int) *Hold {
 	h := &Hold{method: method, step: step, reached: make(chan struct{}), released: make(chan struct{})}
 	s.mu.Lock()
@@ -113,10 +123,10 @@ func (s *Sim) Hold(method string, step int) *Hold {
 	return h
 }
 
-// Reached is closed when a call stands at the step.
+// Reached is closed when a call has stopped at the step.
 func (h *Hold) Reached() <-chan struct{} { return h.reached }
 
-// Release lets the call go on, also one that comes later.
+// Release lets the call continue, also one that comes later.
 func (h *Hold) Release() { h.once.Do(func() { close(h.released) }) }
 
 func (h *Hold) reach() { close(h.reached) }

@@ -8,10 +8,10 @@ import (
 	"github.com/anyvisor/anyvisor/xen/internal/xapidata"
 )
 
-// generic gives the handler of a message that follows from a class or a field: the database's own actions (xen-api
+// generic returns the handler of a message that is derived from a class or a field: the database's own actions (xen-api
 // ocaml/idl/datamodel_utils.ml, ocaml/idl/ocaml_backend/gen_db_actions.ml). It is nil for messages with an effect of their own.
 func generic(m *xapidata.Message) handler {
-	if !m.Implicit {
+	if !m.Implicit || refusedAs[m.Class+"."+m.Name] != "" {
 		return nil
 	}
 	switch m.Name {
@@ -89,7 +89,7 @@ func setter(class, field string) handler {
 	}
 }
 
-// adder refuses a key that is there: MAP_DUPLICATE_KEY [class, field, ref, key], seen from a real xapi.
+// adder refuses a key that exists: MAP_DUPLICATE_KEY [class, field, ref, key], seen from a real xapi.
 func adder(class, field string) handler {
 	return func(c *call) (any, error) {
 		o, err := c.get(class, c.str(0))
@@ -138,23 +138,34 @@ func setRemover(class, field string) handler {
 }
 
 // term is one comparison of a get_all_records_where expression.
-var term = regexp.MustCompile(`^\(*\s*(not\s+)?\(?\s*field\s+"(\w+)"\s*=\s*"([^"]*)"\s*\)*$`)
+var term = regexp.MustCompile(`^\(*\s*(not\s+)?\(?\s*field\s*"(\w+)"\s*=\s*"([^"]*)"\s*\)*$`)
 
-// getWhere understands the expressions that clients send: comparisons of a field with a literal, joined by and, and true. Others
-// are refused as the database filter refuses what it can't parse (xen-api ocaml/database/db_filter.ml).
+// stored spells a field as the database does: name__label (recorded), memory__static_max. The groups are the namespaces of the data model.
+var stored = regexp.MustCompile(`^(name|memory|VCPUs|actions|PV|HVM|qos|API_version)_(\w+)$`)
+
+// getWhere supports the expressions that clients send: comparisons of a field with a literal, joined by and, and true. Others are refused
+// as a real xapi refused what it can't parse, and so are names of the API in place of the database's.
 func getWhere(c *call) (any, error) {
 	expr := strings.TrimSpace(c.str(0))
 	if expr == "true" {
 		return records(c.all(c.msg.Class)), nil
 	}
+	fields := map[string]string{}
+	for _, f := range c.model.Class(c.msg.Class).Fields {
+		fields[stored.ReplaceAllString(f.Name, "${1}__$2")] = f.Name
+	}
 	keep := c.all(c.msg.Class)
 	for part := range strings.SplitSeq(expr, " and ") {
 		m := term.FindStringSubmatch(strings.TrimSpace(part))
-		if m == nil || c.model.Class(c.msg.Class).Field(m[2]) == nil {
-			return nil, fail("INVALID_VALUE", expr, "Xapi_database.Db_filter.Expression_error")
+		if m == nil {
+			return nil, fail("INVALID_VALUE", expr, "lexing: empty token")
+		}
+		field, ok := fields[m[2]]
+		if !ok {
+			return nil, fail("INTERNAL_ERROR", "missing field", m[2], "")
 		}
 		keep = slices.DeleteFunc(keep, func(o *object) bool {
-			have := string(appendJSON(nil, o.val(m[2])))
+			have := string(appendJSON(nil, o.val(field)))
 			return (strings.Trim(have, `"`) == m[3]) == (m[1] != "")
 		})
 	}

@@ -109,14 +109,12 @@ func createVGPU(c *call) (any, error) { // VM, GPU_group, device, other_config, 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.get("GPU_group", c.str(1)); err != nil {
-		return nil, err
+	// The power state comes first, and nobody looks for the group (a xapi 24.11).
+	if s := vm.str("power_state"); s != "Halted" && !vm.is("is_a_snapshot") {
+		return nil, fail("VM_BAD_POWER_STATE", vm.ref, "halted", strings.ToLower(s))
 	}
 	if c.restricted("gpu") {
 		return nil, fail("FEATURE_RESTRICTED")
-	}
-	if s := vm.str("power_state"); s != "Halted" && !vm.is("is_a_snapshot") {
-		return nil, fail("VM_BAD_POWER_STATE", vm.ref, "halted", strings.ToLower(s))
 	}
 	kind := c.str(4)
 	if kind == "" || kind == nullRef {
@@ -160,7 +158,7 @@ func createVGPU(c *call) (any, error) { // VM, GPU_group, device, other_config, 
 	return v.ref, nil
 }
 
-// remaining is how many more of a type fit on a GPU, or why none does (get_remaining_capacity_internal).
+// remaining returns how many more of a type fit on a GPU, or why none does (get_remaining_capacity_internal).
 func (s *Sim) remaining(p *object, kind string, planned map[string]string) (int64, error) {
 	if !slices.Contains(p.refs("supported_VGPU_types"), kind) {
 		return 0, fail("VGPU_TYPE_NOT_SUPPORTED", append([]string{kind}, p.refs("supported_VGPU_types")...)...)
@@ -353,7 +351,7 @@ func (s *Sim) unbindGPUs(vm *object) {
 	}
 }
 
-// movableVGPU: NVIDIA's, on a GPU that has compatibility metadata.
+// movableVGPU reports whether a vGPU is NVIDIA's, on a GPU that has compatibility metadata.
 func (s *Sim) movableVGPU(ref string) bool {
 	v := s.look("VGPU", ref)
 	kind := s.look("VGPU_type", v.str("type")).str("implementation")

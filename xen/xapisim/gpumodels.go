@@ -72,7 +72,7 @@ var gpuModels = map[string]gpuModel{
 	},
 }
 
-// gpuState is what the database's public fields don't show of PCI devices.
+// gpuState holds what the database's public fields don't show about PCI devices.
 type gpuState struct {
 	users   map[string]string   // PCI to the VM that has it
 	vfs     map[string][]string // PCI of a physical function to its virtual ones

@@ -38,7 +38,7 @@ var haHandlers = map[string]handler{
 		}
 		return nil, c.setRestartPriority(vm, c.str(1))
 	},
-	"VM.set_ha_always_run": func(c *call) (any, error) { // deprecated: it stands for the priority
+	"VM.set_ha_always_run": func(c *call) (any, error) { // deprecated: it sets the priority
 		vm, err := c.get("VM", c.str(0))
 		if err != nil {
 			return nil, err
@@ -128,7 +128,7 @@ func enableHA(c *call) (any, error) {
 	return nil, nil
 }
 
-// holdsStateFile demands an SR that every host has plugged and whose driver can attach disks before xapi runs.
+// holdsStateFile requires an SR that every host has plugged and whose driver can attach disks before xapi runs.
 func (s *Sim) holdsStateFile(sr *object) error {
 	for _, h := range s.all("host") {
 		if !s.seesSR(h, sr.ref) {
@@ -161,7 +161,7 @@ func disableHA(c *call) (any, error) {
 	return nil, nil
 }
 
-// protected: HA keeps the VM running at all costs (vm_should_always_run).
+// protected reports whether HA keeps the VM running at all costs (vm_should_always_run).
 func protected(vm *object) bool {
 	return vm.is("ha_always_run") && vm.str("ha_restart_priority") == haRestart
 }
@@ -183,7 +183,7 @@ func (c *call) setRestartPriority(vm *object, p string) error {
 	return nil
 }
 
-// haChange is what is about to change of what the planner looks at.
+// haChange is a pending change of what the planner considers.
 type haChange struct {
 	failures *int64
 	protect  *object // a VM
@@ -192,8 +192,8 @@ type haChange struct {
 	at       *object
 }
 
-// planExists tells whether any n hosts could fail, and their protected VMs would fit on the others. A protected VM that can't run
-// anywhere else is no plan. Only memory counts; packing is by size, first fit (xapi's binpack.ml has finer ways).
+// planExists reports whether any n hosts could fail and their protected VMs would fit on the others. A protected VM that can't run anywhere
+// else means that there is no plan. Only memory counts; packing is by size, first fit (xapi's binpack.ml is more exact).
 func (s *Sim) planExists(n int64, ch haChange) bool {
 	var hosts, vms []*object
 	for _, h := range s.all("host") {
@@ -231,7 +231,7 @@ func (s *Sim) planExists(n int64, ch haChange) bool {
 	return survives(0, n)
 }
 
-// packs finds room on the hosts that are left for those VMs that run on none of them.
+// packs finds room on the remaining hosts for those VMs that run on none of them.
 func (s *Sim) packs(hosts []*object, failed map[string]bool, vms []*object, ch haChange) bool {
 	free := map[string]int64{}
 	for _, h := range hosts {
@@ -271,7 +271,7 @@ func (s *Sim) mostFailures() int64 {
 	return n
 }
 
-// keepsPlan refuses what would take away a plan that there is (assert_configuration_change_preserves_ha_plan).
+// keepsPlan refuses a change that would invalidate an existing plan (assert_configuration_change_preserves_ha_plan).
 func (s *Sim) keepsPlan(ch haChange) error {
 	if !s.pool.is("ha_enabled") || s.pool.is("ha_allow_overcommit") {
 		return nil
@@ -287,7 +287,7 @@ func (s *Sim) keepsPlan(ch haChange) error {
 	return nil
 }
 
-// updateHA tells in the pool's record how things stand (update_pool_status).
+// updateHA updates the pool's record (update_pool_status).
 func (s *Sim) updateHA() {
 	if !s.pool.is("ha_enabled") {
 		return
@@ -301,15 +301,15 @@ func (s *Sim) updateHA() {
 	s.set(s.pool, "ha_plan_exists_for", want)
 }
 
-// guard sets whether HA looks after a VM, as starting and stopping it do.
+// guard sets whether HA protects a VM, as starting and stopping it do.
 func (s *Sim) guard(vm *object, on bool) {
 	if want := on && vm.str("ha_restart_priority") == haRestart; vm.is("ha_always_run") != want {
 		s.set(vm, "ha_always_run", want)
 	}
 }
 
-// failOver starts VMs again that ended with their host, or by themselves: the protected ones by their order, then the others that
-// want it, if they can (restart_auto_run_vms).
+// failOver restarts VMs that ended with their host, or by themselves: the protected ones by their order, then, if possible, the others that
+// want it (restart_auto_run_vms).
 func (s *Sim) failOver(ended []*object) {
 	if !s.pool.is("ha_enabled") {
 		return

@@ -31,6 +31,12 @@ var hostHandlers = map[string]handler{
 		}
 		return h.num("memory_overhead"), nil
 	},
+	"host.call_plugin": func(c *call) (any, error) { // no host has plug-ins (xapi_plugins.ml)
+		if _, err := c.get("host", c.str(0)); err != nil {
+			return nil, err
+		}
+		return nil, fail("XENAPI_MISSING_PLUGIN", c.str(1))
+	},
 	"host.disable": func(c *call) (any, error) {
 		h, err := c.get("host", c.str(0))
 		if err != nil {
@@ -111,13 +117,13 @@ var hostHandlers = map[string]handler{
 	},
 }
 
-// refreshHost lists what may be done to a host (xapi_host_helpers.ml).
+// refreshHost lists the operations that a host allows (xapi_host_helpers.ml).
 func (s *Sim) refreshHost(h *object) {
-	ops := []any{"provision", "vm_resume", "evacuate", "vm_migrate", "power_on"}
+	ops := []any{"provision", "vm_resume", "evacuate", "vm_migrate", "vm_start"} // vm_start of a disabled host too, which refuses it
 	if h.is("enabled") {
-		ops = append(ops, "vm_start")
+		ops = append(ops, "power_on")
 	} else {
-		ops = append(ops, "shutdown", "reboot", "apply_updates")
+		ops = append(ops, "shutdown", "reboot", "apply_updates", "enable")
 	}
 	s.set(h, "allowed_operations", ops)
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// restrictFlags are the licence flags that the pool knows (xen-api ocaml/xapi-types/features.ml: one restrict_ key for most features).
+// restrictFlags are the licence flags that the pool has (xen-api ocaml/xapi-types/features.ml: one restrict_ key for most features).
 var restrictFlags = []string{
 	"vlan", "qos", "pool_attached_storage", "netapp", "equalogic", "pooling", "pool_size", "marathon", "email_alerting",
 	"historical_performance", "wlb", "rbac", "dmc", "checkpoint", "cpu_masking", "connection", "filter", "vswitch_controller",
@@ -15,7 +15,7 @@ var restrictFlags = []string{
 	"network_sriov", "automatic_updates", "nutanix_ahv", "updates", "vtpm", "vm_groups", "vm_start", "vm_appliance_start",
 }
 
-// restricted tells whether the licence lacks a feature. HA's flag is the one that says what there is: enable_xha.
+// restricted reports whether the licence lacks a feature. Only HA's flag means that the feature is available: enable_xha.
 func (s *Sim) restricted(feature string) bool {
 	if s.pool == nil {
 		return false

@@ -44,11 +44,8 @@ var memoryHandlers = map[string]handler{
 				return nil, err
 			}
 			n := c.num(1)
-			if n < 1 {
-				return nil, fail("INVALID_VALUE", "nvcpu", itoa(n))
-			}
-			if n > vm.num("VCPUs_max") {
-				return nil, fail("INVALID_VALUE", "nvcpu", itoa(n)) // believed: the code that xenopsd's refusal becomes
+			if n < 1 || n > vm.num("VCPUs_max") {
+				return nil, fail("INVALID_VALUE", "VCPU values must satisfy: 0 < VCPUs ≤ VCPUs_max", itoa(vm.num("VCPUs_max")))
 			}
 			if err := c.work(1); err != nil {
 				return nil, err
@@ -61,8 +58,16 @@ var memoryHandlers = map[string]handler{
 		})
 	},
 	"VM.set_HVM_shadow_multiplier": whenOp("changing_shadow_memory", setter("VM", "HVM_shadow_multiplier")),
-	"VM.wait_memory_target_live":   func(c *call) (any, error) { _, err := c.get("VM", c.str(0)); return nil, err },
-	"VM.get_cooperative":           func(c *call) (any, error) { _, err := c.get("VM", c.str(0)); return true, err },
+	"VM.set_shadow_multiplier_live": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		return c.withOp(vm, "changing_shadow_memory_live", func() (any, error) { return setter("VM", "HVM_shadow_multiplier")(c) })
+	},
+	"VM.set_memory_target_live":  func(c *call) (any, error) { _, err := c.get("VM", c.str(0)); return nil, err }, // has no effect any more
+	"VM.wait_memory_target_live": func(c *call) (any, error) { _, err := c.get("VM", c.str(0)); return nil, err },
+	"VM.get_cooperative":         func(c *call) (any, error) { _, err := c.get("VM", c.str(0)); return true, err },
 }
 
 // now64 reads a number of the VM that the call is about.
@@ -73,8 +78,8 @@ func (c *call) now64(field string) int64 {
 	return 0
 }
 
-// checkMemory refuses limits in a wrong order: MEMORY_CONSTRAINT_VIOLATION_ORDER [] (seen from a real xapi). Without dynamic memory
-// control in the licence all must equal static_max.
+// checkMemory refuses limits in a wrong order: MEMORY_CONSTRAINT_VIOLATION_ORDER [] (seen from a real xapi). Without dynamic memory control
+// in the licence all must equal static_max.
 func (s *Sim) checkMemory(vm *object, smin, dmin, dmax, smax int64) error {
 	reason := ""
 	switch {
@@ -155,13 +160,13 @@ func (c *call) memoryLimits(smin, dmin, dmax, smax int64) (any, error) {
 	})
 }
 
-// vcpus sets one of the two counts of a halted VM; the other must go on fitting (set_VCPUs_max, set_VCPUs_at_startup).
+// vcpus sets one of the two counts of a VM, the larger one of a halted VM only. The other must still fit (set_VCPUs_max, set_VCPUs_at_startup).
 func (c *call) vcpus(field string) (any, error) {
 	vm, err := c.get("VM", c.str(0))
 	if err != nil {
 		return nil, err
 	}
-	return c.withOp(vm, "changing_VCPUs", func() (any, error) {
+	set := func() (any, error) {
 		most, first := vm.num("VCPUs_max"), vm.num("VCPUs_at_startup")
 		if field == "VCPUs_max" {
 			most = c.num(1)
@@ -178,5 +183,9 @@ func (c *call) vcpus(field string) (any, error) {
 		}
 		c.set(vm, field, c.num(1))
 		return nil, nil
-	})
+	}
+	if field == "VCPUs_at_startup" { // a xapi 24.11 sets it for a running machine too
+		return set()
+	}
+	return c.withOp(vm, "changing_VCPUs", set)
 }

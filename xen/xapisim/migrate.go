@@ -60,7 +60,7 @@ func poolMigrate(c *call) (any, error) {
 	})
 }
 
-// land makes a running VM run on another host with the RAM it has.
+// land makes a running VM run on another host with its present RAM.
 func (s *Sim) land(vm, to *object) {
 	if old := s.look("host", vm.str("resident_on")); old != nil && old != to {
 		defer s.updateMemory(old)
@@ -102,7 +102,7 @@ func migrateSend(c *call) (any, error) {
 	})
 }
 
-// moveInside mirrors the disks that change their SR, then moves the RAM. It gives the new disks by the old ones' references.
+// moveInside mirrors the disks that change their SR, then moves the RAM. It returns the new disks by the old ones' references.
 func (c *call) moveInside(p *plan) (map[string]*object, error) {
 	vm := p.vm
 	moved := map[string]*object{}

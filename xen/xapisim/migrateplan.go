@@ -2,17 +2,17 @@ package xapisim
 
 import "strings"
 
-// What VM.assert_can_migrate checks follows xen-api's ocaml/xapi/xapi_vm_migrate.ml.
+// The checks of VM.assert_can_migrate follow xen-api's ocaml/xapi/xapi_vm_migrate.ml.
 
 // destination is a parsed dest map.
 type destination struct {
 	sim  *Sim
-	host *object // in sim, which must be locked to look at it
+	host *object // in sim, which must be locked to read it
 	ref  string
 	here bool
 }
 
-// parseDest reads what migrate_receive gave, here or in another simulated pool of this process.
+// parseDest reads the result of migrate_receive, here or in another simulated pool of this process.
 func (c *call) parseDest(m map[string]any) (destination, error) {
 	for _, k := range []string{"host", "session_id", "master", "xenops", "SM"} {
 		if _, ok := m[k]; !ok {
@@ -56,7 +56,11 @@ func (c *call) planMigration() (*plan, error) {
 	}
 	p := &plan{vm: vm, dest: dest, vdis: texts(c.dict(3)), vifs: texts(c.dict(4)), gpus: texts(c.dict(6)), copies: c.dict(5)["copy"] == "true"}
 	for _, vdi := range c.vdisOf(vm) {
-		if _, ok := p.vdis[vdi.ref]; !ok && !readOnlySR(c.look("SR", vdi.str("SR"))) {
+		sr, err := c.srOf(vdi)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := p.vdis[vdi.ref]; !ok && !readOnlySR(sr) {
 			return nil, fail("VDI_NOT_IN_MAP", vdi.ref)
 		}
 	}
@@ -107,7 +111,7 @@ func (c *call) planMigration() (*plan, error) {
 	return p, nil
 }
 
-// checkMoves: both SRs of a disk that moves must be able to.
+// checkMoves checks both SRs of each disk that moves.
 func (c *call) checkMoves(p *plan) error {
 	for v, sr := range p.vdis {
 		vdi := c.look("VDI", v)
@@ -117,7 +121,11 @@ func (c *call) checkMoves(p *plan) error {
 		if vdi.str("SR") == sr {
 			continue
 		}
-		if from := c.look("SR", vdi.str("SR")); readOnlySR(from) {
+		from, err := c.srOf(vdi)
+		if err != nil {
+			return err
+		}
+		if readOnlySR(from) {
 			return fail("SR_DOES_NOT_SUPPORT_MIGRATION", from.ref, "VDI_SNAPSHOT;VDI_MIRROR")
 		}
 		if p.dest.here {
@@ -136,7 +144,7 @@ func (c *call) checkMoves(p *plan) error {
 	return nil
 }
 
-// canReceive is canBoot with the disks where they will be.
+// canReceive is canBoot with the disks at their destination.
 func (c *call) canReceive(vm, host *object, p *plan) error {
 	if err := c.canBoot(vm, host, true); err != nil {
 		if f, ok := err.(*Failure); !ok || f.Code != "VM_REQUIRES_SR" {
@@ -163,7 +171,7 @@ func texts(m map[string]any) map[string]string {
 	return out
 }
 
-// migrateReceive opens the door for a VM from elsewhere.
+// migrateReceive prepares to receive a VM from elsewhere.
 func migrateReceive(c *call) (any, error) {
 	h, err := c.get("host", c.str(0))
 	if err != nil {
@@ -178,7 +186,7 @@ func migrateReceive(c *call) (any, error) {
 		if pif := c.look("PIF", r); pif.str("host") == h.ref {
 			ip = pif.str("IP")
 			if ip == "" {
-				return nil, fail("INTERFACE_HAS_NO_IP", pif.ref)
+				return nil, fail("PIF_HAS_NO_NETWORK_CONFIGURATION", pif.ref)
 			}
 		}
 	}

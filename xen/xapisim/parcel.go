@@ -26,7 +26,7 @@ type parcelDisk struct {
 	ref, of  string // here, and what it is a snapshot of
 }
 
-// target is the SR that a disk goes to: snapshots go where their disk goes (xapi_vm_migrate.ml), "" if it stays.
+// target returns the SR that a disk moves to, or "" if it stays: snapshots move where their disk moves (xapi_vm_migrate.ml).
 func (p *plan) target(vdi *object) string {
 	if sr := p.vdis[vdi.ref]; sr != "" {
 		return sr
@@ -89,7 +89,7 @@ func (c *call) packOne(p *plan, vm *object) parcel {
 		}
 		out.disks = append(out.disks, d)
 	}
-	byMAC := map[string]string{} // a snapshot's interfaces go where those of its VM with the same address go (infer_vif_map)
+	byMAC := map[string]string{} // a snapshot's interfaces move to the network of the VM's interface with the same address (infer_vif_map)
 	for _, r := range p.vm.refs("VIFs") {
 		byMAC[c.look("VIF", r).str("MAC")] = p.vifs[r]
 	}

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// PCI devices, and who has them: dom0 or a VM.
+// PCI devices and their users: dom0 or a VM.
 
-// accessOf tells whether dom0 has a device (determine_dom0_access_status).
+// accessOf returns whether dom0 has a device (determine_dom0_access_status).
 func (s *Sim) accessOf(pci string) string {
 	switch now, next := s.gpu.hidden[pci], s.gpu.hide[pci]; {
 	case now && next:
@@ -50,7 +50,7 @@ func (s *Sim) showAccess(pci string) {
 	}
 }
 
-// applyDom0Access is what a reboot of the host does to it.
+// applyDom0Access applies the change at a reboot of the host.
 func (s *Sim) applyDom0Access(h *object) {
 	for _, r := range h.refs("PCIs") {
 		s.gpu.hidden[r] = s.gpu.hide[r]
@@ -65,7 +65,7 @@ func (c *call) enabledTypes() []string {
 	return nil
 }
 
-// enableTypes sets the types that a GPU may have; one that is in use can't go.
+// enableTypes sets the types that a GPU may have. One that is in use can't be removed.
 func (c *call) enableTypes(types ...string) (any, error) {
 	p, err := c.get("PGPU", c.str(0))
 	if err != nil {
@@ -149,7 +149,7 @@ func (s *Sim) wantedPCIs(vm, h *object) []*object {
 	return out
 }
 
-// checkPCIs refuses a start with a device that is not there or taken; the code is what xenopsd's failures become (believed).
+// checkPCIs refuses a start with a device that is missing or taken; the code is what xenopsd's failures become (believed).
 func (s *Sim) checkPCIs(vm, h *object) error {
 	for _, o := range s.wantedPCIs(vm, h) {
 		if o == nil {
@@ -162,7 +162,7 @@ func (s *Sim) checkPCIs(vm, h *object) error {
 	return nil
 }
 
-// sriovPCI tells whether a VM's device is the virtual function of an NVIDIA vGPU.
+// sriovPCI reports whether a VM's device is the virtual function of an NVIDIA vGPU.
 func (s *Sim) sriovPCI(vm *object, pci string) bool {
 	return slices.ContainsFunc(vm.refs("VGPUs"), func(r string) bool {
 		v := s.look("VGPU", r)

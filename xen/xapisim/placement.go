@@ -56,7 +56,7 @@ var placementHandlers = map[string]handler{
 	},
 }
 
-// agile says whether HA could restart the VM anywhere (agility.ml).
+// agile reports whether HA could restart the VM anywhere (agility.ml).
 func (s *Sim) agile(vm *object) error {
 	if len(vm.refs("VGPUs")) > 0 {
 		return fail("VM_HAS_VGPU", vm.ref)
@@ -77,7 +77,7 @@ func (s *Sim) agile(vm *object) error {
 	return nil
 }
 
-// overhead is the memory that a VM costs beyond its own: about 1 % and a bit for each vCPU (believed; memory.ml has the formula).
+// overhead is the memory that a VM costs beyond its own: about 1 % and a little for each vCPU (believed; memory.ml has the formula).
 func overhead(vm *object) int64 {
 	const mib = 1 << 20
 	n := vm.num("memory_static_max")/128 + vm.num("VCPUs_max")*mib + 2*mib
@@ -91,7 +91,7 @@ func (s *Sim) hostLive(h *object) bool {
 	return m != nil && m.is("live")
 }
 
-// freeMemory is what is left on a host when its guests shrink to dynamic_min.
+// freeMemory is the free memory of a host when its guests shrink to dynamic_min.
 func (s *Sim) freeMemory(h *object) int64 {
 	m := s.hostMetrics(h)
 	if m == nil {
@@ -111,7 +111,7 @@ func (s *Sim) freeMemory(h *object) int64 {
 	return max(free, 0)
 }
 
-// updateMemory writes what the host's memory gauge shows.
+// updateMemory updates the host's memory gauge.
 func (s *Sim) updateMemory(h *object) {
 	if m := s.hostMetrics(h); m != nil {
 		if n := s.freeMemory(h); n != m.num("memory_free") {
@@ -120,7 +120,7 @@ func (s *Sim) updateMemory(h *object) {
 	}
 }
 
-// canBoot is the first reason why a VM can't run on a host, in xapi's order.
+// canBoot returns the first reason why a VM can't run on a host, in xapi's order.
 func (s *Sim) canBoot(vm, h *object, memory bool) error {
 	if err := s.validateStart(vm); err != nil {
 		return err
@@ -177,7 +177,7 @@ func (s *Sim) seesSR(h *object, sr string) bool {
 	return false
 }
 
-// seesNetwork: a network without PIFs is internal and everywhere; another needs a PIF on the host.
+// seesNetwork reports whether a host has a network: one without PIFs is internal and everywhere; another needs a PIF on the host.
 func (s *Sim) seesNetwork(h *object, network string) bool {
 	n := s.look("network", network)
 	if n == nil {
@@ -190,7 +190,7 @@ func (s *Sim) seesNetwork(h *object, network string) bool {
 	return slices.ContainsFunc(pifs, func(p string) bool { return s.look("PIF", p).str("host") == h.ref })
 }
 
-// allocate finds the host for a start or a resume and reserves the memory there. With nowhere to go: NO_HOSTS_AVAILABLE (seen).
+// allocate finds the host for a start or a resume and reserves the memory there. If there is none, the error is NO_HOSTS_AVAILABLE (seen).
 func (c *call) allocate(vm *object, host string) (*object, error) {
 	var h *object
 	if host != nullRef {
@@ -243,7 +243,7 @@ func (s *Sim) chooseHost(vm *object, except string) *object {
 	return slices.MaxFunc(fit, func(a, b *object) int { return cmp.Compare(s.freeMemory(a), s.freeMemory(b)) })
 }
 
-// release gives back what allocate reserved.
+// release releases what allocate reserved.
 func (s *Sim) release(vm *object) {
 	delete(s.reserved, vm.ref)
 	s.set(vm, "scheduled_to_be_resident_on", nullRef)

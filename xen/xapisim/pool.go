@@ -39,10 +39,16 @@ var poolHandlers = map[string]handler{
 				return nil, fail("NETWORK_CONTAINS_VIF", n.refs("VIFs")...)
 			}
 		}
+		for _, r := range n.refs("VIFs") { // of machines that are off
+			c.remove(c.look("VIF", r))
+		}
 		c.remove(n)
 		return nil, nil
 	},
 	"message.create": func(c *call) (any, error) {
+		if k := c.model.ClassFold(c.str(2)); k == nil || c.tables[k.Name].byUUID[c.str(3)] == nil {
+			return nil, fail("UUID_INVALID", c.str(2), c.str(3))
+		}
 		o := c.newObject("message", map[string]any{
 			"name": c.str(0), "priority": c.num(1), "cls": c.str(2), "obj_uuid": c.str(3), "timestamp": c.now(), "body": c.str(4),
 		})
@@ -66,12 +72,16 @@ var poolHandlers = map[string]handler{
 	"message.get_record":      func(c *call) (any, error) { return c.get("message", c.str(0)) },
 }
 
-// promote makes another host the coordinator. Sessions and tasks live in the coordinator's memory alone, so both are gone; the rest of
-// the database is shared. What was being done goes on, since xenopsd on the hosts does it (believed), but nobody's task tells of it.
+// promote makes another host the coordinator. Sessions and tasks exist only in the coordinator's memory, so both are gone; the rest of the
+// database is shared. Its event tokens count from elsewhere, and it remembers no deletions (believed). Work in progress continues, since xenopsd on the hosts does it (believed), but no task reports it.
 func (s *Sim) promote(i int) {
 	s.master = i
 	s.set(s.pool, "master", s.nodes[i].host)
 	s.dropSessions()
+	s.counted = s.gen
+	for _, t := range s.tables {
+		t.deleted = nil
+	}
 	for _, t := range s.all("task") {
 		s.remove(t)
 	}
@@ -91,7 +101,7 @@ func (s *Sim) Failover() error {
 	return fmt.Errorf("xapisim: no other live host")
 }
 
-// AbortWork makes every call that is in the middle of its work fail, as when the host that did it went down.
+// AbortWork makes every call that is in the middle of its work fail, as when its host went down.
 func (s *Sim) AbortWork() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,8 +113,8 @@ func (s *Sim) AbortWork() {
 	}
 }
 
-// KillHost takes a host (by uuid, reference or name) down: its machines are halted, and it is not live. With HA, those that want it
-// start again where there is room.
+// KillHost takes a host (by uuid, reference or name) down: its machines are halted, and it is not live. With HA, those that want it restart
+// where there is room.
 func (s *Sim) KillHost(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -32,7 +32,7 @@ func TestDevicesHotPlug(t *testing.T) {
 	}
 	c.refused("VDI_IN_USE", []string{vdi2, "destroy"}, "VDI.destroy", vdi2)
 	c.refused("VDI_IN_USE", []string{vdi2, "resize"}, "VDI.resize", vdi2, 2<<30)
-	c.must("VDI.resize_online", vdi2, 2<<30)
+	c.refused("MESSAGE_REMOVED", []string{}, "VDI.resize_online", vdi2, 2<<30)
 	c.must("VBD.unplug", vbd2)
 	c.must("VBD.destroy", vbd2)
 	c.must("VDI.destroy", vdi2)

@@ -36,7 +36,7 @@ var powerHandlers = map[string]handler{
 	},
 }
 
-// start boots a halted VM, on the host given or on one that the pool chooses.
+// start boots a halted VM, on the given host or on one that the pool chooses.
 func (c *call) start(op, host string, paused bool) (any, error) {
 	vm, err := c.get("VM", c.str(0))
 	if err != nil {
@@ -54,6 +54,9 @@ func (c *call) start(op, host string, paused bool) (any, error) {
 		if err := c.validateStart(vm); err != nil {
 			return nil, err
 		}
+		if host == nullRef && !c.seen(vm) && c.look("host", vm.str("resident_on")) != nil {
+			host = vm.str("resident_on")
+		}
 		h, err := c.allocate(vm, host)
 		if err != nil {
 			return nil, err
@@ -70,6 +73,9 @@ func (c *call) start(op, host string, paused bool) (any, error) {
 			return nil, err
 		}
 		c.memory[vm.ref] = "boot-" + randomUUID()
+		if !c.seen(vm) {
+			return nil, c.bootUnseen(vm, h)
+		}
 		c.guard(vm, true)
 		c.boot(vm, h, paused)
 		return nil, nil
@@ -95,6 +101,10 @@ func (s *Sim) validateStart(vm *object) error {
 	return nil
 }
 
+// genericBIOS is what a VM gets when it starts without BIOS strings of its own (xen-api ocaml/xapi-consts/constants.ml).
+var genericBIOS = dictOf("bios-vendor", "Xen", "bios-version", "", "system-manufacturer", "Xen", "system-product-name", "HVM domU",
+	"system-version", "", "system-serial-number", "")
+
 // boot makes the VM run on a host.
 func (s *Sim) boot(vm, host *object, paused bool) {
 	s.domid++
@@ -104,6 +114,9 @@ func (s *Sim) boot(vm, host *object, paused bool) {
 	s.release(vm)
 	s.updateMemory(host)
 	s.set(vm, "memory_target", vm.num("memory_dynamic_max"))
+	if len(vm.dict("bios_strings")) == 0 {
+		s.set(vm, "bios_strings", genericBIOS)
+	}
 	s.plugAll(vm, true)
 	kind := vm.str("domain_type")
 	if kind == "unspecified" {
@@ -130,7 +143,7 @@ func (s *Sim) boot(vm, host *object, paused bool) {
 	s.refresh(vm)
 }
 
-// bootGuest lets the guest's agent report, if there is one.
+// bootGuest makes the guest's agent report, if there is one.
 func (s *Sim) bootGuest(vm *object) {
 	if s.cfg.NoGuestTools || vm.entry("other_config", "xapisim-guest-tools") == "false" {
 		return
@@ -158,14 +171,14 @@ func (s *Sim) bootGuest(vm *object) {
 	}
 }
 
-// guestIP makes an address out of a MAC, so that it is steady.
+// guestIP derives an address from a MAC, so that it never changes.
 func guestIP(mac string) string {
 	var b [6]int
 	_, _ = fmt.Sscanf(mac, "%x:%x:%x:%x:%x:%x", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5])
 	return fmt.Sprintf("10.%d.%d.%d", b[3], b[4], b[5])
 }
 
-// halt is what remains of a domain that ended (force_state_reset).
+// halt leaves the state of a domain that ended (force_state_reset).
 func (s *Sim) halt(vm *object) {
 	s.plugAll(vm, false)
 	s.unbind(vm)
@@ -217,7 +230,7 @@ func (c *call) simple(op, to string) (any, error) {
 	})
 }
 
-// stopOthers cancels what a hard shutdown or reboot overtakes.
+// stopOthers cancels the operations that a hard shutdown or reboot overtakes.
 func (c *call) stopOthers(vm *object) {
 	for task, op := range vm.dict("current_operations") {
 		if run := c.running[task]; run != nil && run != c && op != "hard_shutdown" && !run.stopped {
@@ -250,7 +263,7 @@ func (c *call) shutdown(op string) (any, error) {
 	})
 }
 
-// anyShutdown asks the guest first and pulls the plug if it does not go.
+// anyShutdown asks the guest first and powers off if the guest does not shut down.
 func (c *call) anyShutdown() (any, error) {
 	vm, err := c.get("VM", c.str(0))
 	if err != nil {
@@ -316,7 +329,7 @@ func suspend(c *call) (any, error) {
 	})
 }
 
-// saveMemory makes the suspend image, or says VM_NO_SUSPEND_SR [ref] when there is no SR for it (seen from a real xapi).
+// saveMemory makes the suspend image, or returns VM_NO_SUSPEND_SR [ref] when there is no SR for it (seen from a real xapi).
 func (c *call) saveMemory(vm *object) (*object, error) {
 	sr := c.suspendSR(vm)
 	if sr == nil {
@@ -330,10 +343,14 @@ func (c *call) saveMemory(vm *object) (*object, error) {
 		return nil, err
 	}
 	c.memory[vdi.ref] = c.memory[vm.ref]
+	if used := vm.num("memory_target"); used > vdi.num("physical_utilisation") { // the RAM is written to it
+		c.set(vdi, "physical_utilisation", used)
+		c.account(sr)
+	}
 	return vdi, nil
 }
 
-// suspendSR looks at the VM, its host, the pool and the default SR in turn (helpers.ml, choose_suspend_sr).
+// suspendSR tries the VM, its host, the pool and the default SR in turn (helpers.ml, choose_suspend_sr).
 func (s *Sim) suspendSR(vm *object) *object {
 	host := s.look("host", vm.str("resident_on"))
 	refs := []string{vm.str("suspend_SR")}
@@ -359,6 +376,9 @@ func (c *call) resume(op, host string, paused bool) (any, error) {
 		if vdi == nil {
 			return nil, fail("SUSPEND_IMAGE_NOT_ACCESSIBLE", vm.str("suspend_VDI"))
 		}
+		if op == "resume_on" && c.look("host", host) == nil {
+			return nil, fail("HOST_NOT_LIVE")
+		}
 		h, err := c.allocate(vm, host)
 		if err != nil {
 			return nil, err
@@ -370,6 +390,9 @@ func (c *call) resume(op, host string, paused bool) (any, error) {
 		c.memory[vm.ref] = c.memory[vdi.ref]
 		c.set(vm, "suspend_VDI", nullRef)
 		c.destroyVDI(vdi)
+		if !c.seen(vm) {
+			return nil, c.bootUnseen(vm, h)
+		}
 		c.guard(vm, true)
 		c.boot(vm, h, paused)
 		return nil, nil

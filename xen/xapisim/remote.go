@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Migration to another pool. The other pool must be a Sim of the same process: what real hosts send each other (xenops, SM and
-// metadata import) is not simulated on the wire. A VM's description crosses as plain values, and never are two pools locked at once.
+// Migration to another pool. The other pool must be a Sim of the same process: the messages between real hosts (xenops, SM and metadata
+// import) are not simulated on the wire. A VM's description is passed as plain values, and two pools are never locked at the same time.
 
 var registry struct {
 	sync.Mutex
@@ -41,7 +41,7 @@ func findSim(url string) *Sim {
 	return nil
 }
 
-// outside runs f with the other pool locked in place of this one, if it is still there.
+// outside runs f with the other pool locked instead of this one, if it still exists.
 func (c *call) outside(other *Sim, f func() error) error {
 	c.mu.Unlock()
 	other.mu.Lock()
@@ -102,8 +102,8 @@ func (c *call) checkRemote(p *plan) error {
 	})
 }
 
-// sendAway moves (or copies) a VM to another pool: its disks one by one, then the record and the RAM; at the end the source goes.
-// When anything fails before the end, the other pool gets rid of what it has, and the VM goes on here.
+// sendAway moves (or copies) a VM to another pool: its disks one by one, then the record and the RAM. At the end the source is removed.
+// When anything fails before the end, the other pool removes what it has, and the VM continues here.
 func (c *call) sendAway(p *plan) (any, error) {
 	d, vm := p.dest.sim, p.vm
 	made := map[string]string{} // VDI here to VDI there
@@ -158,7 +158,7 @@ func (c *call) sendAway(p *plan) (any, error) {
 	if vm.gone || vm.str("power_state") != cargo.state {
 		return undo(fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(cargo.state), strings.ToLower(vm.str("power_state"))))
 	}
-	cargo = c.pack(p) // what the guest wrote meanwhile goes too
+	cargo = c.pack(p) // what the guest wrote meanwhile is moved too
 	var ref string
 	if err := c.outside(d, func() (err error) { ref, err = d.unpack(p.dest.ref, cargo, made); return err }); err != nil {
 		return undo(err)

@@ -1,6 +1,7 @@
 package xapisim_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/anyvisor/anyvisor/xen/xapisim"
@@ -108,7 +109,7 @@ func TestReach(t *testing.T) {
 	}
 	c.refused("VM_REQUIRES_NETWORK", []string{vm, c.network()}, "VM.start_on", vm, h[1], false, false)
 	c.must("VM.start_on", vm, h[0], false, false)
-	c.refused("INVALID_VALUE", []string{"nvcpu", "3"}, "VM.set_VCPUs_number_live", vm, 3)
+	c.refused("INVALID_VALUE", []string{"VCPU values must satisfy: 0 < VCPUs ≤ VCPUs_max", "2"}, "VM.set_VCPUs_number_live", vm, 3)
 	c.must("VM.suspend", vm)
 	if err := sim.SetField("VM", vm, "suspend_VDI", "OpaqueRef:NULL"); err != nil {
 		t.Fatal(err)
@@ -125,4 +126,40 @@ func TestPartOfAppliance(t *testing.T) {
 	c.refused("VM_IS_PART_OF_AN_APPLIANCE", []string{vm, app}, "VM.set_is_a_template", vm, true)
 	c.must("VM.set_appliance", vm, "OpaqueRef:NULL")
 	c.must("VM.set_is_a_template", vm, true)
+}
+
+// TestMeasured repeats what a xapi 24.11 did otherwise than its sources seem to say.
+func TestMeasured(t *testing.T) {
+	_, c := start(t, xapisim.Config{Hosts: 2})
+	vm := c.newVM("measured", nil)
+	c.addDisk(vm, "0", 1<<30)
+	nic := c.addNIC(vm)
+	allowed := func(class, ref string) string {
+		return strings.Join(list(c.must(class+".get_allowed_operations", ref)), " ")
+	}
+	c.must("VM.start", vm, false, false)
+	if ops := allowed("VBD", list(c.must("VM.get_VBDs", vm))[0]); !strings.Contains(ops, "pause") || !strings.Contains(ops, "unplug_force") {
+		t.Errorf("an attached disk allows %s", ops)
+	}
+	if ops := allowed("VIF", nic); ops != "attach unplug" {
+		t.Errorf("an attached adapter allows %s", ops)
+	}
+	c.must("VM.set_blocked_operations", vm, map[string]any{"hard_shutdown": "NO"})
+	if ops := allowed("VM", vm); !strings.Contains(ops, "hard_shutdown") {
+		t.Errorf("a machine whose hard_shutdown is blocked lists %s", ops)
+	}
+	c.refused("OPERATION_BLOCKED", []string{vm, "NO"}, "VM.hard_shutdown", vm)
+	c.must("host.disable", c.hosts()[1])
+	if ops := allowed("host", c.hosts()[1]); !strings.Contains(ops, "vm_start") || !strings.Contains(ops, "enable") {
+		t.Errorf("a disabled host allows %s", ops)
+	}
+	c.refused("UUID_INVALID", []string{"VM", "nope"}, "message.create", "n", 1, "VM", "nope", "b")
+	off := c.newVM("off", nil)
+	net := c.ref("network.create", map[string]any{"name_label": "n", "name_description": "", "MTU": 1500, "other_config": map[string]any{}, "bridge": "", "managed": true, "tags": []any{}})
+	vif := c.ref("VIF.create", map[string]any{"device": "0", "network": net, "VM": off, "MAC": "", "MTU": 1500, "other_config": map[string]any{}, "qos_algorithm_type": "", "qos_algorithm_params": map[string]any{}})
+	c.must("network.destroy", net)
+	c.refused("HANDLE_INVALID", []string{"VIF", vif}, "VIF.get_uuid", vif)
+	if status, _ := c.post("/nope", "{}"); status != 500 {
+		t.Errorf("an unknown path: %d", status)
+	}
 }

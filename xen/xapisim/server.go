@@ -43,8 +43,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		in, err = parseXML(body)
 		answer = xmlAnswer
 	default:
-		http.NotFound(w, r)
-		return
+		err = errors.New("Not_found") // the words are believed
 	}
 	w.Header().Set("Cache-Control", "no-cache, no-store")
 	if err != nil { // a broken request gets HTTP 500 and a page, never an API error (seen from a real xapi)
@@ -80,7 +79,7 @@ type request struct {
 	v2     bool
 }
 
-// parseJSON reads one call. Batches, a missing or null id and params that are no array are malformed.
+// parseJSON reads one call. Batches and a missing or null id are malformed. Params that are an object are one parameter (recorded).
 func parseJSON(body []byte) (request, error) {
 	var top json.RawMessage
 	if err := json.Unmarshal(body, &top); err != nil {
@@ -88,10 +87,10 @@ func parseJSON(body []byte) (request, error) {
 	}
 	malformed := errors.New(`Jsonrpc.Malformed_method_request("Invalid request body")`)
 	var q struct {
-		Version *string           `json:"jsonrpc"`
-		Method  *string           `json:"method"`
-		Params  []json.RawMessage `json:"params"`
-		ID      json.RawMessage   `json:"id"`
+		Version *string         `json:"jsonrpc"`
+		Method  *string         `json:"method"`
+		Params  json.RawMessage `json:"params"`
+		ID      json.RawMessage `json:"id"`
 	}
 	if err := json.Unmarshal(top, &q); err != nil || q.Method == nil {
 		return request{}, malformed
@@ -100,19 +99,27 @@ func parseJSON(body []byte) (request, error) {
 		return request{}, errors.New(`Jsonrpc.Malformed_method_request("Invalid field id")`) // words believed
 	}
 	in := request{method: *q.Method, id: q.ID, v2: q.Version != nil && *q.Version == "2.0"}
-	for _, p := range q.Params {
-		d := json.NewDecoder(bytes.NewReader(p))
-		d.UseNumber()
-		var v any
-		if err := d.Decode(&v); err != nil {
-			return request{}, malformed
-		}
-		in.params = append(in.params, fromJSON(v))
+	if q.Params == nil {
+		return in, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(q.Params))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return request{}, malformed
+	}
+	switch v := fromJSON(v).(type) {
+	case []any:
+		in.params = v
+	case map[string]any:
+		in.params = []any{v}
+	default:
+		return request{}, malformed
 	}
 	return in, nil
 }
 
-// fromJSON tells ints from floats by the notation, as the wire protocol says.
+// fromJSON distinguishes ints from floats by the notation, according to the wire protocol.
 func fromJSON(v any) any {
 	switch v := v.(type) {
 	case json.Number:

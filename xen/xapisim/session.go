@@ -1,13 +1,13 @@
 package xapisim
 
-// Sessions follow xen-api's ocaml/xapi/xapi_session.ml: only the coordinator takes logins, the others say where it is.
+// Sessions follow xen-api's ocaml/xapi/xapi_session.ml: only the coordinator accepts logins, the others return its address.
 
 var sessionHandlers = map[string]handler{
 	"session.login_with_password": func(c *call) (any, error) {
 		if c.node != c.master {
 			return nil, fail("HOST_IS_SLAVE", c.nodes[c.master].addr)
 		}
-		if c.str(0) != c.cfg.User || c.str(1) != c.cfg.Password {
+		if c.noLogins.Load() || c.str(0) != c.cfg.User || c.str(1) != c.cfg.Password {
 			return nil, fail("SESSION_AUTHENTICATION_FAILED", c.str(0), "Authentication failure")
 		}
 		o := c.newObject("session", map[string]any{
@@ -47,9 +47,12 @@ func (s *Sim) dropSessions() {
 	}
 }
 
-// Sessions counts the sessions that are open.
+// Sessions returns the number of open sessions.
 func (s *Sim) Sessions() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.tables["session"].byRef)
 }
+
+// RefuseLogins refuses every login from now on, as after a change of the password, or accepts them again.
+func (s *Sim) RefuseLogins(on bool) { s.noLogins.Store(on) }

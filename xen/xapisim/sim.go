@@ -9,6 +9,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/anyvisor/anyvisor/xen/internal/xapidata"
@@ -17,6 +18,7 @@ import (
 // Sim is one simulated pool. Its methods may be used from any goroutine.
 type Sim struct {
 	cfg      Config
+	noLogins atomic.Bool // of RefuseLogins
 	model    *xapidata.Model
 	blank    map[string][]any
 	relation map[string]map[int]relationEnd
@@ -30,13 +32,13 @@ type Sim struct {
 	mu                sync.Mutex
 	tables            map[string]*table
 	gen               uint64
-	deleted           []deletion
-	lost              uint64        // event tokens older than this are refused
+	counted           uint64        // gen when the present coordinator began to count
 	changed           chan struct{} // closed at the next change; nil while nobody waits
 	pool              *object
 	nodes             []*node
 	master            int
 	calls             map[string]int
+	strange           map[string]int // calls of an unknown form
 	faults            []*faultState
 	holds             []*Hold
 	durations         map[string]time.Duration
@@ -45,15 +47,20 @@ type Sim struct {
 	memory            map[string]string // what is in a VM's RAM, by VM or suspend VDI reference
 	layers            int
 	localLogins       map[string]bool
+	registered        map[string]*registration // by session
 	closed            bool
 	domid             int64
 	reserved          map[string]string // host by VM, while it starts
 	full              map[string]bool   // SRs without room
-	blocked           map[string]int64  // room taken in an SR by nothing that shows
+	blocked           map[string]int64  // invisible use of room in an SR
 	bulk              bool
 	gpu               gpuState
 	storageMigrations int
-	metadata          map[string][]any // a VM's record when its snapshot was taken, by snapshot
+	copies            int                 // that were cancelled
+	collecting        map[string]bool     // SRs whose garbage collector is going to start
+	unknown           map[string]bool     // messages that this server is too old for
+	unseen            map[string][]string // hosts by VM, with domains that the pool can't see; both by uuid
+	metadata          map[string][]any    // a VM's record when its snapshot was taken, by snapshot
 }
 
 // node is one host's web server.
@@ -68,22 +75,24 @@ func Start(cfg Config) (*Sim, error) {
 	cfg = cfg.withDefaults()
 	s := &Sim{
 		cfg: cfg, model: xapidata.Load(), blank: map[string][]any{}, relation: map[string]map[int]relationEnd{},
-		tables: map[string]*table{}, calls: map[string]int{}, durations: maps.Clone(cfg.Durations), running: map[string]*call{},
+		tables: map[string]*table{}, calls: map[string]int{}, strange: map[string]int{}, durations: maps.Clone(cfg.Durations), running: map[string]*call{},
 		disks: map[string]*layer{}, memory: map[string]string{}, handlers: map[string]handler{}, reserved: map[string]string{},
-		full: map[string]bool{}, metadata: map[string][]any{}, blocked: map[string]int64{}, localLogins: map[string]bool{},
+		full: map[string]bool{}, metadata: map[string][]any{}, blocked: map[string]int64{}, localLogins: map[string]bool{}, registered: map[string]*registration{},
+		unseen: map[string][]string{}, collecting: map[string]bool{}, unknown: map[string]bool{},
 	}
 	if s.durations == nil {
 		s.durations = map[string]time.Duration{}
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, h := range []map[string]handler{
-		sessionHandlers, taskHandlers, eventHandlers, powerHandlers, vmHandlers, cloneHandlers, memoryHandlers, placementHandlers,
+		sessionHandlers, taskHandlers, eventHandlers, nextHandlers, refusedHandlers, vtpmHandlers, pifHandlers,
+		powerHandlers, vmHandlers, cloneHandlers, memoryHandlers, placementHandlers,
 		migrateHandlers, haHandlers, wlbHandlers, vdiHandlers, srHandlers, vbdHandlers, vifHandlers, gpuHandlers, hostHandlers, poolHandlers,
 	} {
 		maps.Copy(s.handlers, h)
 	}
 	for _, c := range s.model.Classes {
-		s.tables[c.Name] = &table{class: c, byRef: map[string]*object{}, byUUID: map[string]*object{}, recent: list.New()}
+		s.tables[c.Name] = &table{class: c, byRef: map[string]*object{}, byUUID: map[string]*object{}, recent: list.New(), hidden: map[int]bool{}}
 		row := make([]any, len(c.Fields))
 		for i := range c.Fields {
 			row[i] = parseDefault(s.model, &c.Fields[i])
@@ -108,6 +117,7 @@ func Start(cfg Config) (*Sim, error) {
 			return nil, fmt.Errorf("xapisim: %s is not in the data model", name)
 		}
 	}
+	s.forget()
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
@@ -147,7 +157,7 @@ func (s *Sim) URL() string {
 	return "https://" + s.nodes[s.master].web.address()
 }
 
-// URLs gives every host's address, in the order of Config.
+// URLs returns every host's address, in the order of Config.
 func (s *Sim) URLs() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,8 +168,8 @@ func (s *Sim) URLs() []string {
 	return out
 }
 
-// Fingerprint is the SHA-256 of the server certificate in lower-case hex.
-func (s *Sim) Fingerprint() string { return s.cert.fingerprint }
+// Thumbprint is the SHA-256 of the server certificate in lower-case hex.
+func (s *Sim) Thumbprint() string { return s.cert.thumbprint }
 
 // CertPool trusts the server's certificate.
 func (s *Sim) CertPool() *x509.CertPool {
@@ -168,18 +178,18 @@ func (s *Sim) CertPool() *x509.CertPool {
 	return p
 }
 
-// CertPEM is the server's certificate, for clients that take a file (SSL_CERT_FILE).
+// CertPEM returns the server's certificate, for clients that read a file (SSL_CERT_FILE).
 func (s *Sim) CertPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.leaf.Raw})
 }
 
-// User and Password are what session.login_with_password takes.
+// User returns the user for session.login_with_password.
 func (s *Sim) User() string { return s.cfg.User }
 
-// Password goes with User.
+// Password returns the password of User.
 func (s *Sim) Password() string { return s.cfg.Password }
 
-// wake lets those go on who wait for a change.
+// wake wakes all that wait for a change.
 func (s *Sim) wake() {
 	if s.changed != nil {
 		close(s.changed)
@@ -187,7 +197,7 @@ func (s *Sim) wake() {
 	}
 }
 
-// wait gives a channel that is closed at the next change.
+// wait returns a channel that is closed at the next change.
 func (s *Sim) wait() <-chan struct{} {
 	if s.changed == nil {
 		s.changed = make(chan struct{})

@@ -47,18 +47,21 @@ func checkpoint(c *call) (any, error) {
 	})
 }
 
-// revertKeeps are the fields that a revert leaves alone (do_not_copy).
+// revertKeeps are the fields that a revert does not change (do_not_copy).
 var revertKeeps = strings.Fields(`uuid suspend_VDI power_state parent current_operations allowed_operations metrics guest_metrics
 resident_on domid protection_policy snapshot_schedule scheduled_to_be_resident_on snapshots tags affinity groups consoles VBDs VIFs
 VGPUs VUSBs VTPMs attached_PCIs is_snapshot_from_vmpp`)
 
-// revert brings a VM back to one of its snapshots: Halted, or Suspended when the snapshot has RAM. It is destructive and can't be
-// cancelled: the VM's disks are destroyed before the snapshot's are cloned, so a revert that fails for want of room leaves a halted VM
-// without disks; the snapshot is still there.
+// revert restores one of a VM's snapshots: the VM is then Halted, or Suspended when the snapshot has RAM. It is destructive and can't be
+// cancelled: the VM's disks are destroyed before the snapshot's are cloned, so a revert that fails for lack of room leaves a halted VM
+// without disks. The snapshot still exists.
 func revert(c *call) (any, error) {
 	snap, err := c.get("VM", c.str(0))
 	if err != nil {
 		return nil, err
+	}
+	if !snap.is("is_a_snapshot") { // in any power state
+		return nil, fail("VM_REVERT_FAILED", snap.ref, nullRef)
 	}
 	if err := c.checkOp(snap, "revert"); err != nil {
 		return nil, err
@@ -92,6 +95,11 @@ func revert(c *call) (any, error) {
 	if err := c.work(0.2); err != nil {
 		return nil, err
 	}
+	for _, r := range vm.refs("VBDs") { // of a VM that runs unseen; VBD.destroy refuses
+		if c.look("VBD", r).is("currently_attached") {
+			return nil, fail("VM_REVERT_FAILED", snap.ref, vm.ref)
+		}
+	}
 	c.dropDisks(vm, snap)
 	disks, err := c.duplicateDisks(snap, "clone", nil, nil)
 	if err != nil {
@@ -122,6 +130,7 @@ func revert(c *call) (any, error) {
 	c.copyDevices(snap, vm, true)
 	c.restoreFields(vm, snap)
 	c.set(vm, "parent", snap.ref)
+	c.revertMetrics(vm, snap)
 	c.set(vm, "power_state", snap.str("power_state"))
 	c.refreshDevices(vm)
 	return nil, nil
@@ -134,7 +143,7 @@ func revertFailed(err error, snap, vm *object) error {
 	return fail("VM_REVERT_FAILED", snap.ref, vm.ref)
 }
 
-// restoreFields writes back what the VM's record was when the snapshot was taken: its name too.
+// restoreFields restores the fields of the VM's record at the time of the snapshot, including its name.
 func (c *call) restoreFields(vm, snap *object) {
 	then := c.metadata[snap.ref]
 	for i := range vm.class.Fields {
@@ -151,7 +160,23 @@ func (c *call) restoreFields(vm, snap *object) {
 	c.set(vm, "ha_always_run", false)
 }
 
-// resurrect makes the VM again that a snapshot was taken of, with its old uuid (create_vm_from_snapshot).
+// revertMetrics gives the VM a copy of the snapshot's VM_metrics (update_metrics).
+func (c *call) revertMetrics(vm, snap *object) {
+	m := c.look("VM_metrics", snap.str("metrics"))
+	if m == nil {
+		return
+	}
+	row := map[string]any{}
+	for i := range m.class.Fields {
+		if f := m.class.Fields[i].Name; f != "uuid" {
+			row[f] = m.v[i]
+		}
+	}
+	c.remove(c.look("VM_metrics", vm.str("metrics")))
+	c.set(vm, "metrics", c.newObject("VM_metrics", row).ref)
+}
+
+// resurrect recreates the VM of a snapshot, with its old uuid (create_vm_from_snapshot).
 func (c *call) resurrect(snap *object) (*object, error) {
 	then := c.metadata[snap.ref]
 	if then == nil {
@@ -171,8 +196,8 @@ func (c *call) resurrect(snap *object) (*object, error) {
 	return vm, nil
 }
 
-// dropDisks destroys the VM's disks that the snapshot has a state of, and takes all its drives off. Disks that came after the snapshot
-// lose their drive and stay.
+// dropDisks destroys those of the VM's disks that the snapshot has a state of, and removes all its drives. Disks that were added after the
+// snapshot lose their drive and stay.
 func (c *call) dropDisks(vm, snap *object) {
 	had := map[string]bool{}
 	for _, vdi := range c.vdisOf(snap) {
@@ -201,7 +226,7 @@ func (c *call) adopt(from, to *object) {
 	}
 }
 
-// snapshotsOf finds them by their own field, since what they are of may be gone.
+// snapshotsOf finds the snapshots by their own field, since their source may be gone.
 func (s *Sim) snapshotsOf(vdi string) []*object {
 	var out []*object
 	for _, o := range s.all("VDI") {

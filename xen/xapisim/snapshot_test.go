@@ -2,7 +2,9 @@ package xapisim_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/anyvisor/anyvisor/xen/xapisim"
 )
@@ -153,6 +155,11 @@ func TestTemplates(t *testing.T) {
 	c.refused("VM_IS_TEMPLATE", []string{tmpl, "start"}, "VM.start", tmpl, false, false)
 	c.refused("VM_IS_TEMPLATE", []string{tmpl, "destroy"}, "VM.destroy", tmpl)
 	vm := c.ref("VM.clone", tmpl, "web")
+	c.refused("UUID_INVALID", []string{"sr", ""}, "VM.provision", vm)
+	sr := c.ref("SR.get_uuid", c.ref("pool.get_default_SR", list(c.must("pool.get_all"))[0]))
+	wish := c.must("VM.get_other_config", vm).(map[string]any)
+	wish["disks"] = strings.Replace(wish["disks"].(string), `sr=""`, `sr="`+sr+`"`, 1) // as xe does
+	c.must("VM.set_other_config", vm, wish)
 	c.must("VM.provision", vm)
 	if c.must("VM.get_is_a_template", vm) != false {
 		t.Error("still a template")
@@ -164,6 +171,7 @@ func TestTemplates(t *testing.T) {
 	c.must("VM.set_is_a_template", vm, true)
 	c.refused("VM_IS_TEMPLATE", []string{vm, "start"}, "VM.start", vm, false, false)
 	c.must("VM.set_is_a_template", vm, false)
+	c.must("VM.revert", c.ref("VM.snapshot", vm, "s")) // without it the pool would not see it run
 	c.must("VM.start", vm, false, false)
 	c.refused("VM_BAD_POWER_STATE", []string{vm, "halted", "running"}, "VM.set_is_a_template", vm, true)
 }
@@ -187,4 +195,41 @@ func TestRevertWithoutRoom(t *testing.T) {
 	}
 	c.must("VM.revert", snap)
 	c.diskOf(vm)
+}
+
+// TestCancelledCopy repeats what was recorded from a xapi 24.11: VM.copy ends before its sub-task has cleaned up, and some images stay, with
+// the other_config of the source's.
+func TestCancelledCopy(t *testing.T) {
+	sim, c := start(t, xapisim.Config{Hosts: 2, CopyCleanup: 50 * time.Millisecond, LostCopies: 2})
+	vm := c.newVM("source", nil)
+	c.addDisk(vm, "0", 1<<30)
+	c.must("VDI.add_to_other_config", c.diskOf(vm), "token", "tok1")
+	before := sim.Count("VDI")
+	for n := range 2 {
+		h := sim.Hold("VM.copy", 2)
+		task := c.ref("Async.VM.copy", vm, "copy", "OpaqueRef:NULL")
+		<-h.Reached()
+		if sub := list(c.must("task.get_subtasks", task)); len(sub) != 1 || c.must("task.get_name_label", sub[0]) != "Async.VDI.copy" {
+			t.Fatalf("sub-tasks %v", sub)
+		}
+		c.must("task.cancel", task)
+		if r := c.wait(task); r["status"] != "cancelled" {
+			t.Errorf("%v", r["status"])
+		}
+		h.Release()
+		if sub := list(c.must("task.get_subtasks", task)); len(sub) != 1 || c.must("task.get_status", sub[0]) != "cancelled" {
+			t.Errorf("sub-tasks %v", sub)
+		}
+		var left string
+		for _, r := range sim.Refs("VDI") {
+			if oc, _ := c.must("VDI.get_other_config", r).(map[string]any); oc["token"] == "tok1" && r != c.diskOf(vm) {
+				left = r
+			}
+		}
+		c.refused("VDI_IN_USE", []string{left, "destroy"}, "VDI.destroy", left)
+		time.Sleep(100 * time.Millisecond)
+		if got := sim.Count("VDI") - before; got != n {
+			t.Errorf("%d images are left, want %d", got, n)
+		}
+	}
 }

@@ -54,14 +54,26 @@ var srHandlers = map[string]handler{
 	},
 	"SR.scan": func(c *call) (any, error) {
 		sr, err := c.get("SR", c.str(0))
+		if err == nil {
+			err = c.attachedSR(sr)
+		}
 		if err != nil {
 			return nil, err
 		}
 		c.account(sr)
 		return nil, nil
 	},
+	"SR.probe": func(c *call) (any, error) { // nothing is found: storage drivers answer with a document
+		if _, err := c.get("host", c.str(0)); err != nil {
+			return nil, err
+		}
+		if kind := c.str(2); !slices.ContainsFunc(c.all("SM"), func(o *object) bool { return o.str("type") == kind }) {
+			return nil, fail("SR_UNKNOWN_DRIVER", kind)
+		}
+		return `<?xml version="1.0" ?><SRlist/>`, nil
+	},
 	"SR.update":               func(c *call) (any, error) { _, err := c.get("SR", c.str(0)); return nil, err },
-	"SR.set_name_label":       setter("SR", "name_label"),
+	"SR.set_name_label":       attached(setter("SR", "name_label")),
 	"SR.set_name_description": setter("SR", "name_description"),
 	"SR.set_shared":           setter("SR", "shared"),
 	"SR.set_physical_size":    setter("SR", "physical_size"),
@@ -84,7 +96,11 @@ var srHandlers = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range c.look("SR", p.str("SR")).refs("VDIs") {
+		sr, err := c.get("SR", p.str("SR"))
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range sr.refs("VDIs") {
 			vdi := c.look("VDI", r)
 			for _, b := range vdi.refs("VBDs") {
 				vbd := c.look("VBD", b)
@@ -97,6 +113,16 @@ var srHandlers = map[string]handler{
 		return nil, nil
 	},
 	"PBD.set_device_config": setter("PBD", "device_config"),
+}
+
+// attached returns the handler of a message for an SR that a host must have attached.
+func attached(h handler) handler {
+	return func(c *call) (any, error) {
+		if err := c.attachedSR(c.look("SR", c.str(0))); err != nil {
+			return nil, err
+		}
+		return h(c)
+	}
 }
 
 func (c *call) unpluggedSR() (*object, error) {

@@ -4,7 +4,7 @@ import "slices"
 
 // Networks of virtual functions follow xen-api's ocaml/xapi/xapi_network_sriov.ml.
 
-// sriovVFs is how many virtual functions an SR-IOV network port has.
+// sriovVFs is the number of virtual functions of an SR-IOV network port.
 const sriovVFs = 8
 
 // buildSRIOV gives a host a port with virtual functions.
@@ -63,7 +63,7 @@ func createSRIOV(c *call) (any, error) {
 	}).ref, nil
 }
 
-// isSRIOV tells whether a network's VIFs get virtual functions.
+// isSRIOV reports whether a network's VIFs get virtual functions.
 func (s *Sim) isSRIOV(n *object) bool {
 	return slices.ContainsFunc(n.refs("PIFs"), func(p string) bool { return len(s.look("PIF", p).refs("sriov_logical_PIF_of")) > 0 })
 }

@@ -13,19 +13,20 @@ import (
 // nullRef is the reference that points nowhere (xen-api doc/content/xen-api/wire-protocol.md).
 const nullRef = "OpaqueRef:NULL"
 
-// object is one row of the database. Values in v are never changed in place: a set field is replaced by a new slice, so that a
-// record that was handed out stays as it was.
+// object is one row of the database. Values in v are never changed in place: a set field is replaced by a new slice, so that a record that
+// was returned before stays unchanged.
 type object struct {
 	class             *xapidata.Class
 	ref               string
 	v                 []any
-	created, modified uint64 // generations, the stuff of event tokens
+	created, modified uint64 // generations, which make up event tokens
 	recent            *list.Element
-	json              []byte // the record's JSON, until the next change
+	json              []byte       // the record's JSON, until the next change
+	hidden            map[int]bool // of the table
 	gone              bool
 }
 
-// refSet is a set of references that follows from the other end of a relation, oldest first.
+// refSet is a set of references that is derived from the other end of a relation, oldest first.
 type refSet struct{ refs []string }
 
 // table is all objects of one class.
@@ -33,11 +34,16 @@ type table struct {
 	class  *xapidata.Class
 	byRef  map[string]*object
 	byUUID map[string]*object
-	recent *list.List // by modified, oldest first
+	recent *list.List   // by modified, oldest first
+	hidden map[int]bool // fields that this server's records lack
+	// lacking is true for a class that the server does not have.
+	lacking bool
+	// deleted is what event.from remembers of the objects that are gone.
+	deleted []deletion
 }
 
 type deletion struct {
-	class, ref     string
+	ref            string
 	created, stamp uint64
 }
 
@@ -68,7 +74,7 @@ func newRef() string { return "OpaqueRef:" + randomUUID() }
 // newObject makes an object with the model's defaults, then the given fields. It is called with s.mu held.
 func (s *Sim) newObject(class string, fields map[string]any) *object {
 	t := s.tables[class]
-	o := &object{class: t.class, ref: newRef(), v: make([]any, len(t.class.Fields))}
+	o := &object{class: t.class, hidden: t.hidden, ref: newRef(), v: make([]any, len(t.class.Fields))}
 	copy(o.v, s.blank[class])
 	if i := t.class.FieldIndex("uuid"); i >= 0 {
 		o.v[i] = randomUUID()
@@ -143,7 +149,7 @@ func (s *Sim) touch(o *object) {
 	s.wake()
 }
 
-// set stores one field and keeps the other end of a relation right.
+// set stores one field and updates the other end of a relation.
 func (s *Sim) set(o *object, field string, v any) {
 	if o == nil {
 		return
@@ -164,7 +170,7 @@ func (s *Sim) set(o *object, field string, v any) {
 	s.touch(o)
 }
 
-// remove deletes an object; references to it at the other end of a relation go with it.
+// remove deletes an object and the references to it at the other end of a relation.
 func (s *Sim) remove(o *object) {
 	if o == nil || o.gone {
 		return
@@ -182,15 +188,14 @@ func (s *Sim) remove(o *object) {
 	t.recent.Remove(o.recent)
 	o.gone = true
 	s.gen++
-	s.deleted = append(s.deleted, deletion{o.class.Name, o.ref, o.created, s.gen})
-	if extra := len(s.deleted) - s.cfg.EventLog; extra > s.cfg.EventLog/2 {
-		s.lost = max(s.lost, s.deleted[extra-1].stamp)
-		s.deleted = slices.Delete(s.deleted, 0, extra)
+	t.deleted = append(t.deleted, deletion{o.ref, o.created, s.gen})
+	if keep := s.cfg.EventLog; len(t.deleted) >= 2*keep {
+		t.deleted = slices.Delete(t.deleted, 0, len(t.deleted)-keep)
 	}
 	s.wake()
 }
 
-// get finds an object by reference, or says HANDLE_INVALID [class, ref].
+// get finds an object by reference, or returns HANDLE_INVALID [class, ref].
 func (s *Sim) get(class, ref string) (*object, error) {
 	if o := s.tables[class].byRef[ref]; o != nil {
 		return o, nil
@@ -201,7 +206,7 @@ func (s *Sim) get(class, ref string) (*object, error) {
 // look finds an object by reference, or nil.
 func (s *Sim) look(class, ref string) *object { return s.tables[class].byRef[ref] }
 
-// all gives every object of a class in a steady order: by creation.
+// all returns every object of a class in a fixed order: by creation.
 func (s *Sim) all(class string) []*object {
 	t := s.tables[class]
 	out := make([]*object, 0, len(t.byRef))
@@ -220,7 +225,7 @@ func (s *Sim) all(class string) []*object {
 	return out
 }
 
-// val reads a field. Like the other readers it takes nil for an object without fields: references may dangle.
+// val reads a field. Like the other readers it treats nil as an object without fields: references may dangle.
 func (o *object) val(field string) any {
 	if o == nil {
 		return nil
@@ -247,7 +252,7 @@ func (o *object) is(field string) bool {
 	return v
 }
 
-// dict gives a map field; it must not be changed.
+// dict returns a map field, which must not be changed.
 func (o *object) dict(field string) map[string]any {
 	v, _ := o.val(field).(map[string]any)
 	return v
@@ -258,7 +263,7 @@ func (o *object) entry(field, key string) string {
 	return v
 }
 
-// refs gives a set of strings, newest first where it is one end of a relation, as xapi lists them.
+// refs returns a set of strings, newest first where it is one end of a relation, as xapi lists them.
 func (o *object) refs(field string) []string {
 	switch v := o.val(field).(type) {
 	case *refSet:

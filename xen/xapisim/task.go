@@ -22,7 +22,7 @@ var taskHandlers = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
-		if o.str("status") == "pending" { // it goes when it is done
+		if o.str("status") == "pending" { // it is removed when it is done
 			c.put(o, "current_operations", "task", "destroy")
 			return nil, nil
 		}
@@ -34,7 +34,7 @@ var taskHandlers = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
-		c.set(o, "current_operations", dictOf(newRef(), "cancel")) // the wish is noted, whatever the task's state (xapi_task.ml)
+		c.set(o, "current_operations", dictOf(newRef(), "cancel")) // the request is recorded, whatever the task's state (xapi_task.ml)
 		if run := c.running[o.ref]; run != nil && !run.stopped && !run.uncancellable {
 			run.stopped = true
 			close(run.stop)
@@ -65,7 +65,7 @@ func (c *call) startTask() string {
 	return c.task.ref
 }
 
-// taskRef is the call's task; a call that is not asynchronous has one too, until it ends.
+// taskRef returns the call's task. A call that is not asynchronous has one too, until it ends.
 func (c *call) taskRef() string {
 	if c.task == nil {
 		c.startTask()
@@ -79,6 +79,9 @@ func (c *call) runAsync() {
 	defer c.mu.Unlock()
 	v, err := c.run()
 	t := c.task
+	if t == nil {
+		return
+	}
 	delete(c.running, t.ref)
 	if t.gone || t.str("status") != "pending" {
 		return
@@ -113,8 +116,8 @@ func (c *call) runAsync() {
 // errClosed ends the work of calls when the simulator closes.
 var errClosed = fail("HOST_STILL_BOOTING")
 
-// work is one step of a call that takes time: it goes on to the given progress (0..1), lets the rest of the pool live meanwhile,
-// and ends early with TASK_CANCELLED when the task is cancelled.
+// work is one step of a call that takes time. It advances to the given progress (0..1), releases the pool meanwhile, and ends early with
+// TASK_CANCELLED when the task is cancelled.
 func (c *call) work(to float64) error {
 	c.step++
 	d := time.Duration(float64(c.duration()) * (to - c.progress))
@@ -150,7 +153,7 @@ func (c *call) work(to float64) error {
 	return c.cancelled()
 }
 
-// pause lets go of the lock until one of the channels fires, the task is cancelled or the simulator closes.
+// pause releases the lock until one of the channels fires, the task is cancelled or the simulator closes.
 func (c *call) pause(until func() <-chan struct{}, timer <-chan time.Time) error {
 	var released <-chan struct{}
 	if until != nil {
@@ -199,7 +202,7 @@ func (s *Sim) DropTasks() {
 	}
 }
 
-// duration is how long the whole call is to take.
+// duration returns the time that the whole call should take.
 func (c *call) duration() time.Duration {
 	if d, ok := c.durations[c.name]; ok {
 		return d

@@ -19,11 +19,11 @@ import (
 	"time"
 )
 
-// certificate is the pool's self-signed certificate, good for all its hosts.
+// certificate is the pool's self-signed certificate, valid for all its hosts.
 type certificate struct {
-	tls         tls.Certificate
-	leaf        *x509.Certificate
-	fingerprint string
+	tls        tls.Certificate
+	leaf       *x509.Certificate
+	thumbprint string
 }
 
 func newCertificate(addrs []net.IP) (certificate, error) {
@@ -48,7 +48,7 @@ func newCertificate(addrs []net.IP) (certificate, error) {
 	sum := sha256.Sum256(der)
 	return certificate{
 		tls:  tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf},
-		leaf: leaf, fingerprint: hex.EncodeToString(sum[:]),
+		leaf: leaf, thumbprint: hex.EncodeToString(sum[:]),
 	}, nil
 }
 

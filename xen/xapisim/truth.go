@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/anyvisor/anyvisor/xen/internal/xapidata"
 )
 
-// What is true inside, told apart from what the API says, for tests.
+// The true inner state, independent of the API's answers, for tests.
 
-// find gives an object by uuid or reference.
+// find returns an object by uuid or reference.
 func (s *Sim) find(class, id string) (*object, error) {
 	t := s.tables[class]
 	if o := t.byUUID[id]; o != nil {
@@ -38,7 +40,7 @@ func (s *Sim) WriteDisk(vdi string, block int64, data string) error {
 	return nil
 }
 
-// ReadDisk gives what is on a disk, by block.
+// ReadDisk returns the content of a disk, by block.
 func (s *Sim) ReadDisk(vdi string) (map[int64]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,7 +51,7 @@ func (s *Sim) ReadDisk(vdi string) (map[int64]string, error) {
 	return s.disks[o.ref].content(), nil
 }
 
-// DiskID is the same for two disks exactly when they hold the same.
+// DiskID is the same for two disks exactly when they have the same content.
 func (s *Sim) DiskID(vdi string) (string, error) {
 	m, err := s.ReadDisk(vdi)
 	if err != nil {
@@ -62,7 +64,7 @@ func (s *Sim) DiskID(vdi string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:8]), nil
 }
 
-// DiskBases lists the layers that a disk stands on, its own first.
+// DiskBases lists the layers of a disk, its own first.
 func (s *Sim) DiskBases(vdi string) ([]int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,7 +75,7 @@ func (s *Sim) DiskBases(vdi string) ([]int, error) {
 	return s.disks[o.ref].bases(), nil
 }
 
-// SharesBase tells whether two disks stand on a common layer: after VM.clone and snapshots they do, after VM.copy they don't.
+// SharesBase reports whether two disks share a layer: after VM.clone and snapshots they do, after VM.copy they don't.
 func (s *Sim) SharesBase(a, b string) (bool, error) {
 	x, err := s.DiskBases(a)
 	if err != nil {
@@ -86,8 +88,8 @@ func (s *Sim) SharesBase(a, b string) (bool, error) {
 	return slices.ContainsFunc(x, func(n int) bool { return slices.Contains(y, n) }), nil
 }
 
-// Memory tells what is in a running VM's RAM: something new after each boot, the same after a suspend and resume, a migration, or a
-// revert to a checkpoint. It is empty for a VM that has no RAM now; for a suspended one it is what is in the image.
+// Memory returns the content of a running VM's RAM: a new one after each boot, the same after a suspend and resume, a migration, or a
+// revert to a checkpoint. It is empty for a VM that has no RAM now; for a suspended one it is the content of the image.
 func (s *Sim) Memory(vm string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +118,7 @@ func (s *Sim) SetMemory(vm, data string) error {
 	return nil
 }
 
-// FillSR leaves an SR (by uuid, reference or name) without room until told otherwise.
+// FillSR leaves an SR (by uuid, reference or name) without room until it is called with false.
 func (s *Sim) FillSR(sr string, full bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +152,7 @@ func (s *Sim) Field(class, id, field string) (any, error) {
 	return o.val(field), nil
 }
 
-// SetField writes a field past all rules, as an administrator at the host or a guest would change it.
+// SetField writes a field without any checks but its type, like an administrator at the host or a guest would.
 func (s *Sim) SetField(class, id, field string, value any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,6 +165,9 @@ func (s *Sim) SetField(class, id, field string, value any) error {
 		return fmt.Errorf("xapisim: %s has no field %s", class, field)
 	}
 	v, err := s.convert(f.Type, value)
+	if name, ok := value.(string); ok && f.Type.Kind == xapidata.Enum {
+		v, err = name, nil // a newer server may have values that the data model lacks
+	}
 	if err != nil {
 		return err
 	}
@@ -185,7 +190,7 @@ func (s *Sim) SetField(class, id, field string, value any) error {
 	return nil
 }
 
-// Count tells how many objects of a class there are.
+// Count returns the number of objects of a class.
 func (s *Sim) Count(class string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,7 +213,7 @@ func (s *Sim) Refs(class string) []string {
 	return out
 }
 
-// Crash ends a VM as if its kernel had panicked. HA starts it again if it looks after it.
+// Crash ends a VM as if its kernel had panicked. HA restarts it if it protects it.
 func (s *Sim) Crash(vm string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

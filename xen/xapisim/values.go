@@ -16,7 +16,7 @@ type Failure struct {
 	Params []string
 }
 
-// Error gives the code and the parameters.
+// Error returns the code and the parameters.
 func (f *Failure) Error() string { return f.Code + " [" + strings.Join(f.Params, ", ") + "]" }
 
 func fail(code string, params ...string) error {
@@ -110,7 +110,7 @@ func parseDefault(m *xapidata.Model, f *xapidata.Field) any {
 	return d
 }
 
-// date is an XML-RPC dateTime, told apart from a string.
+// date is an XML-RPC dateTime, distinguished from a string.
 type date string
 
 // describe writes a received value the way rpclib's Rpc.to_string does, for the texts of type errors.
@@ -143,8 +143,8 @@ func describe(v any) string {
 	return "N"
 }
 
-// typeError is how a wrong argument is refused: rpclib's unmarshaller fails, and the dispatcher makes INTERNAL_ERROR of it.
-// The code and the words "Expected bool, got" were seen from a real xapi; the value's notation after them is believed.
+// typeError returns the refusal of a wrong argument: rpclib's unmarshaller fails, and the dispatcher turns this into INTERNAL_ERROR. The
+// code and the words "Expected bool, got" were seen from a real xapi; the value's notation after them is believed.
 func typeError(want string, v any) error {
 	return fail("INTERNAL_ERROR", "Expected "+want+", got '"+describe(v)+"'")
 }
@@ -157,7 +157,7 @@ func (s *Sim) convert(t *xapidata.Type, v any) (any, error) {
 			return x, nil
 		}
 		return nil, typeError("string", v)
-	case xapidata.Int: // a decimal string will do: that is what XML-RPC sends
+	case xapidata.Int: // a decimal string is accepted: that is what XML-RPC sends
 		switch x := v.(type) {
 		case int64:
 			return x, nil
@@ -202,7 +202,7 @@ func (s *Sim) convert(t *xapidata.Type, v any) (any, error) {
 			if i := slices.IndexFunc(vals, func(e string) bool { return strings.EqualFold(e, x) }); i >= 0 {
 				return vals[i], nil // values are compared in lower case (gen_api.ml)
 			}
-			return nil, fail("INTERNAL_ERROR", "Unmarshalling error in "+t.Name)
+			return nil, fail("INTERNAL_ERROR", "Unknown tag/contents")
 		}
 		return x, nil
 	case xapidata.Set:
@@ -242,8 +242,8 @@ func (s *Sim) convert(t *xapidata.Type, v any) (any, error) {
 	return v, nil
 }
 
-// convertRecord checks a constructor's structure: every field that has no default must be there, the server's own are ignored,
-// and unknown ones too (gen_server.ml, from_ctor_record).
+// convertRecord checks a constructor's structure: every field without a default must be present, the server's own are ignored, and unknown
+// ones too (gen_server.ml, from_ctor_record).
 func (s *Sim) convertRecord(t *xapidata.Type, v any) (any, error) {
 	x, ok := v.(map[string]any)
 	if !ok {

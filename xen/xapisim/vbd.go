@@ -109,7 +109,7 @@ func deviceNumber(d string) int {
 	return -1
 }
 
-// checkVBD is the first reason why an operation can't be done to a block device.
+// checkVBD returns the first reason why an operation can't be done to a block device.
 func (s *Sim) checkVBD(vbd *object, op string) error {
 	for task, cur := range vbd.dict("current_operations") {
 		return fail("OTHER_OPERATION_IN_PROGRESS", "VBD", vbd.ref, cur.(string), task)
@@ -162,7 +162,7 @@ func (s *Sim) isHVM(vm *object) bool {
 	return m == nil || m.str("current_domain_type") == "hvm"
 }
 
-// checkHotplug: a running HVM guest needs drivers (VM_MISSING_PV_DRIVERS) and may say that it can't.
+// checkHotplug checks hot-plug: a running HVM guest needs drivers (VM_MISSING_PV_DRIVERS) and may report that it can't.
 func (s *Sim) checkHotplug(vm *object, what, field string) error {
 	if !s.isHVM(vm) {
 		return nil
@@ -177,7 +177,7 @@ func (s *Sim) checkHotplug(vm *object, what, field string) error {
 	return nil
 }
 
-// checkShare: a disk is written by one only, unless it is sharable.
+// checkShare checks that a disk has only one writer, unless it is sharable.
 func (s *Sim) checkShare(vbd, vdi *object) error {
 	if vdi == nil {
 		return nil
@@ -198,11 +198,18 @@ func (s *Sim) checkShare(vbd, vdi *object) error {
 	return nil
 }
 
-// checkSharing looks at all disks of a VM that is to start.
+// checkSharing checks all disks of a VM that will start.
 func (s *Sim) checkSharing(vm *object) error {
 	for _, r := range vm.refs("VBDs") {
 		vbd := s.look("VBD", r)
-		if err := s.checkShare(vbd, s.look("VDI", vbd.str("VDI"))); err != nil {
+		vdi := s.look("VDI", vbd.str("VDI"))
+		for _, other := range vdi.refs("VBDs") { // of this VM: a start attaches both
+			o := s.look("VBD", other)
+			if o != vbd && o.str("VM") == vm.ref && !vdi.is("sharable") && vbd.str("mode") == "RW" && o.str("mode") == "RW" {
+				return fail("VDI_IN_USE", vdi.ref)
+			}
+		}
+		if err := s.checkShare(vbd, vdi); err != nil {
 			var params []string
 			if f, ok := err.(*Failure); ok {
 				params = f.Params
@@ -229,9 +236,6 @@ func (c *call) vbdOp(op string) (any, error) {
 	if op == "insert" {
 		if iso, err = c.get("VDI", c.str(1)); err != nil {
 			return nil, err
-		}
-		if sr := c.look("SR", iso.str("SR")); sr.str("content_type") != "iso" {
-			return nil, fail("VDI_IS_NOT_ISO", iso.ref, sr.str("content_type"))
 		}
 	}
 	task := c.taskRef()
@@ -282,7 +286,7 @@ func (s *Sim) plugAll(vm *object, on bool) {
 	}
 }
 
-// refreshDevices brings the devices' allowed_operations up to date after a change of power state.
+// refreshDevices updates the devices' allowed_operations after a change of power state.
 func (s *Sim) refreshDevices(vm *object) {
 	for _, r := range vm.refs("VBDs") {
 		s.refreshVBD(s.look("VBD", r))
@@ -298,6 +302,9 @@ func (s *Sim) refreshVBD(vbd *object) {
 		if s.checkVBD(vbd, op) == nil {
 			ok = append(ok, op)
 		}
+	}
+	if vbd.is("currently_attached") && vbd.str("type") == "Disk" {
+		ok = append(ok, "pause", "unpause")
 	}
 	if have, _ := vbd.val("allowed_operations").([]any); !slices.Equal(have, ok) {
 		s.set(vbd, "allowed_operations", ok)

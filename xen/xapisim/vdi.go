@@ -66,6 +66,7 @@ var vdiHandlers = map[string]handler{
 					return nil, fail("VDI_TOO_SMALL", into.ref, itoa(vdi.num("virtual_size")))
 				}
 				if err := c.work(1); err != nil {
+					c.abandon(into, false)
 					return nil, err
 				}
 				c.disks[into.ref] = c.newLayer(nil)
@@ -77,27 +78,27 @@ var vdiHandlers = map[string]handler{
 				return nil, err
 			}
 			if err := c.work(1); err != nil {
-				c.destroyVDI(out)
+				c.abandon(out, true)
 				return nil, err
 			}
 			return out.ref, nil
 		})
 	},
 	"VDI.resize":        vdiOp("resize", resize),
-	"VDI.resize_online": vdiOp("resize_online", resize),
+	"VDI.resize_online": func(c *call) (any, error) { return nil, fail("MESSAGE_REMOVED") },
 	"VDI.forget":        vdiOp("forget", func(c *call, vdi *object) (any, error) { c.destroyVDI(vdi); return nil, nil }),
 	"VDI.update":        vdiOp("update", func(*call, *object) (any, error) { return nil, nil }),
-	"VDI.revert": func(c *call) (any, error) { // no SR type here can; VM.revert falls back to clones, as with a real one
+	"VDI.revert": func(c *call) (any, error) { // no SR type here supports it; VM.revert falls back to clones, as with a real one
 		vdi, err := c.get("VDI", c.str(0))
 		if err != nil {
 			return nil, err
 		}
 		return nil, fail("SR_OPERATION_NOT_SUPPORTED", vdi.str("SR"))
 	},
-	"VDI.set_name_label":       setter("VDI", "name_label"),
-	"VDI.set_name_description": setter("VDI", "name_description"),
-	"VDI.set_read_only":        setter("VDI", "read_only"),
-	"VDI.set_sharable":         setter("VDI", "sharable"),
+	"VDI.set_name_label":       inSR(setter("VDI", "name_label")),
+	"VDI.set_name_description": inSR(setter("VDI", "name_description")),
+	"VDI.set_read_only":        notForUsers,
+	"VDI.set_sharable":         notForUsers,
 	"VDI.set_allow_caching":    setter("VDI", "allow_caching"),
 	"VDI.set_on_boot": vdiOp("set_on_boot", func(c *call, vdi *object) (any, error) {
 		c.set(vdi, "on_boot", c.str(1))
@@ -108,7 +109,7 @@ var vdiHandlers = map[string]handler{
 	"VDI.disable_cbt": vdiOp("disable_cbt", func(c *call, v *object) (any, error) { c.set(v, "cbt_enabled", false); return nil, nil }),
 }
 
-// vdiOp is a message whose first argument is the VDI and whose work is one step.
+// vdiOp returns the handler of a message whose first argument is the VDI and whose work is one step.
 func vdiOp(op string, f func(*call, *object) (any, error)) handler {
 	return func(c *call) (any, error) {
 		vdi, err := c.get("VDI", c.str(0))
@@ -123,6 +124,21 @@ func vdiOp(op string, f func(*call, *object) (any, error)) handler {
 		})
 	}
 }
+
+// inSR returns the handler of a message that a host of the disk's SR carries out (forward_vdi_op).
+func inSR(h handler) handler {
+	return func(c *call) (any, error) {
+		if vdi := c.look("VDI", c.str(0)); vdi != nil {
+			if _, err := c.srOf(vdi); err != nil {
+				return nil, err
+			}
+		}
+		return h(c)
+	}
+}
+
+// notForUsers answers messages that only the storage manager may send.
+func notForUsers(*call) (any, error) { return nil, fail("PERMISSION_DENIED", "") }
 
 func resize(c *call, vdi *object) (any, error) {
 	size := (c.num(1) + vhdStep - 1) / vhdStep * vhdStep
@@ -147,12 +163,16 @@ var (
 	plainSROps = []string{"copy", "forget", "update", "destroy"} // what an SR without features still does
 )
 
-// checkVDI is the first reason why an operation can't be done to a disk, in the order of check_operation_error.
+// checkVDI returns the first reason why an operation can't be done to a disk, in the order of check_operation_error.
 func (s *Sim) checkVDI(vdi *object, op string) error {
 	for task, cur := range vdi.dict("current_operations") {
 		if cur != "copy" && (cur != "mirror" || op != "destroy") {
 			return fail("OTHER_OPERATION_IN_PROGRESS", "VDI", vdi.ref, cur.(string), task)
 		}
+	}
+	sr, err := s.srOf(vdi)
+	if err != nil {
+		return err
 	}
 	if !slices.Contains(liveVDIOps, op) {
 		for _, r := range vdi.refs("VBDs") {
@@ -162,8 +182,7 @@ func (s *Sim) checkVDI(vdi *object, op string) error {
 			}
 		}
 	}
-	sr := s.look("SR", vdi.str("SR"))
-	if sr != nil && readOnlySR(sr) && !slices.Contains(plainSROps, op) {
+	if readOnlySR(sr) && !slices.Contains(plainSROps, op) {
 		return fail("SR_OPERATION_NOT_SUPPORTED", sr.ref)
 	}
 	if vdi.is("cbt_enabled") && slices.Contains(noCBTOps, op) {
@@ -175,10 +194,10 @@ func (s *Sim) checkVDI(vdi *object, op string) error {
 	}
 	switch op {
 	case "destroy":
-		if sr != nil && sr.str("type") == "udev" {
+		if sr.str("type") == "udev" {
 			return fail("VDI_IS_A_PHYSICAL_DEVICE", vdi.ref)
 		}
-		if sr != nil && sr.is("is_tools_sr") {
+		if sr.is("is_tools_sr") {
 			return fail("SR_OPERATION_NOT_SUPPORTED", sr.ref)
 		}
 	case "snapshot":
@@ -203,10 +222,15 @@ func (s *Sim) checkVDI(vdi *object, op string) error {
 	return nil
 }
 
-// withVDI does f as an operation of a disk.
+// withVDI runs f as an operation of a disk.
 func (c *call) withVDI(vdi *object, op string, f func() (any, error)) (any, error) {
 	if err := c.checkVDI(vdi, op); err != nil {
 		return nil, err
+	}
+	if sr := c.look("SR", vdi.str("SR")); op != "forget" {
+		if err := c.attachedSR(sr); err != nil {
+			return nil, err
+		}
 	}
 	task := c.taskRef()
 	c.put(vdi, "current_operations", task, op)
@@ -218,7 +242,7 @@ func (c *call) withVDI(vdi *object, op string, f func() (any, error)) (any, erro
 	return v, err
 }
 
-// refreshVDI lists what may be done now.
+// refreshVDI lists the operations that are allowed now.
 func (s *Sim) refreshVDI(vdi *object) {
 	ok := []any{}
 	for _, op := range []string{"clone", "copy", "destroy", "disable_cbt", "enable_cbt", "forget", "mirror", "resize", "resize_online", "set_on_boot", "snapshot", "update"} {

@@ -135,7 +135,7 @@ func (c *call) plugVIF(op string, on bool) (any, error) {
 
 func (s *Sim) refreshVIF(vif *object) {
 	ok := []any{"attach"}
-	for _, op := range []string{"plug", "unplug", "unplug_force"} {
+	for _, op := range []string{"plug", "unplug"} {
 		if s.checkVIF(vif, op) == nil {
 			ok = append(ok, op)
 		}

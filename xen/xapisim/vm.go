@@ -1,6 +1,7 @@
 package xapisim
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -42,12 +43,15 @@ var vmHandlers = map[string]handler{
 			}
 			c.set(vm, "ha_always_run", false)
 			c.set(vm, "groups", emptySet)
-			if m := c.look("VM_metrics", vm.str("metrics")); m != nil {
-				c.remove(m)
-			}
+			m := vm.str("metrics")
+			row := c.look("VM_metrics", m)
+			c.remove(row)
 			c.set(vm, "metrics", nullRef)
-		} else if c.look("VM_metrics", vm.str("metrics")) == nil {
-			c.set(vm, "metrics", c.newObject("VM_metrics", map[string]any{"install_time": c.now()}).ref)
+			if row == nil { // set_is_a_template destroys the row and forgets its reference, whether that works or not
+				return nil, fail("HANDLE_INVALID", "VM_metrics", m)
+			}
+		} else {
+			c.set(c.look("VM_metrics", vm.str("metrics")), "install_time", c.now())
 		}
 		c.set(vm, "is_a_template", c.is(1))
 		c.refresh(vm)
@@ -82,9 +86,9 @@ var vmHandlers = map[string]handler{
 		}
 		return nil, c.checkOp(vm, c.str(1))
 	},
-	"VM.set_blocked_operations":         withRefresh(setter("VM", "blocked_operations")),
-	"VM.add_to_blocked_operations":      withRefresh(adder("VM", "blocked_operations")),
-	"VM.remove_from_blocked_operations": withRefresh(remover("VM", "blocked_operations")),
+	"VM.set_blocked_operations":         setter("VM", "blocked_operations"),
+	"VM.add_to_blocked_operations":      adder("VM", "blocked_operations"),
+	"VM.remove_from_blocked_operations": remover("VM", "blocked_operations"),
 	"VM.set_other_config":               setter("VM", "other_config"),
 	"VM.add_to_other_config":            adder("VM", "other_config"),
 	"VM.remove_from_other_config":       remover("VM", "other_config"),
@@ -92,13 +96,18 @@ var vmHandlers = map[string]handler{
 	"VM.add_to_platform":                withRefresh(adder("VM", "platform")),
 	"VM.remove_from_platform":           withRefresh(remover("VM", "platform")),
 	"VM.set_actions_after_crash":        setter("VM", "actions_after_crash"),
-	"VM.set_has_vendor_device":          setter("VM", "has_vendor_device"),
-	"VM.set_appliance":                  withRefresh(setter("VM", "appliance")),
-	"VM.set_NVRAM":                      whenOp("changing_NVRAM", setter("VM", "NVRAM")),
-	"VM.add_to_NVRAM":                   whenOp("changing_NVRAM", adder("VM", "NVRAM")),
-	"VM.remove_from_NVRAM":              whenOp("changing_NVRAM", remover("VM", "NVRAM")),
-	"VM.set_domain_type": func(c *call) (any, error) {
-		vm, err := c.halted("changing_static_range")
+	"VM.set_has_vendor_device": func(c *call) (any, error) {
+		if _, err := c.halted("changing_static_range"); err != nil {
+			return nil, err
+		}
+		return setter("VM", "has_vendor_device")(c)
+	},
+	"VM.set_appliance":     withRefresh(setter("VM", "appliance")),
+	"VM.set_NVRAM":         whenOp("changing_NVRAM", setter("VM", "NVRAM")),
+	"VM.add_to_NVRAM":      whenOp("changing_NVRAM", adder("VM", "NVRAM")),
+	"VM.remove_from_NVRAM": whenOp("changing_NVRAM", remover("VM", "NVRAM")),
+	"VM.set_domain_type": func(c *call) (any, error) { // a xapi 24.11 sets it for a running machine too
+		vm, err := c.get("VM", c.str(0))
 		if err != nil {
 			return nil, err
 		}
@@ -113,6 +122,19 @@ var vmHandlers = map[string]handler{
 		}
 		c.set(vm, "HVM_boot_policy", c.str(1))
 		c.set(vm, "domain_type", map[bool]string{true: "pv", false: "hvm"}[c.str(1) == ""])
+		return nil, nil
+	},
+	"VM.set_bios_strings": func(c *call) (any, error) {
+		vm, err := c.get("VM", c.str(0))
+		if err != nil {
+			return nil, err
+		}
+		if len(vm.dict("bios_strings")) > 0 {
+			return nil, fail("VM_BIOS_STRINGS_ALREADY_SET")
+		}
+		all := maps.Clone(genericBIOS)
+		maps.Copy(all, c.dict(1))
+		c.set(vm, "bios_strings", all)
 		return nil, nil
 	},
 	"VM.set_suspend_VDI": setter("VM", "suspend_VDI"),
@@ -138,7 +160,7 @@ var vmHandlers = map[string]handler{
 	},
 }
 
-// halted gets the VM of the first argument when the operation may be done to it.
+// halted returns the VM of the first argument if the operation is allowed for it.
 func (c *call) halted(op string) (*object, error) {
 	vm, err := c.get("VM", c.str(0))
 	if err != nil {
@@ -156,7 +178,7 @@ func whenOp(op string, h handler) handler {
 	}
 }
 
-// withRefresh brings allowed_operations up to date after a change that bears on them.
+// withRefresh updates allowed_operations after a change that affects them.
 func withRefresh(h handler) handler {
 	return func(c *call) (any, error) {
 		v, err := h(c)
@@ -167,7 +189,7 @@ func withRefresh(h handler) handler {
 	}
 }
 
-// createVM makes a halted VM. It checks next to nothing, as xapi does: parameters are looked at when the VM starts.
+// createVM makes a halted VM. Like xapi it checks next to nothing: parameters are checked when the VM starts.
 func (s *Sim) createVM(f map[string]any) *object {
 	if m, _ := f["other_config"].(map[string]any); m == nil || m["mac_seed"] == nil {
 		with := map[string]any{"mac_seed": randomUUID()}
@@ -192,7 +214,7 @@ func (s *Sim) createVM(f map[string]any) *object {
 	return vm
 }
 
-// destroyVM takes away the record and its devices. Disks stay: that is the caller's to do.
+// destroyVM removes the record and its devices. Disks stay: removing them is the caller's task.
 func (s *Sim) destroyVM(vm *object) {
 	for _, kid := range vm.refs("children") {
 		s.set(s.look("VM", kid), "parent", vm.str("parent"))
@@ -240,7 +262,9 @@ func (s *Sim) freeDevices(vm *object, field, class string, n int) []string {
 	return out
 }
 
-// provision makes the disks that a template's other_config asks for, and turns the template into a VM (xapi_templates.ml).
+// provision makes the disks that a template's other_config lists, and turns the template into a VM (xapi_templates.ml). Each disk must name its
+// SR: an empty one, as in the default templates, is refused (recorded), since xe and others put the SR in before. Disks that were made before
+// a failure stay.
 func provision(c *call) (any, error) {
 	vm, err := c.get("VM", c.str(0))
 	if err != nil {
@@ -250,41 +274,26 @@ func provision(c *call) (any, error) {
 		if err := c.work(0.1); err != nil {
 			return nil, err
 		}
-		var made []*object
-		undo := func(err error) (any, error) {
-			for _, v := range made {
-				c.destroyVDI(v)
-			}
-			return nil, err
-		}
 		disks := parseDisks(vm.entry("other_config", "disks"))
 		for i, d := range disks {
 			sr := c.tables["SR"].byUUID[d.sr]
-			if d.sr == "" {
-				sr = c.look("SR", c.pool.str("default_SR"))
-			}
 			if sr == nil {
-				return undo(fail("UUID_INVALID", "SR", d.sr))
+				return nil, fail("UUID_INVALID", "sr", d.sr)
 			}
 			vdi, err := c.newVDI(sr, map[string]any{"name_label": vm.str("name_label") + " " + d.device, "type": "system", "virtual_size": d.size})
 			if err != nil {
-				return undo(err)
+				return nil, err
 			}
-			made = append(made, vdi)
 			vbd := c.newObject("VBD", map[string]any{
 				"VM": vm.ref, "VDI": vdi.ref, "userdevice": d.device, "device": "", "bootable": d.bootable, "mode": "RW", "type": "Disk",
-				"unpluggable": true, "empty": false,
+				"unpluggable": true, "empty": false, "other_config": dictOf("owner", ""),
 			})
 			c.refreshVBD(vbd)
 			if err := c.work(0.1 + 0.9*float64(i+1)/float64(len(disks))); err != nil {
-				c.remove(vbd)
-				return undo(err)
+				return nil, err
 			}
 		}
 		c.drop(vm, "other_config", "disks")
-		if c.look("VM_metrics", vm.str("metrics")) == nil {
-			c.set(vm, "metrics", c.newObject("VM_metrics", nil).ref)
-		}
 		c.set(c.look("VM_metrics", vm.str("metrics")), "install_time", c.now())
 		c.set(vm, "is_a_template", false)
 		return nil, nil

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// The rules of what may be done to a VM when, in the order of xen-api's ocaml/xapi/xapi_vm_lifecycle.ml (check_operation_error).
+// The rules for the operations on a VM, in the order of xen-api's ocaml/xapi/xapi_vm_lifecycle.ml (check_operation_error).
 
-// powerStates gives the states in which an operation may begin (allowed_power_states).
+// powerStates returns the states in which an operation may begin (allowed_power_states).
 func (s *Sim) powerStates(vm *object, op string) []string {
 	switch op {
 	case "changing_VCPUs", "changing_static_range", "changing_memory_limits":
@@ -45,7 +45,7 @@ func (s *Sim) powerStates(vm *object, op string) []string {
 	return []string{"Running"}
 }
 
-// concurrent tells whether op may join the operations that are going on (is_allowed_concurrently).
+// concurrent reports whether op may join the operations in progress (is_allowed_concurrently).
 func concurrent(op string, current []string) bool {
 	all := func(set ...string) bool {
 		return slices.Contains(set, op) && !slices.ContainsFunc(current, func(o string) bool { return !slices.Contains(set, o) })
@@ -75,7 +75,7 @@ var (
 	movingOps = []string{"suspend", "checkpoint", "pool_migrate", "migrate_send"}
 )
 
-// checkOp is the first reason why an operation can't be done now, or nil.
+// checkOp returns the first reason why an operation can't be done now, or nil.
 func (s *Sim) checkOp(vm *object, op string) error {
 	ref, state := vm.ref, vm.str("power_state")
 	if v, ok := vm.dict("blocked_operations")[op]; ok {
@@ -171,7 +171,7 @@ func (s *Sim) flag(vm *object, name string) bool {
 	return v == "1" || v == "true"
 }
 
-// checkFeature refuses what the guest must help with and can't (check_op_for_feature, strict).
+// checkFeature refuses what the guest would have to support and doesn't (check_op_for_feature, strict).
 func (s *Sim) checkFeature(vm *object, op string, moving bool) error {
 	live := vm.str("power_state") == "Running" || vm.str("power_state") == "Paused"
 	gm := s.look("VM_guest_metrics", vm.str("guest_metrics"))
@@ -261,7 +261,7 @@ func (s *Sim) refresh(vm *object) {
 	}
 }
 
-// withOp does f as an operation of a VM: checked first, visible in current_operations meanwhile (with_vm_operation in
+// withOp runs f as an operation of a VM: checked first, visible in current_operations meanwhile (with_vm_operation in
 // message_forwarding.ml). A real xapi waits a while for an operation in progress to end before it refuses; the simulator refuses at once.
 func (c *call) withOp(vm *object, op string, f func() (any, error)) (any, error) {
 	if err := c.checkOp(vm, op); err != nil {

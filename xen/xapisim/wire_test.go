@@ -1,6 +1,7 @@
 package xapisim_test
 
 import (
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
@@ -42,6 +43,8 @@ func TestWire(t *testing.T) {
 		{"/jsonrpc", `{"method":"host.get_all","params":["bogus"],"id":7}`, 200, `{"result":null,"error":["SESSION_INVALID","bogus"],"id":7}`},
 		{"/jsonrpc", `{"jsonrpc":"2.0","method":"host.get_all","params":["bogus"],"id":7}`, 200, `{"jsonrpc":"2.0","error":{"code":1,"message":"SESSION_INVALID","data":["bogus"]},"id":7}`},
 		{"/jsonrpc", `{"jsonrpc":"2.0","method":"host.get_all","params":[],"id":7}`, 200, `{"jsonrpc":"2.0","error":{"code":1,"message":"MESSAGE_PARAMETER_COUNT_MISMATCH","data":["host.get_all","0","-1"]},"id":7}`},
+		{"/jsonrpc", `{"jsonrpc":"2.0","method":"host.get_all","params":{},"id":1}`, 200, `{"jsonrpc":"2.0","error":{"code":1,"message":"INTERNAL_ERROR","data":["Expected string, got '{}'"]},"id":1}`},
+		{"/jsonrpc", `{"jsonrpc":"2.0","method":"host.get_all","params":5,"id":1}`, 500, page("Jsonrpc.Malformed_method_request(&quot;Invalid request body&quot;)")},
 		{"/jsonrpc", `{"jsonrpc":"2.0","method":"host.nosuch","params":["SESSION"],"id":7}`, 200, `{"jsonrpc":"2.0","error":{"code":1,"message":"MESSAGE_METHOD_UNKNOWN","data":["host.nosuch"]},"id":7}`},
 		{"/jsonrpc", `{"jsonrpc":"2.0","method":"VM.get_record","params":["SESSION","OpaqueRef:xx"],"id":7}`, 200, `{"jsonrpc":"2.0","error":{"code":1,"message":"HANDLE_INVALID","data":["VM","OpaqueRef:xx"]},"id":7}`},
 		{"/jsonrpc", `{"jsonrpc":"2.0","method":"VM.get_by_uuid","params":["SESSION","nope"],"id":7}`, 200, `{"jsonrpc":"2.0","error":{"code":1,"message":"UUID_INVALID","data":["VM","nope"]},"id":7}`},
@@ -90,7 +93,7 @@ func TestWrongTypes(t *testing.T) {
 		{"Expected bool, got 'S(yes)'", "VM.start", []any{vm, "yes", false}},
 		{"Expected string, got 'I(5)'", "VM.set_name_label", []any{vm, 5}},
 		{"Expected int64, got 'B(true)'", "VM.set_VCPUs_max", []any{vm, true}},
-		{"Unmarshalling error in on_normal_exit", "VM.set_actions_after_shutdown", []any{vm, "explode"}},
+		{"Unknown tag/contents", "VM.set_actions_after_shutdown", []any{vm, "explode"}},
 		{"bad __structure", "VM.create", []any{"x"}},
 		{`Server_helpers.Dispatcher_FieldNotFound("name_label")`, "VDI.create", []any{map[string]any{}}},
 	} {
@@ -114,4 +117,22 @@ func TestWrongTypes(t *testing.T) {
 	c.refused("MESSAGE_PARAMETER_COUNT_MISMATCH", []string{"VM.snapshot", "2", "1"}, "VM.snapshot", vm)
 	c.refused("NOT_IMPLEMENTED", []string{"VM.get_data_sources"}, "VM.get_data_sources", vm)
 	c.refused("MEMORY_CONSTRAINT_VIOLATION_ORDER", []string{}, "VM.set_memory_limits", vm, 5, 4, 3, 2)
+}
+
+// TestRandomPassword: each simulator has a password of its own, and accepts no other one.
+func TestRandomPassword(t *testing.T) {
+	a, c := start(t, xapisim.Config{})
+	b, _ := start(t, xapisim.Config{})
+	if len(a.Password()) < 20 || a.Password() == b.Password() {
+		t.Errorf("passwords %q and %q", a.Password(), b.Password())
+	}
+	for _, word := range []string{b.Password(), "xapisim", ""} {
+		for _, method := range []string{"session.login_with_password", "session.slave_local_login_with_password"} {
+			_, err := c.raw(method, "root", word)
+			var refusal *apiError
+			if !errors.As(err, &refusal) || refusal.Code != "SESSION_AUTHENTICATION_FAILED" {
+				t.Errorf("%s with %q: %v", method, word, err)
+			}
+		}
+	}
 }

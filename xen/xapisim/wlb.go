@@ -8,7 +8,8 @@ import (
 	"strconv"
 )
 
-// Workload Balancing follows xen-api's ocaml/xapi/workload_balancing.ml. How the server finds its stars is its own; here by free memory.
+// Workload Balancing follows xen-api's ocaml/xapi/workload_balancing.ml. How the server computes its stars is not known; here they are by
+// free memory.
 
 var wlbHandlers = map[string]handler{
 	// wlb_url, wlb_username, wlb_password, xenserver_username, xenserver_password: the server logs in to the pool by the last two.
@@ -79,8 +80,8 @@ func (c *call) wlbEnabled() error {
 	return nil
 }
 
-// balance is what a WLB server might recommend: to move a machine from the host with the least free memory to the one with the most,
-// in the words of get_opt_recommendations (xen-api ocaml/xapi/workload_balancing.ml).
+// balance is what a WLB server might recommend: moving a machine from the host with the least free memory to the one with the most, in the
+// words of get_opt_recommendations (xen-api ocaml/xapi/workload_balancing.ml).
 func (c *call) balance() any {
 	hosts := slices.DeleteFunc(c.all("host"), func(h *object) bool { return !c.hostLive(h) })
 	byFree := func(a, b *object) int { return cmp.Compare(c.freeMemory(a), c.freeMemory(b)) }

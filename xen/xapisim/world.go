@@ -86,7 +86,7 @@ func (s *Sim) buildHost(i int, nets []*object) {
 		"metrics": m.ref, "edition": s.cfg.Edition, "license_params": s.licence(), "capabilities": caps,
 		"API_version_major": s.cfg.APIMajor, "API_version_minor": s.cfg.APIMinor, "API_version_vendor": "XenSource",
 		"memory_overhead": int64(gib), "sched_policy": "credit", "license_server": dictOf("address", "localhost", "port", "27000"),
-		"software_version": dictOf("product_version", s.cfg.ProductVersion, "product_version_text", s.cfg.ProductVersion, "platform_name", "XCP",
+		"software_version": dictOf("product_version", s.cfg.ProductVersion, "product_version_text", s.cfg.ProductVersion, "xapi_build", s.cfg.Build, "platform_name", "XCP",
 			"platform_version", "3.4.0", "product_brand", "XenServer-sim", "build_number", "0sim", "hostname", "localhost", "xapi", "0.0",
 			"xen", "4.17.5", "linux", "6.6.0", "xencenter_min", "2.21", "xencenter_max", "2.21", "network_backend", "openvswitch", "db_schema", "5.775"),
 		"cpu_info": dictOf("cpu_count", fmt.Sprint(s.cfg.CPUsPerHost), "socket_count", "2", "threads_per_core", "2", "vendor", "GenuineIntel", "speed", "2400.000",
@@ -99,6 +99,9 @@ func (s *Sim) buildHost(i int, nets []*object) {
 		"bios_strings":          dictOf("bios-vendor", "xapisim", "system-manufacturer", "xapisim", "system-product-name", "virtual"),
 		"supported_bootloaders": []any{"pygrub", "eliloader"}, "virtual_hardware_platform_versions": []any{int64(0), int64(1), int64(2)},
 	})
+	if s.cfg.Build == "none" {
+		s.drop(h, "software_version", "xapi_build")
+	}
 	s.nodes[i].host = h.ref
 	for n := range s.cfg.CPUsPerHost {
 		s.newObject("host_cpu", map[string]any{
@@ -129,7 +132,7 @@ func (s *Sim) buildDom0(h *object, i int) {
 	s.refresh(dom0)
 }
 
-// newSR makes a storage repository that the given hosts see.
+// newSR makes a storage repository for the given hosts.
 func (s *Sim) newSR(name, kind, content string, shared bool, hosts []*object) *object {
 	sr := s.newObject("SR", map[string]any{
 		"name_label": name, "type": kind, "content_type": content, "shared": shared, "physical_size": s.cfg.SRSize, "sm_config": emptyMap,

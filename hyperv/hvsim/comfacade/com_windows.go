@@ -34,13 +34,13 @@ const (
 	dispidNewEnum = -4
 )
 
-// automation is what an object does.
+// automation is the behaviour of an object.
 type automation interface {
-	// has reports whether the object knows a name.
+	// has reports whether the object has a name.
 	has(name string) bool
 	// invoke calls or reads a name, or with invokePut in flags writes it; the empty name is the default member.
 	invoke(name string, flags int, args []any) (any, error)
-	// interfaces are the dual interfaces that the object answers for, beside IDispatch.
+	// interfaces are the dual interfaces that the object supports, beside IDispatch.
 	interfaces() []*ole.GUID
 }
 
@@ -115,8 +115,8 @@ func enumOf(items []any) *object {
 	return hold(&object{vtbl: &tables().enum, enum: &enumerator{items: items}})
 }
 
-// Register makes WbemScripting.SWbemLocator activations in this process reach the simulation, until revoke is called.
-// The calling thread must have initialised COM, or another thread the multithreaded apartment.
+// Register makes WbemScripting.SWbemLocator activations in this process reach the simulation, until revoke is called. The calling
+// thread must have initialised COM, or another thread the multithreaded apartment.
 func Register(sim *hvsim.Sim) (revoke func() error, err error) {
 	if !strings.Contains(os.Getenv("GODEBUG"), "gcshrinkstackoff=1") {
 		return nil, errors.New("comfacade: stacks may be moved under COM calls: run with GODEBUG=gcshrinkstackoff=1")
@@ -141,8 +141,8 @@ func Register(sim *hvsim.Sim) (revoke func() error, err error) {
 
 // aside runs f on its own goroutine, so that the work does not grow the stack of the one that is inside a COM call.
 //
-// f must not hold pointers that the caller has passed: they may point into the waiting goroutine's stack. What f needs
-// is copied before, what it makes is written after, by the callback itself, whose typed parameters follow the stack.
+// f must not hold pointers that the caller has passed: they may point into the waiting goroutine's stack. The input of f is
+// copied before, and its output is written after, by the callback itself, whose typed parameters follow the stack.
 func aside(f func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
@@ -231,7 +231,7 @@ func idsOfNames(this *object, _ *ole.GUID, wide **uint16, n, _ uintptr, ids *int
 	return sOK
 }
 
-// answer is what a call has made, on the heap.
+// answer is the result of a call, on the heap.
 type answer struct {
 	hr     uintptr
 	value  ole.VARIANT

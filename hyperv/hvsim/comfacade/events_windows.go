@@ -10,7 +10,7 @@ import (
 // timedOut is wbemErrTimedout [D: WbemErrorEnum].
 const timedOut = 0x80043001
 
-// notify is ExecNotificationQuery: it gives an SWbemEventSource.
+// notify is ExecNotificationQuery. It returns an SWbemEventSource.
 func (s *services) notify(query string) (any, error) {
 	w, err := wbem.Watch(s.wmi, s.ns, query)
 	if err != nil {

@@ -216,13 +216,13 @@ func TestMicrosoftWMI(t *testing.T) {
 }
 
 func TestLogins(t *testing.T) {
-	_, m := site(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {}, {NoHyperV: true}}})
+	sim, m := site(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {}, {NoHyperV: true}}})
 	for _, k := range []struct {
 		ns, server, user, pass string
 		want                   uint32
 	}{
-		{virt, "", "", "", 0}, {virt, "HV02", "", "", 0}, {virt, "hv02.example.test", "Administrator", hvsim.DefaultPassword, 0},
-		{virt, "HV02", "Administrator", "wrong", accessDenied}, {virt, "", "Administrator", hvsim.DefaultPassword, localCredentials},
+		{virt, "", "", "", 0}, {virt, "HV02", "", "", 0}, {virt, "hv02.example.test", "Administrator", sim.Password(), 0},
+		{virt, "HV02", "Administrator", "wrong", accessDenied}, {virt, "", "Administrator", sim.Password(), localCredentials},
 		{virt, "HV09", "", "", 0x800706BA}, {virt, "HV03", "", "", 0x8004100E}, {`root\cimv2`, "HV03", "", "", 0}, {`root\nothing`, "", "", "", 0x8004100E},
 	} {
 		s, err := m.GetSession(k.ns, k.server, "", k.user, k.pass)

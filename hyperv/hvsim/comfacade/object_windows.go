@@ -32,7 +32,7 @@ func (o *instance) invoke(name string, flags int, args []any) (any, error) {
 		return o.s.shown(o.i.At(n)), nil
 	}
 	if m := o.i.Class.Method(name); m != nil && flags&invokePut == 0 {
-		// A method called by its name takes its in parameters in order and gives its return value.
+		// A method called by its name receives its in parameters in order and returns its return value.
 		p := &params{s: o.s, method: m, vals: map[string]any{}}
 		n := 0
 		for _, d := range m.Params {
@@ -253,7 +253,7 @@ func (o *instance) methods() automation {
 	})
 }
 
-// mof prints an instance in the manner of GetObjectText_.
+// mof formats an instance in the manner of GetObjectText_.
 func mof(i *cimx.Instance) string {
 	var b strings.Builder
 	b.WriteString("\ninstance of " + i.Class.Name + "\n{\n")
@@ -309,7 +309,7 @@ func (p *params) has(name string) bool {
 	return p.find(name) != nil
 }
 
-// write checks and keeps an in parameter.
+// write checks and stores an in parameter.
 func (p *params) write(name string, v any) error {
 	d := p.find(name)
 	if d == nil {

@@ -57,7 +57,7 @@ func (b *bag) invoke(name string, flags int, args []any) (any, error) {
 
 func value(v any) member { return func([]any) (any, error) { return v, nil } }
 
-// text gives an optional string argument.
+// text returns an optional string argument.
 func text(args []any, n int) string {
 	if n < len(args) {
 		if s, ok := args[n].(string); ok {
@@ -100,18 +100,20 @@ func newLocator(sim *hvsim.Sim) automation {
 					}
 				}
 			}
-			switch {
-			case host == nil:
+			if host == nil {
 				return nil, wbem.Errorf(wbem.RPCUnavailable, "")
+			}
+			wmi := wbem.Of(host)
+			switch {
 			case local && user != "":
 				return nil, &wbem.Error{Code: localCredentials, Text: "User credentials cannot be used for local connections"}
-			case user != "" && !host.WMI().Login(user, pass):
+			case user != "" && !wmi.Login(user, pass):
 				return nil, &wbem.Error{Code: accessDenied, Text: "Access is denied."}
 			}
-			if err := host.WMI().Open(ns); err != nil {
+			if err := wmi.Open(ns); err != nil {
 				return nil, err
 			}
-			return newServices(host.WMI(), ns), nil
+			return newServices(wmi, ns), nil
 		},
 		"Security_": value(newSecurity()),
 	}}

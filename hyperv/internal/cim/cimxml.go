@@ -12,8 +12,8 @@ import (
 )
 
 // Embedded is an instance to send inside a parameter. It is written as
-// CIM-XML text (DSP0201), which both transports take; only the properties
-// given are sent, the provider leaves the others as they are.
+// CIM-XML text (DSP0201), which both transports accept. Only the given
+// properties are sent; the provider leaves the others unchanged.
 type Embedded struct {
 	Class string
 	Props []Prop
@@ -45,10 +45,10 @@ func (e *Embedded) Set(name string, v any) *Embedded {
 	return e
 }
 
-// Typed makes a property from a Go value, whose type gives the CIM type: bool,
-// string, uint8 to uint64, int8 to int64, time.Duration (an interval), Ref (an
-// object path), *Embedded, or a slice of one of them. Any other type is a
-// mistake of the caller; the server refuses it.
+// Typed makes a property from a Go value, whose type determines the CIM type:
+// bool, string, uint8 to uint64, int8 to int64, time.Duration (an interval),
+// Ref (an object path), *Embedded, or a slice of one of them. Any other type
+// is a mistake of the caller, and the server refuses it.
 func Typed(name string, v any) Prop {
 	text, typ, array := Text(v)
 	return Prop{Name: name, Value: TextValue(text...), Type: typ, Array: array}
@@ -79,6 +79,11 @@ func Text(v any) (text []string, typ string, array bool) {
 		return []string{strconv.FormatInt(int64(x), 10)}, "sint32", false
 	case int64:
 		return []string{strconv.FormatInt(x, 10)}, "sint64", false
+	case []uint8:
+		for _, n := range x {
+			text = append(text, strconv.FormatUint(uint64(n), 10))
+		}
+		return text, "uint8", true
 	case []uint16:
 		for _, n := range x {
 			text = append(text, strconv.FormatUint(uint64(n), 10))
@@ -115,28 +120,41 @@ func interval(d time.Duration) string {
 	return fmt.Sprintf("%08d%02d%02d%02d.%06d:000", s/86400, s/3600%24, s/60%60, s%60, d%time.Second/time.Microsecond)
 }
 
-// XML is the CIM-XML text of the instance.
+// XML returns the CIM-XML text of the instance.
 func (e *Embedded) XML() string {
 	var b strings.Builder
-	b.WriteString(`<INSTANCE CLASSNAME="` + Escape(e.Class) + `">`)
+	b.WriteString(`<INSTANCE CLASSNAME="` + numeric(e.Class) + `">`)
 	for _, p := range e.Props {
 		if p.Array {
-			b.WriteString(`<PROPERTY.ARRAY NAME="` + Escape(p.Name) + `" TYPE="` + p.Type + `"><VALUE.ARRAY>`)
+			b.WriteString(`<PROPERTY.ARRAY NAME="` + numeric(p.Name) + `" TYPE="` + p.Type + `"><VALUE.ARRAY>`)
 			for _, s := range p.Value.Strings() {
-				b.WriteString("<VALUE>" + Escape(s) + "</VALUE>")
+				b.WriteString("<VALUE>" + numeric(s) + "</VALUE>")
 			}
 			b.WriteString("</VALUE.ARRAY></PROPERTY.ARRAY>")
 			continue
 		}
-		b.WriteString(`<PROPERTY NAME="` + Escape(p.Name) + `" TYPE="` + p.Type + `">`)
+		b.WriteString(`<PROPERTY NAME="` + numeric(p.Name) + `" TYPE="` + p.Type + `">`)
 		if !p.Value.IsNull() {
-			b.WriteString("<VALUE>" + Escape(p.Value.String()) + "</VALUE>")
+			b.WriteString("<VALUE>" + numeric(p.Value.String()) + "</VALUE>")
 		}
 		b.WriteString("</PROPERTY>")
 	}
 	b.WriteString("</INSTANCE>")
 	return b.String()
 }
+
+// numeric is like Escape, without names for characters: in the values of
+// embedded instances Hyper-V refuses &amp; and &lt; and accepts numeric
+// references.
+func numeric(s string) string {
+	s = Escape(s)
+	if !strings.Contains(s, "&") {
+		return s
+	}
+	return named.Replace(s)
+}
+
+var named = strings.NewReplacer("&amp;", "&#38;", "&lt;", "&#60;", "&gt;", "&#62;")
 
 // Escape makes text safe inside XML elements and attributes. White space that
 // an XML reader would change is written as character references; characters
@@ -146,7 +164,7 @@ func Escape(s string) string {
 		return s
 	}
 	var b strings.Builder
-	xml.EscapeText(&b, []byte(s)) // a strings.Builder does not fail
+	xml.EscapeText(&b, []byte(s)) // a strings.Builder can't fail
 	return b.String()
 }
 
@@ -155,7 +173,7 @@ func hasControl(s string) bool {
 }
 
 // ParseInstance reads the CIM-XML text of one instance, as found in embedded
-// instance properties and in what SWbemObject.GetText_ gives.
+// instance properties and in the result of SWbemObject.GetText_.
 func ParseInstance(s string) (*Instance, error) {
 	d := xml.NewDecoder(strings.NewReader(s))
 	for {

@@ -2,19 +2,19 @@ package cim
 
 import "strings"
 
-// Names of WS-Management that endpoint references are made of (DSP0226; the
-// WMI resource prefix is Microsoft's, MS-WSMV).
+// Names of WS-Management in endpoint references (DSP0226; the WMI resource
+// prefix is Microsoft's, MS-WSMV).
 const (
 	Anonymous    = "http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous"
 	WMIPrefix    = "http://schemas.microsoft.com/wbem/wsman/1/wmi/"
 	namespaceKey = "__cimnamespace"
 )
 
-// ResourceURI is the WS-Management address of the class.
+// ResourceURI returns the WS-Management address of the class.
 func (r Ref) ResourceURI() string { return WMIPrefix + r.Namespace + "/" + r.Class }
 
-// Selectors is the inner text of the SelectorSet; the prefix w must be bound
-// to the WS-Management namespace.
+// Selectors returns the inner text of the SelectorSet. The prefix w must be
+// bound to the WS-Management namespace.
 func (r Ref) Selectors() string {
 	var b strings.Builder
 	b.WriteString(`<w:Selector Name="` + namespaceKey + `">` + Escape(r.Namespace) + `</w:Selector>`)
@@ -24,8 +24,8 @@ func (r Ref) Selectors() string {
 	return b.String()
 }
 
-// EPR is the inner text of an endpoint reference; the prefixes a and w must be
-// bound to WS-Addressing and WS-Management.
+// EPR returns the inner text of an endpoint reference. The prefixes a and w
+// must be bound to WS-Addressing and WS-Management.
 func (r Ref) EPR() string {
 	return `<a:Address>` + Anonymous + `</a:Address><a:ReferenceParameters><w:ResourceURI>` + Escape(r.ResourceURI()) +
 		`</w:ResourceURI><w:SelectorSet>` + r.Selectors() + `</w:SelectorSet></a:ReferenceParameters>`

@@ -37,17 +37,19 @@ const (
 	RPCUnavailable       = 0x800706BA
 )
 
-// Return values of Hyper-V methods that are no errors.
+// Return values of Hyper-V methods that the code tests for by name.
 const (
 	ReturnJobStarted = 4096
-	// ReturnInvalidState is also what Hyper-V answers when an object is in the
-	// wanted state already.
+	// ReturnInUse means that the system is in use.
+	ReturnInUse = 32774
+	// ReturnInvalidState is also Hyper-V's answer when an object is in the
+	// requested state already.
 	ReturnInvalidState = 32775
 )
 
 // Error is a refusal by the server: a WMI error (HResult), a fault of the
 // WS-Management service (Fault), a method's return value (Return) or a failed
-// job (Job). Exactly one of the four says what happened.
+// job (Job). Exactly one of the four is set.
 type Error struct {
 	Op      string
 	HResult uint32
@@ -86,7 +88,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Kind classifies the error by the one table below.
+// Kind classifies the error by the tables below.
 func (e *Error) Kind() Kind {
 	switch {
 	case e.HResult != 0:
@@ -102,8 +104,8 @@ func (e *Error) Kind() Kind {
 }
 
 // ErrConnection is within every error of a connection that could not be made
-// or broke, and ErrLost within those of a call whose answer did not come after
-// it was sent: the server may have done it or not.
+// or broke. ErrLost is within those of a call whose answer did not arrive
+// after it was sent: the server may have done the work or not.
 var (
 	ErrConnection = errors.New("no connection")
 	ErrLost       = errors.New("the answer was lost")
@@ -140,7 +142,8 @@ type code struct {
 	text string
 }
 
-// hresults: "WMI Error Constants" (0x8004xxxx) and winerror.h (0x8007xxxx).
+// hresults are "WMI Error Constants" (0x8004xxxx) and winerror.h
+// (0x8007xxxx).
 var hresults = map[uint32]code{
 	0x80041001: {Unknown, "call failed"},
 	0x80041002: {NotFound, "object not found"},
@@ -183,7 +186,7 @@ var hresults = map[uint32]code{
 	0x80338012: {Unavailable, "WinRM cannot connect"},
 }
 
-// returns: both ranges of method results. 1 to 6 are the CIM-style list of
+// returns has both ranges of method results. 1 to 6 are the CIM-style list of
 // the snapshot and collection methods, 32768 and up that of all others, 32780
 // and up those of Msvm_ShutdownComponent (Hyper-V WMI v2 reference, pages of
 // the methods).
@@ -211,7 +214,7 @@ var returns = map[uint32]code{
 	32782: {Busy, "a system shutdown is in progress"},
 }
 
-// faults: subcodes of DSP0226 and of the specifications it builds on, for
+// faults are subcodes of DSP0226 and of the specifications it builds on, for
 // faults that carry no WMI error.
 var faults = map[string]Kind{
 	"AccessDenied":                      Permission,

@@ -9,7 +9,7 @@ import (
 )
 
 // Job states of Msvm_ConcreteJob and the classes beside it (Hyper-V WMI v2
-// reference, Msvm_ConcreteJob; 32768 is what OpenStack's os-win knows).
+// reference, Msvm_ConcreteJob; 32768 is from OpenStack's os-win).
 const (
 	jobSuspended     = 5
 	jobCompleted     = 7
@@ -21,12 +21,12 @@ const (
 	jobStateShutDown = 4
 )
 
-// ErrJobForgotten is within the error of a wait for a job that the host does
-// not know any more. A host keeps jobs for five minutes after their end and
-// loses them when its management service restarts, so the outcome is unknown.
+// ErrJobForgotten is within the error of a wait for a job that the host no
+// longer knows. A host keeps jobs for five minutes after their end and loses
+// them when its management service restarts, so the outcome is unknown.
 var ErrJobForgotten = errors.New("the host no longer knows the job")
 
-// JobFailure is the end of a job that did not succeed.
+// JobFailure is the error of a job that did not succeed.
 type JobFailure struct {
 	State     uint32
 	Code      uint32
@@ -47,11 +47,11 @@ func (f *JobFailure) String() string {
 	return s
 }
 
-// Kind classifies by the job's error code, which is of the same range as
-// methods' return values.
+// Kind classifies the error by the job's error code, which is in the same
+// range as methods' return values.
 func (f *JobFailure) Kind() Kind { return returns[f.Code].kind }
 
-// JobStatus is a job as it was last read.
+// JobStatus is the last reading of a job.
 type JobStatus struct {
 	Done        bool
 	Percent     uint8 // 0 to 100
@@ -100,8 +100,8 @@ func ReadJob(ctx context.Context, s Session, job Ref) (JobStatus, error) {
 	return st, nil
 }
 
-// Poll paces the reading of jobs: the interval grows from First to Last. WMI
-// has no call that waits for a job, so every client polls.
+// Poll determines how often jobs are read: the interval grows from First to
+// Last. WMI has no call that waits for a job, so every client polls.
 type Poll struct{ First, Last time.Duration }
 
 // DefaultPoll suits hosts of any size.
@@ -126,50 +126,66 @@ func (p Poll) Next(ctx context.Context, step int) error {
 	}
 }
 
-// A job goes on while the connection is broken: patience is how many readings
-// may fail one after the other, and outage for how long.
+// A job continues while the connection is broken. patience is how many
+// readings may fail one after the other, and outage for how long.
 const (
 	patience = 20
 	outage   = 2 * time.Minute
 )
 
-// WaitJob reads a job until it ends; progress, if not nil, is told of every
-// reading. If the connection stays broken the error is ErrLost.
-func WaitJob(ctx context.Context, s Session, job Ref, p Poll, progress func(JobStatus)) error {
-	failed := 0
-	var since time.Time
-	for step := 0; ; step++ {
-		st, err := ReadJob(ctx, s, job)
-		if errors.Is(err, ErrConnection) {
-			if failed == 0 {
-				since = time.Now()
+// JobWatch reads a job at growing intervals.
+type JobWatch struct {
+	Session Session
+	Job     Ref
+	Poll    Poll
+
+	step, failed int
+	since        time.Time // when the connection broke
+}
+
+// Next reads the job at once, and then after an interval each time. If the
+// connection stays broken the error is ErrLost.
+func (w *JobWatch) Next(ctx context.Context) (JobStatus, error) {
+	for {
+		if w.step++; w.step > 1 {
+			if err := w.Poll.Next(ctx, w.step-2); err != nil {
+				return JobStatus{}, err
 			}
-			if failed++; failed > patience || time.Since(since) > outage {
-				return fmt.Errorf("%w: the job goes on unseen: %w", ErrLost, err)
-			}
-			if err := p.Next(ctx, step); err != nil {
-				return err
-			}
-			continue
 		}
+		st, err := ReadJob(ctx, w.Session, w.Job)
+		if !errors.Is(err, ErrConnection) {
+			w.failed = 0
+			return st, err
+		}
+		if w.failed == 0 {
+			w.since = time.Now()
+		}
+		if w.failed++; w.failed > patience || time.Since(w.since) > outage {
+			return st, fmt.Errorf("%w: the job continues unseen: %w", ErrLost, err)
+		}
+	}
+}
+
+// WaitJob reads a job until it ends. progress, if not nil, receives every
+// reading.
+func WaitJob(ctx context.Context, s Session, job Ref, p Poll, progress func(JobStatus)) error {
+	w := JobWatch{Session: s, Job: job, Poll: p}
+	for {
+		st, err := w.Next(ctx)
 		if err != nil {
 			return err
 		}
-		failed = 0
 		if progress != nil {
 			progress(st)
 		}
 		if st.Done {
 			return st.Err
 		}
-		if err := p.Next(ctx, step); err != nil {
-			return err
-		}
 	}
 }
 
-// CancelJob asks a job to stop: at first to terminate, and, if the job will
-// not do that, to be killed. It returns without waiting for the end.
+// CancelJob asks a job to stop: first to terminate, and, if the job refuses
+// that, to be killed. It returns without waiting for the end.
 func CancelJob(ctx context.Context, s Session, job Ref) error {
 	_, err := Call(ctx, s, job, "RequestStateChange", Arg{"RequestedState", uint16(jobStateShutDown)})
 	if err == nil {
@@ -179,7 +195,7 @@ func CancelJob(ctx context.Context, s Session, job Ref) error {
 	return err
 }
 
-// JobResult finds what a job made: the instances of a class among its
+// JobResult finds the result of a job: the instances of a class among its
 // affected elements.
 func JobResult(ctx context.Context, s Session, job Ref, class string) ([]*Instance, error) {
 	return Collect(s.Query(ctx, job.Namespace, AssociatorsOf(job, Assoc{Class: "Msvm_AffectedJobElement", Result: class})))

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Ref addresses an instance. It is printed as an object path for COM and
+// Ref addresses an instance. It is written as an object path for COM and
 // inside embedded instances ([Ref.Path]) and as an endpoint reference for
 // WS-Management ([Ref.EPR]).
 type Ref struct {
@@ -44,7 +44,7 @@ func (r Ref) Key(name string) string {
 // IsZero reports whether r addresses nothing.
 func (r Ref) IsZero() bool { return r.Class == "" }
 
-// RelPath is the path without server and namespace, as ASSOCIATORS OF takes it.
+// RelPath returns the path without server and namespace, for ASSOCIATORS OF.
 func (r Ref) RelPath() string {
 	var b strings.Builder
 	b.WriteString(r.Class)
@@ -60,8 +60,8 @@ func (r Ref) RelPath() string {
 	return b.String()
 }
 
-// Path is the full object path. An empty server is printed as ".", the local
-// machine.
+// Path returns the full object path. An empty server is written as ".", the
+// local machine.
 func (r Ref) Path() string {
 	server := r.Server
 	if server == "" {
@@ -72,8 +72,8 @@ func (r Ref) Path() string {
 
 func (r Ref) String() string { return r.Path() }
 
-// Equal compares class and keys; server and namespace spelling may differ
-// between the two ways in which one object was reached.
+// Equal compares class and keys. The spelling of server and namespace may
+// differ between the two ways in which one object was reached.
 func (r Ref) Equal(o Ref) bool {
 	if !strings.EqualFold(r.Class, o.Class) || len(r.Keys) != len(o.Keys) {
 		return false
@@ -87,6 +87,9 @@ func (r Ref) Equal(o Ref) bool {
 }
 
 var pathEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+// notInNames has the characters that no name of a class or key contains.
+const notInNames = "\\/:\"'.,= \t\r\n"
 
 // ParsePath reads an object path, with or without server and namespace.
 // Syntax: "WMI Tasks: Describing the Location of a WMI Object" of the WMI
@@ -111,12 +114,12 @@ func ParsePath(s string) (Ref, error) {
 		return bad("no keys")
 	}
 	r.Class, rest = rest[:i], rest[i+1:]
-	if r.Class == "" {
+	if r.Class == "" || strings.ContainsAny(r.Class, notInNames) {
 		return bad("no class")
 	}
 	for {
 		i := strings.IndexByte(rest, '=')
-		if i <= 0 || i+1 >= len(rest) {
+		if i <= 0 || i+1 >= len(rest) || strings.ContainsAny(rest[:i], notInNames) {
 			return bad("bad key")
 		}
 		k := Key{Name: rest[:i]}

@@ -1,5 +1,5 @@
-// Package cim is the part of CIM that the Hyper-V driver speaks: queries,
-// typed values, references, embedded instances, method calls and jobs. Two
+// Package cim is the part of CIM that the Hyper-V driver uses: queries, typed
+// values, references, embedded instances, method calls and jobs. Two
 // transports implement [Session]: WS-Management (any OS) and COM (Windows).
 package cim
 
@@ -16,8 +16,8 @@ const (
 	MSCluster      = "root/MSCluster"
 )
 
-// ErrNoSubscribe is what Subscribe yields on a transport without event
-// queries; the caller polls instead.
+// ErrNoSubscribe is the error that Subscribe yields on a transport without
+// event queries. The caller polls instead.
 var ErrNoSubscribe = errors.New("cim: this transport has no event queries")
 
 // ErrClosed is the error of a call on a closed session.
@@ -26,7 +26,7 @@ var ErrClosed = errors.New("cim: session is closed")
 // Session is a connection to the CIM server of one host. All methods are safe
 // for concurrent use. Errors of the server are of type *[Error].
 type Session interface {
-	// Host is the name that the server was addressed by.
+	// Host is the name by which the server was addressed.
 	Host() string
 	// Query runs a WQL statement in a namespace and yields the rows as they
 	// arrive. After an error the sequence ends.
@@ -35,14 +35,14 @@ type Session interface {
 	Get(ctx context.Context, ref Ref) (*Instance, error)
 	// Invoke calls a method. Arguments are given in the order of the method's
 	// declaration; those with a nil value are left out. A return value other
-	// than 0 is no error here, see [Result.Err].
+	// than 0 is not an error here, see [Result.Err].
 	Invoke(ctx context.Context, ref Ref, method string, args ...Arg) (*Result, error)
 	// Put changes properties of an existing instance.
 	Put(ctx context.Context, ref Ref, props ...Prop) error
 	// Subscribe runs a WQL event query and yields events until ctx ends, or
 	// yields ErrNoSubscribe at once.
 	Subscribe(ctx context.Context, ns, wql string) iter.Seq2[*Instance, error]
-	// Calls counts the requests sent so far.
+	// Calls returns the number of requests sent so far.
 	Calls() int64
 	// Close ends the session. Calls in progress fail.
 	Close() error
@@ -56,7 +56,7 @@ type Arg struct {
 	Value any
 }
 
-// Result is what a method returned.
+// Result is the result of a method.
 type Result struct {
 	Method string
 	// Return is the method's return value: 0, 4096 (job started) or an error
@@ -82,7 +82,7 @@ func (r *Result) Err() error {
 	return &Error{Op: r.Method, Return: r.Return}
 }
 
-// Again does what changes nothing once more if the connection broke.
+// Again repeats f, which changes nothing, once if the connection broke.
 func Again[T any](f func() (T, error)) (T, error) {
 	v, err := f()
 	if errors.Is(err, ErrLost) {
@@ -91,8 +91,8 @@ func Again[T any](f func() (T, error)) (T, error) {
 	return v, err
 }
 
-// Collect reads a query to its end, from the beginning once more if the
-// connection broke.
+// Collect reads a query to its end. If the connection broke, it starts again
+// once.
 func Collect(rows iter.Seq2[*Instance, error]) ([]*Instance, error) {
 	return Again(func() (out []*Instance, _ error) {
 		for i, err := range rows {
@@ -106,7 +106,7 @@ func Collect(rows iter.Seq2[*Instance, error]) ([]*Instance, error) {
 }
 
 // First returns the first row of a query, or an error of kind NotFound that
-// names what was looked for.
+// names the missing object.
 func First(rows iter.Seq2[*Instance, error], what string) (*Instance, error) {
 	return Again(func() (*Instance, error) {
 		for i, err := range rows {
@@ -116,7 +116,7 @@ func First(rows iter.Seq2[*Instance, error], what string) (*Instance, error) {
 	})
 }
 
-// Read is Get, once more if the connection broke.
+// Read is Get, repeated once if the connection broke.
 func Read(ctx context.Context, s Session, ref Ref) (*Instance, error) {
 	return Again(func() (*Instance, error) { return s.Get(ctx, ref) })
 }

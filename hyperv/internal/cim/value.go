@@ -1,14 +1,15 @@
 package cim
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Value is a property's value as it came from the server. WS-Management sends
-// text without types, so a value is kept as text and read by the accessor of
-// the type that the class declares. The zero Value is null.
+// Value is a property's value as received from the server. WS-Management
+// sends text without types, so a value is kept as text and read by the
+// accessor of the type that the class declares. The zero Value is null.
 type Value struct {
 	text string
 	set  bool
@@ -65,7 +66,7 @@ func (v Value) IsNull() bool { return !v.set }
 // String returns the text, or the first element of an array.
 func (v Value) String() string { return v.text }
 
-// Strings returns all elements; nil for null.
+// Strings returns all elements, or nil for null.
 func (v Value) Strings() []string {
 	switch {
 	case !v.set:
@@ -78,8 +79,8 @@ func (v Value) Strings() []string {
 	return append([]string{v.text}, v.ext.more...)
 }
 
-// Refs returns the references of the value; object paths given as text are
-// parsed, what is no path is left out.
+// Refs returns the references of the value. It parses object paths given as
+// text and leaves out any text that is not a path.
 func (v Value) Refs() []Ref {
 	if v.ext != nil && v.ext.refs != nil {
 		return v.ext.refs
@@ -93,8 +94,8 @@ func (v Value) Refs() []Ref {
 	return out
 }
 
-// Instances returns the embedded instances, parsing those given as CIM-XML
-// text. Text that is no instance is left out.
+// Instances returns the embedded instances. It parses those given as CIM-XML
+// text and leaves out any text that is not an instance.
 func (v Value) Instances() []*Instance {
 	if v.ext != nil && v.ext.insts != nil {
 		return v.ext.insts
@@ -108,7 +109,7 @@ func (v Value) Instances() []*Instance {
 	return out
 }
 
-// Uint reads an unsigned integer; 0 for null or for something else.
+// Uint reads an unsigned integer. It is 0 for null or for anything else.
 func (v Value) Uint() uint64 { return parseUint(v.text) }
 
 func parseUint(s string) uint64 {
@@ -184,8 +185,8 @@ type Instance struct {
 	Props []Prop
 }
 
-// Get returns a property's value, null if it is not there. Property names are
-// not case-sensitive in CIM.
+// Get returns a property's value, or null if there is none. Property names
+// are not case-sensitive in CIM.
 func (i *Instance) Get(name string) Value {
 	for k := range i.Props {
 		if i.Props[k].Name == name {
@@ -200,7 +201,12 @@ func (i *Instance) Get(name string) Value {
 	return Value{}
 }
 
-// Add appends an element to a property, making the property if need be.
+// Has reports whether the object has the property, which may be null.
+func (i *Instance) Has(name string) bool {
+	return slices.ContainsFunc(i.Props, func(p Prop) bool { return strings.EqualFold(p.Name, name) })
+}
+
+// Add appends an element to a property, and makes the property if necessary.
 func (i *Instance) Add(name string, v Value) {
 	// Elements of an array follow each other.
 	if n := len(i.Props); n > 0 && i.Props[n-1].Name == name {
@@ -227,10 +233,10 @@ func (i *Instance) Ref(name string) (Ref, bool) {
 	return Ref{}, false
 }
 
-// Self is the instance's own reference, built from its key properties. The
-// key sets are those of the CIM base classes that every Msvm_ class derives
-// from: CIM_LogicalDevice, CIM_Service, CIM_System and the classes that are
-// keyed by InstanceID.
+// Self returns the instance's own reference, built from its key properties.
+// The key sets are those of the CIM base classes that every Msvm_ class
+// derives from: CIM_LogicalDevice, CIM_Service, CIM_System and the classes
+// that are keyed by InstanceID.
 func (i *Instance) Self(server string) Ref {
 	r := Ref{Server: server, Namespace: Virtualization, Class: i.Class}
 	keys := []string{"InstanceID"}

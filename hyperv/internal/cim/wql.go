@@ -11,7 +11,7 @@ func Quote(s string) string { return "'" + wqlEscaper.Replace(s) + "'" }
 var likeEscaper = strings.NewReplacer(`[`, `[[]`, `%`, `[%]`, `_`, `[_]`)
 
 // LikePrefix makes the operand of LIKE that matches every text beginning with
-// s. The wildcards % _ [ of s lose their meaning by standing in brackets.
+// s. Brackets make the wildcards % _ [ in s literal.
 func LikePrefix(s string) string { return Quote(likeEscaper.Replace(s) + "%") }
 
 // Select makes a query for properties (none: all) of a class. Conditions are
@@ -28,7 +28,8 @@ func Select(class string, props []string, conditions ...string) string {
 	return q
 }
 
-// Selected lists the properties that a query made by Select names; nil for all.
+// Selected lists the properties that a query made by Select names, or nil for
+// all.
 func Selected(wql string) []string {
 	list, ok := strings.CutPrefix(wql, "SELECT ")
 	if !ok {

@@ -8,5 +8,5 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 )
 
-// Open fails: this system has no COM.
+// Open fails, because this system has no COM.
 func Open(context.Context, Config) (cim.Session, error) { return nil, ErrNotWindows }

@@ -15,6 +15,7 @@ import (
 	wmi "github.com/microsoft/wmi/pkg/wmiinstance"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	refusals "github.com/anyvisor/anyvisor/internal/session"
 )
 
 type session struct {
@@ -43,6 +44,9 @@ func Open(ctx context.Context, cfg Config) (cim.Session, error) {
 	if cfg.Server == "" && cfg.User != "" {
 		return nil, errors.New("com: WMI refuses credentials for the local machine; leave User empty")
 	}
+	if cfg.Refusals == nil {
+		cfg.Refusals = refusals.NewRefusals(false)
+	}
 	w, err := startWorkers(cfg.Workers)
 	if err != nil {
 		return nil, fmt.Errorf("com: %w", err)
@@ -69,46 +73,76 @@ func (s *session) Host() string {
 
 func (s *session) Calls() int64 { return s.calls.Load() }
 
-// Close ends subscriptions, releases the COM objects and ends the workers.
+// closeLimit is the time that Close waits for calls under way: COM's calls
+// can't be interrupted.
+const closeLimit = time.Second
+
+// Close ends subscriptions, releases the COM objects and ends the workers. A
+// worker that is still in a COM call after closeLimit ends when the call
+// returns.
 func (s *session) Close() error {
 	s.stop()
-	s.subs.Wait()
-	_ = s.w.do(context.Background(), func() error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, sp := range s.spaces {
-			sp.Close()
-		}
-		clear(s.spaces)
-		if s.manager != nil {
-			// Dispose also undoes the CoInitializeEx of the manager's making.
-			s.manager.Dispose()
-			s.manager = nil
-		}
-		return nil
-	})
-	s.w.stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.subs.Wait()
+		_ = s.w.do(context.Background(), func() error { s.release(); return nil })
+		s.w.stop()
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeLimit):
+	}
 	return nil
 }
 
-// space returns the connection to a namespace. It runs on a worker.
+// release releases all COM objects. It runs on a worker.
+func (s *session) release() {
+	s.mu.Lock()
+	spaces, manager := s.spaces, s.manager
+	s.spaces, s.manager = map[string]*wmi.WmiSession{}, nil
+	s.mu.Unlock()
+	for _, sp := range spaces {
+		sp.Close()
+	}
+	if manager != nil {
+		manager.Dispose() // also undoes the CoInitializeEx of its creation
+	}
+}
+
+// space returns the connection to a namespace. It runs on a worker. If two
+// connect at the same time, one is released.
 func (s *session) space(ns string) (*wmi.WmiSession, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sp := s.spaces[ns]; sp != nil {
+	sp, manager := s.spaces[ns], s.manager
+	s.mu.Unlock()
+	if sp != nil {
 		return sp, nil
 	}
-	if s.manager == nil {
+	if manager == nil {
 		return nil, cim.ErrClosed
 	}
-	sp, err := s.manager.GetSession(strings.ReplaceAll(ns, "/", `\`), s.cfg.Server, "", s.cfg.User, s.cfg.Password)
+	sp, err := manager.GetSession(strings.ReplaceAll(ns, "/", `\`), s.cfg.Server, "", s.cfg.User, string(s.cfg.Password))
 	if err != nil {
 		return nil, wmiError("connect", err)
 	}
-	if err := connect(sp); err != nil {
-		return nil, wmiError("connect", err)
+	if err := s.cfg.login(func() error { return wmiError("connect", connect(sp)) }); err != nil {
+		return nil, err
 	}
-	s.spaces[ns] = sp
+	s.mu.Lock()
+	other, closed := s.spaces[ns], s.manager == nil
+	if other == nil && !closed {
+		s.spaces[ns] = sp
+	}
+	s.mu.Unlock()
+	switch {
+	case closed:
+		sp.Close()
+		return nil, cim.ErrClosed
+	case other != nil:
+		sp.Close()
+		return other, nil
+	}
 	return sp, nil
 }
 
@@ -119,9 +153,9 @@ const (
 	levelImpersonate   = 3
 )
 
-// connect does what WmiSession.Connect does, but leaves the server's name as
-// it is: Connect joins it with the domain by a dot, even if there is none, and
-// prints a stack trace when a call fails.
+// connect does the same as WmiSession.Connect, but leaves the server's name
+// unchanged: Connect joins it with the domain by a dot, even if there is
+// none, and prints a stack trace when a call fails.
 func connect(sp *wmi.WmiSession) error {
 	user := sp.Username
 	raw, err := oleutil.CallMethod(sp.CimwmiService, "ConnectServer", sp.ServerName, sp.Namespace, user, sp.Password, "MS_409")
@@ -147,8 +181,8 @@ func connect(sp *wmi.WmiSession) error {
 	return nil
 }
 
-// Query implements cim.Session. COM has no pages to hand on, so the rows are
-// all read before the first is yielded.
+// Query implements cim.Session. COM has no pages, so all rows are read before
+// the first is yielded.
 func (s *session) Query(ctx context.Context, ns, wql string) iter.Seq2[*cim.Instance, error] {
 	return func(yield func(*cim.Instance, error) bool) {
 		var rows []*cim.Instance
@@ -185,10 +219,7 @@ func (s *session) Query(ctx context.Context, ns, wql string) iter.Seq2[*cim.Inst
 }
 
 func (s *session) do(ctx context.Context, f func() error) error {
-	s.calls.Add(1)
-	if s.cfg.OnCall != nil {
-		s.cfg.OnCall(ctx)
-	}
+	s.count(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.closed, cancel)()
@@ -197,6 +228,13 @@ func (s *session) do(ctx context.Context, f func() error) error {
 		return cim.ErrClosed
 	}
 	return err
+}
+
+func (s *session) count(ctx context.Context) {
+	s.calls.Add(1)
+	if s.cfg.OnCall != nil {
+		s.cfg.OnCall(ctx)
+	}
 }
 
 // Get implements cim.Session.
@@ -266,51 +304,79 @@ func (s *session) Put(ctx context.Context, ref cim.Ref, props ...cim.Prop) error
 	})
 }
 
-// Subscribe implements cim.Session with a semisynchronous event query. Each
-// wait occupies a worker for EventWait at most.
+// event is what a subscription reports: an object, or the reason for its end.
+type event struct {
+	object *cim.Instance
+	err    error
+}
+
+// Subscribe implements cim.Session with a semisynchronous event query.
 func (s *session) Subscribe(ctx context.Context, ns, wql string) iter.Seq2[*cim.Instance, error] {
 	return func(yield func(*cim.Instance, error) bool) {
-		s.subs.Add(1)
-		defer s.subs.Done()
-		var list *wmi.WmiSynchronousEventsList
-		err := s.do(ctx, func() error {
-			sp, err := s.space(ns)
-			if err != nil {
-				return err
-			}
-			list, err = sp.ExecNotificationQuery(wql)
-			return wmiError("subscribe", err)
-		})
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer s.w.do(context.WithoutCancel(ctx), func() error { list.Close(); return nil })
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		defer context.AfterFunc(s.closed, stop)()
+		events := make(chan event)
+		s.subs.Go(func() { s.pump(ctx, ns, wql, events) })
 		for {
-			ev, err := s.nextEvent(ctx, list)
-			switch {
-			case cim.KindOf(err) == cim.Timeout:
-				continue
-			case err != nil:
+			select {
+			case e := <-events:
+				if !yield(e.object, e.err) || e.err != nil {
+					return
+				}
+			case <-ctx.Done():
+				err := ctx.Err()
+				if s.closed.Err() != nil {
+					err = cim.ErrClosed
+				}
 				yield(nil, err)
-				return
-			case !yield(ev, nil):
 				return
 			}
 		}
 	}
 }
 
+// pump reads the events of a subscription until ctx ends. It leaves no call
+// before its end, because the list must not be closed while it is used. Each
+// wait for an event occupies a worker for EventWait at most.
+func (s *session) pump(ctx context.Context, ns, wql string, events chan<- event) {
+	tell := func(e event) bool {
+		select {
+		case events <- e:
+			return e.err == nil
+		case <-ctx.Done():
+			return false
+		}
+	}
+	sure := context.WithoutCancel(ctx)
+	var list *wmi.WmiSynchronousEventsList
+	s.count(ctx)
+	err := s.w.do(sure, func() error {
+		sp, err := s.space(ns)
+		if err != nil {
+			return err
+		}
+		list, err = sp.ExecNotificationQuery(wql)
+		return wmiError("subscribe", err)
+	})
+	if err != nil {
+		tell(event{err: err})
+		return
+	}
+	defer s.w.do(sure, func() error { list.Close(); return nil })
+	for ctx.Err() == nil {
+		ev, err := s.nextEvent(sure, list)
+		if cim.KindOf(err) == cim.Timeout {
+			continue
+		}
+		if !tell(event{ev, err}) {
+			return
+		}
+	}
+}
+
 func (s *session) nextEvent(ctx context.Context, list *wmi.WmiSynchronousEventsList) (ev *cim.Instance, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if s.closed.Err() != nil {
-		return nil, cim.ErrClosed
-	}
-	// The wait is not left before its end, because the list must not be
-	// closed while it is used; it is short.
-	err = s.w.do(context.WithoutCancel(ctx), func() error {
+	err = s.w.do(ctx, func() error {
 		o, err := list.WaitForNextEventUntil(int32(s.cfg.EventWait / time.Millisecond))
 		if err != nil {
 			return wmiError("event", err)

@@ -22,8 +22,8 @@ func each(ctx context.Context, enum *ole.IEnumVARIANT, f func(*ole.VARIANT) erro
 		}
 		v, n, err := enum.Next(1)
 		if n == 0 {
-			// The end is S_FALSE without an element. An error of a query shows
-			// here too, for it runs while it is read.
+			// The end is S_FALSE without an element. An error of a query
+			// appears here too, because the query runs while it is read.
 			if oe, ok := err.(*ole.OleError); ok && oe.Code() > 1 {
 				return wmiError("query", err)
 			}
@@ -58,7 +58,7 @@ func collection(o *ole.IDispatch, name string, f func(*ole.VARIANT) error) error
 }
 
 // readNamed copies the named properties, which takes less than half the calls
-// of reading all of them. Without names it is readObject.
+// of reading all of them. Without names it calls readObject.
 func readNamed(o *ole.IDispatch, names []string) (*cim.Instance, error) {
 	if len(names) == 0 || o == nil {
 		return readObject(o)
@@ -287,8 +287,8 @@ func variantOf(typ string, array bool, text []string) any {
 	return out
 }
 
-// scalar makes the automation value that WMI wants for a type: 64-bit numbers
-// go as text, the smaller ones as VT_I4.
+// scalar makes the automation value that WMI needs for a type: 64-bit numbers
+// are sent as text, the smaller ones as VT_I4.
 func scalar(typ, s string) any {
 	switch typ {
 	case "boolean":

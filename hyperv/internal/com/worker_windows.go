@@ -14,7 +14,7 @@ import (
 
 // workers are goroutines that own their threads, which have joined the
 // multithreaded apartment. All COM calls run on them, so that the threads of
-// the caller stay as they are and CoInitializeEx and CoUninitialize balance.
+// the caller are not affected, and CoInitializeEx and CoUninitialize balance.
 type workers struct {
 	jobs   chan func()
 	quit   chan struct{}
@@ -63,7 +63,7 @@ func (w *workers) run(up chan<- error) {
 	}
 }
 
-// joinMTA initialises COM on this thread. S_FALSE says that this had been done
+// joinMTA initialises COM on this thread. S_FALSE means that this was done
 // before, and counts as an initialisation to undo.
 func joinMTA() error {
 	err := ole.CoInitializeEx(0, ole.COINIT_MULTITHREADED)
@@ -75,7 +75,7 @@ func joinMTA() error {
 }
 
 // do runs f on a worker. When ctx ends first, do returns, and f's result is
-// dropped when the COM call that it is in returns. A panic of f, such as the
+// dropped when its present COM call returns. A panic of f, of which the
 // wmiinstance layer has several, becomes an error.
 func (w *workers) do(ctx context.Context, f func() error) error {
 	done := make(chan error, 1)

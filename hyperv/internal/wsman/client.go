@@ -1,6 +1,7 @@
 package wsman
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +15,9 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/guard"
+	"github.com/anyvisor/anyvisor/internal/session"
 )
 
 // Auth is a way of logging in.
@@ -30,7 +34,7 @@ const (
 	Certificate Auth = "certificate"
 )
 
-// Config says how to reach the WinRM service of one host.
+// Config describes how to reach the WinRM service of one host.
 type Config struct {
 	Host string
 	Port int // 0: 5985 for HTTP, 5986 for HTTPS
@@ -39,20 +43,27 @@ type Config struct {
 	PlainHTTP bool
 	Auth      Auth
 	User      string // "name", `DOMAIN\name` or "name@domain"
-	Password  string
+	Password  hypervisor.Secret
 	// TLS configures HTTPS; nil verifies against the system's roots.
 	TLS *tls.Config
-	// Krb says where Kerberos finds its configuration and credentials.
+	// Krb is the location of Kerberos' configuration and credentials.
 	Krb KerberosConfig
 	// MaxEnvelope is the largest reply to ask for in bytes; 0 means 512000,
 	// the default limit of WinRM.
 	MaxEnvelope int
-	// Timeout is how long one request may take on the server; 0 means 60 s.
+	// Timeout is the time that one request may take on the server; 0 means 60
+	// s.
 	Timeout time.Duration
-	// Connections is how many requests run at once; 0 means 4.
+	// Connections is the number of requests that run at the same time; 0
+	// means 4.
 	Connections int
-	// OnCall, if set, is told of every request before it is sent.
+	// OnCall, if set, is called before every request.
 	OnCall func(ctx context.Context)
+	// Record, if set, gets each request with its reply, unsealed.
+	Record func(request string, reply []byte)
+	// Refusals remembers refused logins. If nil, this session alone remembers
+	// them.
+	Refusals *session.Refusals
 	// Dial replaces the dialer, for tests.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -76,10 +87,12 @@ type Client struct {
 	host        string
 	url         string
 	maxEnvelope int
+	maxReply    int64
 	timeout     time.Duration
 	p           poster
 	calls       atomic.Int64
 	onCall      func(context.Context)
+	record      func(request string, reply []byte)
 	closed      context.Context
 	stop        context.CancelFunc
 }
@@ -113,8 +126,11 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 4
 	}
+	if cfg.Refusals == nil {
+		cfg.Refusals = session.NewRefusals(false)
+	}
 	c := &Client{
-		host: cfg.Host, onCall: cfg.OnCall, maxEnvelope: cfg.MaxEnvelope, timeout: cfg.Timeout,
+		host: cfg.Host, onCall: cfg.OnCall, record: cfg.Record, maxEnvelope: cfg.MaxEnvelope, maxReply: cfg.maxReply(), timeout: cfg.Timeout,
 		url: scheme + "://" + net.JoinHostPort(cfg.Host, strconv.Itoa(port)) + "/wsman",
 	}
 	var err error
@@ -150,7 +166,7 @@ func (c *Client) Close() error {
 }
 
 // ConnectionError is a failure below WS-Management: no connection, a TLS
-// failure, or a reply that broke off. Sent tells whether the request had
+// failure, or a reply that broke off. Sent reports whether the request had
 // reached the connection, so that the server may have acted.
 type ConnectionError struct {
 	Host string
@@ -166,14 +182,28 @@ func (e *ConnectionError) Is(target error) bool {
 	return target == cim.ErrConnection || target == cim.ErrLost && e.Sent
 }
 
-// LoginError is a refused login.
+// LoginError is a login that the host refused, or one that this client
+// refused to make.
 type LoginError struct {
 	Host, User string
-	Err        error
+	// Password means that the user or the password is wrong, according to the
+	// host. Accounts lock after some of these.
+	Password bool
+	Err      error
+}
+
+// refusal returns the error if it is one of the user or the password, or else
+// nil.
+func refusal(err error) error {
+	var e *LoginError
+	if errors.As(err, &e) && e.Password {
+		return err
+	}
+	return nil
 }
 
 func (e *LoginError) Error() string {
-	s := "wsman: " + e.Host + " refused the login of " + e.User
+	s := "wsman: the login of " + e.User + " on " + e.Host + " was refused"
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
@@ -192,12 +222,19 @@ func (c *Client) do(ctx context.Context, m message) (*reply, error) {
 	if c.onCall != nil {
 		c.onCall(ctx)
 	}
-	status, body, err := c.p.post(ctx, c.envelope(m))
+	request := c.envelope(m)
+	status, body, err := c.p.post(ctx, request)
 	if err != nil {
 		return nil, c.failed(ctx, err)
 	}
 	defer body.Close()
-	rep, err := decodeReply(body)
+	if c.record != nil {
+		var seen bytes.Buffer
+		body = io.NopCloser(io.TeeReader(body, &seen))
+		defer func() { c.record(request, seen.Bytes()) }()
+	}
+	// The content of a sealed reply could not be checked before.
+	rep, err := decodeReply(guard.XML(guard.Reader(body, c.maxReply), guard.Depth))
 	var ce *cim.Error
 	switch {
 	case errors.As(err, &ce):
@@ -211,8 +248,8 @@ func (c *Client) do(ctx context.Context, m message) (*reply, error) {
 	return rep, nil
 }
 
-// failed names the reason that a reader can act on: the end of the context or
-// of the session comes before what it did to the connection.
+// failed returns the reason that a reader can act on: the end of the context
+// or of the session comes before its effect on the connection.
 func (c *Client) failed(ctx context.Context, err error) error {
 	if c.closed.Err() != nil {
 		return cim.ErrClosed
@@ -229,6 +266,9 @@ func (c *Client) Query(ctx context.Context, ns, wql string) iter.Seq2[*cim.Insta
 	return func(yield func(*cim.Instance, error) bool) {
 		uri := cim.WMIPrefix + ns + "/*"
 		rep, err := c.do(ctx, message{resource: uri, action: actEnumerate, body: enumerateBody(wql, pageSize)})
+		if err != nil {
+			err = c.missing(ctx, ns, wql, err)
+		}
 		for {
 			if err != nil {
 				yield(nil, err)
@@ -257,8 +297,8 @@ func (c *Client) Query(ctx context.Context, ns, wql string) iter.Seq2[*cim.Insta
 	}
 }
 
-// release tells the server to forget an enumeration. A failure costs the
-// server memory until its time-out and concerns nobody here.
+// release makes the server drop an enumeration. A failure costs the server
+// memory until its time-out and has no effect here.
 func (c *Client) release(ctx context.Context, uri, context string) {
 	_, _ = c.do(ctx, message{resource: uri, action: actRelease, body: releaseBody(context)})
 }
@@ -289,7 +329,7 @@ func (c *Client) Invoke(ctx context.Context, ref cim.Ref, method string, args ..
 	return &cim.Result{Method: method, Return: uint32(out.Uint("ReturnValue")), Out: *out}, nil
 }
 
-// Put implements cim.Session. WinRM takes an instance with only the
+// Put implements cim.Session. WinRM accepts an instance with only the
 // properties that change.
 func (c *Client) Put(ctx context.Context, ref cim.Ref, props ...cim.Prop) error {
 	uri := ref.ResourceURI()
@@ -299,15 +339,19 @@ func (c *Client) Put(ctx context.Context, ref cim.Ref, props ...cim.Prop) error 
 
 // Subscribe implements cim.Session: it always yields cim.ErrNoSubscribe.
 // WinRM has event subscriptions for WMI, but delivers them in batches with a
-// delay that polling beats.
+// delay, so polling is faster.
 func (c *Client) Subscribe(context.Context, string, string) iter.Seq2[*cim.Instance, error] {
 	return func(yield func(*cim.Instance, error) bool) { yield(nil, cim.ErrNoSubscribe) }
 }
 
 const contentType = "application/soap+xml;charset=UTF-8"
 
+// maxReply limits replies: servers keep to the requested envelope only
+// roughly.
+func (c *Config) maxReply() int64 { return max(4<<20, 4*int64(c.MaxEnvelope)) }
+
 // newTransport makes the HTTP transport that all logins share.
-func newTransport(cfg Config, conns int) *http.Transport {
+func newTransport(cfg Config, conns int) http.RoundTripper {
 	dial := cfg.Dial
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 15 * time.Second}).DialContext
@@ -316,12 +360,12 @@ func newTransport(cfg Config, conns int) *http.Transport {
 	if cfg.TLS != nil {
 		tc = cfg.TLS.Clone()
 	}
-	return &http.Transport{
+	return &guard.Transport{Size: cfg.maxReply(), Base: &http.Transport{
 		DialContext: dial, TLSClientConfig: tc, MaxConnsPerHost: conns, MaxIdleConnsPerHost: conns, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 15 * time.Second,
 		// WinRM speaks HTTP/1.1 only, and NTLM authenticates a connection.
 		ForceAttemptHTTP2: false,
 		// Replies are large and repetitive, but WinRM does not compress.
 		DisableCompression: true,
-	}
+	}}
 }

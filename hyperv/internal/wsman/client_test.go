@@ -24,7 +24,11 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/hvsim"
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 	"github.com/anyvisor/anyvisor/hyperv/internal/wsman"
+	"github.com/anyvisor/anyvisor/hypervisor"
 )
+
+// guess is the password where no simulator has one.
+const guess = "Passw0rd!"
 
 const allSystems = "SELECT Name, ElementName FROM Msvm_ComputerSystem"
 
@@ -38,7 +42,7 @@ func start(t testing.TB, c hvsim.Config) *hvsim.Sim {
 	return sim
 }
 
-// config reaches a host over HTTPS with NTLM.
+// config reaches a host with NTLM. Without a simulator the password is a made-up one, and no certificate is trusted.
 func config(t testing.TB, sim *hvsim.Sim, rawURL string) wsman.Config {
 	t.Helper()
 	u, err := url.Parse(rawURL)
@@ -49,11 +53,21 @@ func config(t testing.TB, sim *hvsim.Sim, rawURL string) wsman.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := wsman.Config{Host: "127.0.0.1", Port: port, User: "Administrator", Password: hvsim.DefaultPassword, PlainHTTP: u.Scheme == "http"}
+	c := wsman.Config{Host: "127.0.0.1", Port: port, User: "Administrator", Password: guess, PlainHTTP: u.Scheme == "http"}
 	if sim != nil {
-		c.TLS = &tls.Config{RootCAs: sim.CertPool()}
+		c.Password = hypervisor.Secret(sim.Password())
+		if !c.PlainHTTP {
+			c.TLS = &tls.Config{RootCAs: sim.CertPool()}
+		}
 	}
 	return c
+}
+
+// trust takes the certificate of a test's server.
+func trust(srv *httptest.Server) *tls.Config {
+	p := x509.NewCertPool()
+	p.AddCert(srv.Certificate())
+	return &tls.Config{RootCAs: p}
 }
 
 func dial(t testing.TB, c wsman.Config) *wsman.Client {
@@ -87,7 +101,7 @@ func TestLogins(t *testing.T) {
 			c.Auth, c.Password = wsman.Certificate, ""
 			c.TLS.Certificates = []tls.Certificate{cert}
 		},
-		"sealed": func(c *wsman.Config) { *c = config(t, nil, h.HTTPURL()) },
+		"sealed": func(c *wsman.Config) { *c = config(t, sim, h.HTTPURL()) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := config(t, sim, h.URL())
@@ -116,7 +130,7 @@ func TestRefusedLogins(t *testing.T) {
 			t.Errorf("%s: %v", auth, err)
 		}
 	}
-	c := config(t, nil, sim.Host(0).HTTPURL())
+	c := config(t, sim, sim.Host(0).HTTPURL())
 	c.Password = "wrong"
 	var le *wsman.LoginError
 	if _, err := cim.Collect(dial(t, c).Query(t.Context(), cim.Virtualization, allSystems)); !errors.As(err, &le) {
@@ -206,8 +220,15 @@ func TestDropInMidPull(t *testing.T) {
 	}
 }
 
+// TestFaults: both forms of faults that WinRM has for what WMI refuses.
 func TestFaults(t *testing.T) {
-	sim := start(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {NoHyperV: true}}})
+	for _, old := range []bool{false, true} {
+		t.Run(fmt.Sprintf("old %v", old), func(t *testing.T) { testFaults(t, old) })
+	}
+}
+
+func testFaults(t *testing.T, old bool) {
+	sim := start(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {NoHyperV: true}}, OldFaults: old})
 	s := dial(t, config(t, sim, sim.Host(0).URL()))
 	query := func(s *wsman.Client, ns, wql string) error {
 		_, err := cim.Collect(s.Query(t.Context(), ns, wql))
@@ -223,8 +244,10 @@ func TestFaults(t *testing.T) {
 	if h := hresult(query(s, cim.Virtualization, "SELECT * FROM Msvm_NoSuch")); h != cim.WBEMInvalidClass {
 		t.Errorf("unknown class: 0x%X", h)
 	}
-	if h := hresult(query(s, cim.Virtualization, "SELEKT")); h != cim.WBEMInvalidQuery {
-		t.Errorf("bad query: 0x%X", h)
+	for _, bad := range []string{"SELEKT", "SELECT Nope FROM Msvm_ComputerSystem"} {
+		if err := query(s, cim.Virtualization, bad); cim.KindOf(err) != cim.InvalidArgument {
+			t.Errorf("bad query: %v", err)
+		}
 	}
 	if h := hresult(query(s, "root/nowhere", "SELECT * FROM X")); h != cim.WBEMInvalidNamespace {
 		t.Errorf("unknown namespace: 0x%X", h)
@@ -238,12 +261,16 @@ func TestFaults(t *testing.T) {
 		t.Errorf("absent instance: %v", err)
 	}
 	_, err = s.Invoke(t.Context(), cim.NewRef("Msvm_ComputerSystem", "CreationClassName", "Msvm_ComputerSystem", "Name", "HV01"), "NoSuchMethod")
-	if hresult(err) != cim.WBEMInvalidMethod {
+	if cim.KindOf(err) != cim.Unsupported {
 		t.Errorf("unknown method: %v", err)
 	}
 	sim.Inject(hvsim.Fault{HRESULT: cim.WBEMAccessDenied})
 	if err := query(s, cim.Virtualization, allSystems); cim.KindOf(err) != cim.Permission {
 		t.Errorf("access denied: %v", err)
+	}
+	sim.Inject(hvsim.Fault{HRESULT: 0x80041048})
+	if err := query(s, cim.Virtualization, allSystems); cim.KindOf(err) != cim.Exhausted {
+		t.Errorf("quota: %v", err)
 	}
 	sim.Inject(hvsim.Fault{Op: "HTTP", Status: 503, Times: 2})
 	var ce *wsman.ConnectionError
@@ -292,8 +319,7 @@ func TestContextAndClose(t *testing.T) {
 	defer close(block)
 	c := config(t, nil, srv.URL)
 	c.Auth = wsman.Basic
-	c.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
-	c.TLS.RootCAs.AddCert(srv.Certificate())
+	c.TLS = trust(srv)
 	s := dial(t, c)
 	ctx, stop := context.WithCancel(t.Context())
 	go func() { <-arrived; stop() }()
@@ -337,8 +363,7 @@ func FuzzReply(f *testing.F) {
 		defer srv.Close()
 		c := config(t, nil, srv.URL)
 		c.Auth = wsman.Basic
-		c.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
-		c.TLS.RootCAs.AddCert(srv.Certificate())
+		c.TLS = trust(srv)
 		s := dial(t, c)
 		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
 		defer stop()

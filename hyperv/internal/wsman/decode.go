@@ -186,10 +186,11 @@ func isNil(e xml.StartElement) bool {
 	return false
 }
 
-// instance reads an element whose children are properties. A query for single
-// properties is answered with XmlFragment elements, without the class's name.
+// instance reads an element whose children are properties. The answer to a
+// query for single properties has XmlFragment elements, without the class's
+// name.
 func (d *decoder) instance(start xml.StartElement) (*cim.Instance, error) {
-	i := &cim.Instance{Class: d.intern(start.Name.Local), Props: make([]cim.Prop, 0, 12)}
+	i := &cim.Instance{Class: d.intern(start.Name.Local)}
 	if i.Class == "XmlFragment" {
 		i.Class = ""
 	}
@@ -209,6 +210,9 @@ func (d *decoder) instance(start xml.StartElement) (*cim.Instance, error) {
 			}
 			if null {
 				v = cim.Value{}
+			}
+			if i.Props == nil {
+				i.Props = make([]cim.Prop, 0, 12)
 			}
 			i.Add(name, v)
 		}

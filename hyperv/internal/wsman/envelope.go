@@ -1,6 +1,6 @@
 // Package wsman is the WS-Management transport of package cim: WQL
-// enumerations, Get, Put and method calls over HTTP and HTTPS, as the WinRM
-// service of Windows speaks them (DSP0226, DSP0227 and Microsoft's MS-WSMV).
+// enumerations, Get, Put and method calls over HTTP and HTTPS, for the WinRM
+// service of Windows (DSP0226, DSP0227 and Microsoft's MS-WSMV).
 package wsman
 
 import (
@@ -86,7 +86,7 @@ func releaseBody(context string) string {
 	return `<n:Release><n:EnumerationContext>` + cim.Escape(context) + `</n:EnumerationContext></n:Release>`
 }
 
-// invokeBody prints a method call. Arrays are repeated elements, references
+// invokeBody formats a method call. Arrays are repeated elements, references
 // are endpoint references, embedded instances are CIM-XML text.
 func invokeBody(uri, method string, args []cim.Arg) string {
 	var b strings.Builder

@@ -7,9 +7,10 @@ import (
 	"github.com/anyvisor/anyvisor/hyperv/internal/cim"
 )
 
-// faultError makes a *cim.Error of a fault. WMI's own error code stands in
-// three places, depending on the provider: as the code of a MSFT_WmiError, as
-// __ExtendedStatus.StatusCode, or as the WSManFault's code.
+// faultError makes a *cim.Error from a fault. WMI's own error code is in one
+// of three places, depending on the provider: the code of a MSFT_WmiError,
+// __ExtendedStatus.StatusCode, the WSManFault's code. If it is in none of
+// them, the CIM status of a MSFT_WmiError has the same information.
 func faultError(f *node) error {
 	sub := f.find("Code", "Subcode", "Value").str()
 	if i := strings.LastIndexByte(sub, ':'); i >= 0 {
@@ -20,8 +21,11 @@ func faultError(f *node) error {
 	if detail == nil {
 		return e
 	}
+	status := ""
 	visit(detail, func(n *node) {
 		switch n.name {
+		case "CIMStatusCode":
+			status = n.str()
 		case "WSManFault":
 			setHResult(e, n.get("Code"))
 		case "StatusCode", "error_Code", "HRESULT":
@@ -34,7 +38,18 @@ func faultError(f *node) error {
 			}
 		}
 	})
+	if n, err := strconv.Atoi(status); err == nil && e.HResult == 0 {
+		e.HResult = statuses[n]
+	}
 	return e
+}
+
+// statuses are WMI's errors for the status codes of CIM (DSP0200, table of
+// status codes). Codes that it lacks are no more exact than the fault's
+// subcode.
+var statuses = map[int]uint32{
+	2: cim.WBEMAccessDenied, 3: cim.WBEMInvalidNamespace, 4: 0x80041008, 5: cim.WBEMInvalidClass, 6: cim.WBEMNotFound, 7: 0x8004100C, 11: 0x80041019,
+	12: 0x80041031, 13: 0x80041005, 14: 0x80041018, 15: cim.WBEMInvalidQuery, 16: cim.WBEMInvalidMethod, 17: cim.WBEMInvalidMethod, 27: 0x80041048,
 }
 
 func visit(n *node, f func(*node)) {
@@ -44,12 +59,12 @@ func visit(n *node, f func(*node)) {
 	}
 }
 
-// setHResult keeps a code that is a WMI or a Windows error; WinRM's own codes
-// (0x8033xxxx) say no more than the fault's subcode does.
+// setHResult keeps a code that is a WMI or a Windows error. WinRM's own codes
+// (0x8033xxxx) add nothing to the fault's subcode.
 func setHResult(e *cim.Error, s string) {
 	n, err := strconv.ParseUint(s, 0, 64)
 	if err != nil {
-		// Some providers print the code as a signed number.
+		// Some providers write the code as a signed number.
 		i, err := strconv.ParseInt(s, 0, 32)
 		if err != nil {
 			return

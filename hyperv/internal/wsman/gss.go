@@ -22,15 +22,15 @@ import (
 
 // gssContext is the initiator's side of a GSS-API security context of the
 // Kerberos mechanism (RFC 4121): mutual login, and sealed messages in order.
-// gokrb5 has the messages and the ciphers of Kerberos, and neither of these.
+// gokrb5 has Kerberos' messages and ciphers, but neither of these.
 type gssContext struct {
 	session types.EncryptionKey // of the ticket
 	auth    types.Authenticator
 	key     types.EncryptionKey // seals messages
 	et      etype.EType
-	// acceptorKey tells that key is the one that the acceptor chose.
+	// acceptorKey reports that key is the one that the acceptor chose.
 	acceptorKey    bool
-	sent, received uint64 // sequence numbers that are next
+	sent, received uint64 // the next sequence numbers
 }
 
 // mechanism is the DER form of the OID of Kerberos V5, 1.2.840.113554.1.2.2.
@@ -51,18 +51,11 @@ const gssFlags = 2 | 4 | 8 | 16 | 32
 // newGSS makes the token that begins a login. binding is the application data
 // of channel bindings, or nil.
 func newGSS(tkt messages.Ticket, session types.EncryptionKey, realm string, name types.PrincipalName, binding []byte) (*gssContext, []byte, error) {
-	switch session.KeyType {
-	case etypeID.AES128_CTS_HMAC_SHA1_96, etypeID.AES256_CTS_HMAC_SHA1_96, etypeID.AES128_CTS_HMAC_SHA256_128, etypeID.AES256_CTS_HMAC_SHA384_192:
-	default:
-		// RC4 and DES seal in another way (RFC 4757), and Windows is leaving
-		// them behind.
-		return nil, nil, fmt.Errorf("the ticket's key is of encryption type %d: allow AES for the accounts of the user and of the host", session.KeyType)
+	et, err := aes(session)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the ticket's key: %w", err)
 	}
-	g := &gssContext{session: session}
-	var err error
-	if g.et, err = crypto.GetEtype(session.KeyType); err != nil {
-		return nil, nil, err
-	}
+	g := &gssContext{session: session, et: et}
 	if g.auth, err = types.NewAuthenticator(realm, name); err != nil {
 		return nil, nil, err
 	}
@@ -86,6 +79,30 @@ func newGSS(tkt messages.Ticket, session types.EncryptionKey, realm string, name
 	return g, asn1tools.AddASNAppTag(bytes.Join([][]byte{mechanism, tokenRequest, b}, nil), 0), nil
 }
 
+// aes returns the cipher of a key, which must be AES. RC4 and DES seal in
+// another way (RFC 4757), and Windows is phasing them out.
+func aes(key types.EncryptionKey) (etype.EType, error) {
+	switch key.KeyType {
+	case etypeID.AES128_CTS_HMAC_SHA1_96, etypeID.AES256_CTS_HMAC_SHA1_96, etypeID.AES128_CTS_HMAC_SHA256_128, etypeID.AES256_CTS_HMAC_SHA384_192:
+	default:
+		return nil, fmt.Errorf("it is of encryption type %d: allow AES for the accounts of the user and of the host", key.KeyType)
+	}
+	et, err := crypto.GetEtype(key.KeyType)
+	if err == nil && len(key.KeyValue) != et.GetKeyByteSize() {
+		err = fmt.Errorf("it has %d bytes", len(key.KeyValue))
+	}
+	return et, err
+}
+
+// decrypt decrypts a text that anybody may have sent. gokrb5 panics on short
+// ones.
+func decrypt(et etype.EType, key types.EncryptionKey, cipher []byte, usage uint32) ([]byte, error) {
+	if len(cipher) < et.GetConfounderByteSize()+et.GetHMACBitLength()/8 {
+		return nil, errors.New("the encrypted part is too short")
+	}
+	return et.DecryptMessage(key.KeyValue, cipher, usage)
+}
+
 // bindingHash is the Bnd field (RFC 4121, 4.1.1.2): an MD5 hash of channel
 // bindings without addresses, or zeros.
 func bindingHash(data []byte) []byte {
@@ -97,8 +114,8 @@ func bindingHash(data []byte) []byte {
 	return sum[:]
 }
 
-// accept takes the acceptor's answer: it proves that the acceptor could read
-// the ticket.
+// accept reads the acceptor's answer, which proves that the acceptor could
+// read the ticket.
 func (g *gssContext) accept(token []byte) error {
 	kind, body, err := openToken(token)
 	if err != nil {
@@ -111,7 +128,14 @@ func (g *gssContext) accept(token []byte) error {
 	if err := rep.Unmarshal(body); err != nil {
 		return err
 	}
-	plain, err := crypto.DecryptEncPart(rep.EncPart, g.session, keyusage.AP_REP_ENCPART)
+	if rep.EncPart.EType != g.session.KeyType {
+		return fmt.Errorf("the host's answer is of encryption type %d", rep.EncPart.EType)
+	}
+	et, err := aes(g.session)
+	if err != nil {
+		return err
+	}
+	plain, err := decrypt(et, g.session, rep.EncPart.Cipher, keyusage.AP_REP_ENCPART)
 	if err != nil {
 		return err
 	}
@@ -125,14 +149,14 @@ func (g *gssContext) accept(token []byte) error {
 	g.key, g.received = g.auth.SubKey, uint64(part.SequenceNumber)&0xffffffff
 	if len(part.Subkey.KeyValue) > 0 {
 		g.key, g.acceptorKey = part.Subkey, true
-		if g.et, err = crypto.GetEtype(g.key.KeyType); err != nil {
-			return err
+		if g.et, err = aes(g.key); err != nil {
+			return fmt.Errorf("the key that the host chose: %w", err)
 		}
 	}
 	return nil
 }
 
-// openToken takes the frame of RFC 2743, 3.1 off a token.
+// openToken removes the frame of RFC 2743, 3.1 from a token.
 func openToken(token []byte) (kind, body []byte, err error) {
 	var raw asn1.RawValue
 	if _, err := asn1.Unmarshal(token, &raw); err != nil {
@@ -164,9 +188,9 @@ const (
 const wrapHeader = 16
 
 // seal makes a wrap token (RFC 4121, 4.2.6.2) and splits it as SSPI does: the
-// header of the token and all that encryption adds are the signature, and the
-// rest is as long as the message. To have it so, the end of the cipher text is
-// rotated to its front.
+// header of the token and everything that encryption adds are the signature,
+// and the rest is as long as the message. For this, the end of the cipher
+// text is rotated to its front.
 func (g *gssContext) seal(msg []byte) (signature, sealed []byte, err error) {
 	h := wrapToken(confidential, 0, 0, g.sent)
 	if g.acceptorKey {
@@ -212,10 +236,10 @@ func (g *gssContext) unseal(signature, sealed []byte) ([]byte, error) {
 	if seq := binary.BigEndian.Uint64(h[8:]); seq != g.received {
 		return nil, fmt.Errorf("sealed reply has number %d in place of %d", seq, g.received)
 	}
-	plain, err := g.et.DecryptMessage(g.key.KeyValue, rotate(cipher, rotation%len(cipher)), keyusage.GSSAPI_ACCEPTOR_SEAL)
+	plain, err := decrypt(g.et, g.key, rotate(cipher, rotation%len(cipher)), keyusage.GSSAPI_ACCEPTOR_SEAL)
 	if err != nil && extra > 0 {
 		// Windows may rotate by the extra bytes too (MS-KILE 3.4.5.4.1).
-		plain, err = g.et.DecryptMessage(g.key.KeyValue, rotate(cipher, (rotation+extra)%len(cipher)), keyusage.GSSAPI_ACCEPTOR_SEAL)
+		plain, err = decrypt(g.et, g.key, rotate(cipher, (rotation+extra)%len(cipher)), keyusage.GSSAPI_ACCEPTOR_SEAL)
 	}
 	if err != nil {
 		return nil, err

@@ -19,8 +19,8 @@ func newKerberos(url string, cfg Config) (poster, error) {
 	return newTLS(url, cfg, &kerberosTokens{tickets: t, url: url}), nil
 }
 
-// kerberosLogin logs a connection in, for messages that are sealed. Scheme and
-// protocol are those of MS-WSMV 2.2.9.1.2.
+// kerberosLogin logs in a connection for sealed messages. Scheme and protocol
+// are those of MS-WSMV 2.2.9.1.2.
 type kerberosLogin struct {
 	*tickets
 	url string
@@ -58,7 +58,7 @@ func (k *kerberosLogin) login(ctx context.Context, c *http.Client) (sealer, erro
 
 // kerberosTokens is for HTTPS: each request carries a token of its own, bound
 // to the server's certificate. HTTP.sys keeps no Kerberos login for a
-// connection unless it is told to (HTTP_AUTH_EX_FLAG_ENABLE_KERBEROS_
+// connection unless it is configured to (HTTP_AUTH_EX_FLAG_ENABLE_KERBEROS_
 // CREDENTIAL_CACHING).
 type kerberosTokens struct {
 	*tickets
@@ -69,7 +69,7 @@ type kerberosTokens struct {
 // authorize implements authorizer.
 func (k *kerberosTokens) authorize(c *http.Client, rq *http.Request) error {
 	if k.binding.Load() == nil {
-		// The certificate is not known before there has been a connection.
+		// The certificate is not known before the first connection.
 		rs, err := empty(rq.Context(), c, k.url, k.cfg.Host, "", nil)
 		if err != nil {
 			return err
@@ -85,7 +85,7 @@ func (k *kerberosTokens) authorize(c *http.Client, rq *http.Request) error {
 	return nil
 }
 
-// again implements authorizer: the ticket or the certificate may be old.
+// again implements authorizer: the ticket or the certificate may be outdated.
 func (k *kerberosTokens) again(rs *http.Response) bool {
 	k.forget()
 	b := endpointBinding(rs.TLS)

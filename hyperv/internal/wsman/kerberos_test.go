@@ -72,7 +72,7 @@ func TestKerberosSilentKDC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() // and with it the library's wait, before the session is closed
+	defer c.Close() // and with it the library's wait
 	stop()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
@@ -83,5 +83,15 @@ func TestKerberosSilentKDC(t *testing.T) {
 	}
 	if _, err := io.Copy(io.Discard, c); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the call has waited for the library: %v", err)
+	}
+	// Nor do others: the one who waits for his turn, and who closes the session.
+	ctx, stop = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	began := time.Now()
+	if _, err := s.Get(ctx, cim.NewRef("X", "K", "v")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the second caller: %v", err)
+	}
+	if err := s.Close(); err != nil || time.Since(began) > time.Second {
+		t.Errorf("Close: %v after %v", err, time.Since(began))
 	}
 }

@@ -22,8 +22,8 @@ type lanePoster struct {
 }
 
 // login authenticates the connection of a client by requests with empty
-// bodies, so that no content goes out before the keys exist. The sealer is nil
-// where none was agreed on.
+// bodies, so that no content is sent before the keys exist. The sealer is nil
+// if none was agreed on.
 type login interface {
 	login(ctx context.Context, c *http.Client) (sealer, error)
 	protocol() string // of sealed messages
@@ -53,7 +53,7 @@ func (p *lanePoster) close() {
 	p.login.close()
 }
 
-// take gets a lane, if possible one that is logged in already.
+// take returns a lane, if possible one that is logged in already.
 func (p *lanePoster) take(ctx context.Context) (*lane, error) {
 	select {
 	case <-ctx.Done():
@@ -79,7 +79,12 @@ func (p *lanePoster) post(ctx context.Context, body string) (int, io.ReadCloser,
 func (p *lanePoster) postOn(ctx context.Context, l *lane, body string) (int, []byte, error) {
 	for attempt := 0; ; attempt++ {
 		if !l.ready {
+			done, err := p.cfg.Refusals.Enter(ctx, p.url)
+			if err != nil {
+				return 0, nil, err
+			}
 			s, err := p.login.login(ctx, l.client)
+			done(refusal(err), err == nil)
 			if err == nil && s == nil && p.cfg.PlainHTTP {
 				err = &LoginError{Host: p.cfg.Host, User: p.cfg.User, Err: ErrUnsealed}
 			}
@@ -94,7 +99,7 @@ func (p *lanePoster) postOn(ctx context.Context, l *lane, body string) (int, []b
 		}
 		l.drop()
 		// The server asks for a new login: it has closed the connection, or
-		// ended the session. A request that it refused or never got did
+		// ended the session. A request that it refused or never received did
 		// nothing, so it can be sent again.
 		if attempt == 0 && ctx.Err() == nil && ((err == nil) || !x.sent) {
 			continue
@@ -106,7 +111,7 @@ func (p *lanePoster) postOn(ctx context.Context, l *lane, body string) (int, []b
 	}
 }
 
-// drop forgets the login together with its connection.
+// drop drops the login together with its connection.
 func (l *lane) drop() {
 	l.ready, l.session = false, nil
 	l.client.CloseIdleConnections()
@@ -118,8 +123,8 @@ type exchanged struct {
 	sent   bool
 }
 
-// exchange sends a body on a logged-in lane. It must go over the connection of
-// the login: on a new one the request is not sent.
+// exchange sends a body on a logged-in lane. It must use the connection of
+// the login: on a new connection the request is not sent.
 func (p *lanePoster) exchange(ctx context.Context, l *lane, body string) (x exchanged, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -146,7 +151,7 @@ func (p *lanePoster) exchange(ctx context.Context, l *lane, body string) (x exch
 	}
 	rq.Header.Set("Content-Type", ct)
 	// Without GetBody net/http does not repeat the request by itself, on
-	// another connection that knows nothing of the login.
+	// another connection that is not logged in.
 	rq.GetBody = nil
 	rs, err := l.client.Do(rq)
 	if err != nil {

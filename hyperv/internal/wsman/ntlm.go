@@ -3,10 +3,13 @@ package wsman
 import (
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 
 	"github.com/bodgit/ntlmssp"
 )
@@ -23,7 +26,7 @@ func (n *ntlm) close()           {}
 // login runs the three messages of NTLM.
 func (n *ntlm) login(ctx context.Context, c *http.Client) (sealer, error) {
 	domain, user := splitUser(n.cfg.User)
-	client, err := ntlmssp.NewClient(ntlmssp.SetUserInfo(user, n.cfg.Password), ntlmssp.SetDomain(domain))
+	client, err := ntlmssp.NewClient(ntlmssp.SetUserInfo(user, string(n.cfg.Password)), ntlmssp.SetDomain(domain))
 	if err != nil {
 		return nil, err
 	}
@@ -31,6 +34,8 @@ func (n *ntlm) login(ctx context.Context, c *http.Client) (sealer, error) {
 	var challenge []byte
 	var bindings *ntlmssp.ChannelBindings
 	scheme := "Negotiate"
+	var fresh atomic.Bool // the message went over a new connection
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { fresh.Store(!i.Reused) }})
 	for step := range 2 {
 		token, err := client.Authenticate(challenge, bindings)
 		if err != nil {
@@ -41,8 +46,12 @@ func (n *ntlm) login(ctx context.Context, c *http.Client) (sealer, error) {
 			return nil, err
 		}
 		if step == 1 {
-			if rs.StatusCode == http.StatusUnauthorized {
-				return nil, refuse(nil)
+			switch {
+			case rs.StatusCode != http.StatusUnauthorized:
+			case fresh.Load(): // that one has not seen the challenge
+				return nil, &ConnectionError{Host: n.cfg.Host, Err: errors.New("the connection was closed in the middle of the login")}
+			default:
+				return nil, &LoginError{Host: n.cfg.Host, User: n.cfg.User, Password: true}
 			}
 			break
 		}
@@ -51,6 +60,9 @@ func (n *ntlm) login(ctx context.Context, c *http.Client) (sealer, error) {
 		}
 		if scheme, challenge = findToken(rs.Header, "Negotiate", "NTLM"); challenge == nil {
 			return nil, refuse(errors.New("the server offers no NTLM"))
+		}
+		if err := checkChallenge(challenge); err != nil {
+			return nil, refuse(err)
 		}
 		if data := endpointBinding(rs.TLS); data != nil {
 			bindings = &ntlmssp.ChannelBindings{ApplicationData: data}
@@ -70,6 +82,9 @@ func (s ntlmSealer) seal(msg []byte) (signature, sealed []byte, err error) {
 }
 
 func (s ntlmSealer) unseal(signature, sealed []byte) ([]byte, error) {
+	if len(signature) != 16 || binary.LittleEndian.Uint32(signature) != 1 {
+		return nil, errors.New("sealed reply has a signature of another kind")
+	}
 	return s.Unwrap(sealed, signature)
 }
 
@@ -108,8 +123,8 @@ func findToken(h http.Header, schemes ...string) (string, []byte) {
 	return "", nil
 }
 
-// splitUser takes a name apart; "name@domain" goes as it is, with an empty
-// domain, as NTLM wants it.
+// splitUser splits a name into its parts. "name@domain" is kept unchanged,
+// with an empty domain, as NTLM requires.
 func splitUser(s string) (domain, user string) {
 	if d, u, ok := strings.Cut(s, `\`); ok {
 		return d, u

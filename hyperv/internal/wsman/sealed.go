@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// Sealed messages are multipart bodies of MS-WSMV 2.2.9.1: a part that tells
-// the type and length of the message, and a part with the length of the
-// signature, the signature and the encrypted message. The headers of the parts
-// are indented, and no empty line ends them.
+// Sealed messages are multipart bodies of MS-WSMV 2.2.9.1: a part with the
+// type and length of the message, and a part with the length of the
+// signature, the signature and the encrypted message. The headers of the
+// parts are indented, and no empty line ends them.
 const (
 	boundary  = "--Encrypted Boundary"
 	partStart = "Content-Type: application/octet-stream\r\n"
 )
 
 // sealer has the keys of one connection. Both directions number their
-// messages, so the order counts.
+// messages, so the order matters.
 type sealer interface {
 	seal(msg []byte) (signature, sealed []byte, err error)
 	unseal(signature, sealed []byte) ([]byte, error)

@@ -11,6 +11,8 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
+
+	"github.com/anyvisor/anyvisor/internal/session"
 )
 
 // certificateHeader asks WinRM to log in by the TLS client certificate
@@ -23,24 +25,34 @@ type tlsPoster struct {
 	cfg    Config
 	client *http.Client
 	auth   authorizer
+	turns  chan struct{} // nil: any number of requests at once
 }
+
+// basicRequests is the number of requests that run at the same time with
+// Basic. Each carries the password, so it is also how many are refused after
+// the password has changed.
+const basicRequests = 2
 
 // authorizer logs a request in.
 type authorizer interface {
 	// authorize sets the Authorization header.
 	authorize(c *http.Client, rq *http.Request) error
-	// again tells whether to try once more after this refusal.
+	// again reports whether to try once more after this refusal.
 	again(rs *http.Response) bool
-	// answer makes an error of a refusal.
+	// answer makes an error from a refusal.
 	answer(h http.Header) error
 	close()
 }
 
 func newTLS(url string, cfg Config, a authorizer) *tlsPoster {
-	return &tlsPoster{url: url, cfg: cfg, auth: a, client: &http.Client{Transport: newTransport(cfg, cfg.Connections), CheckRedirect: noRedirect}}
+	p := &tlsPoster{url: url, cfg: cfg, auth: a, client: &http.Client{Transport: newTransport(cfg, cfg.Connections), CheckRedirect: noRedirect}}
+	if cfg.Auth == Basic {
+		p.turns = make(chan struct{}, min(basicRequests, cfg.Connections))
+	}
+	return p
 }
 
-// noRedirect keeps credentials where they were meant to go.
+// noRedirect keeps credentials from being sent anywhere else.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // constant is a login that is the same for each request: Basic, or a client
@@ -52,13 +64,15 @@ func (c *constant) authorize(_ *http.Client, rq *http.Request) error {
 		rq.Header.Set("Authorization", certificateHeader)
 		return nil
 	}
-	rq.SetBasicAuth(c.User, c.Password)
+	rq.SetBasicAuth(c.User, string(c.Password))
 	return nil
 }
 
 func (c *constant) again(*http.Response) bool { return false }
-func (c *constant) answer(http.Header) error  { return &LoginError{Host: c.Host, User: c.User} }
-func (c *constant) close()                    {}
+func (c *constant) answer(http.Header) error {
+	return &LoginError{Host: c.Host, User: c.User, Password: true}
+}
+func (c *constant) close() {}
 
 func (p *tlsPoster) close() {
 	p.client.CloseIdleConnections()
@@ -77,8 +91,11 @@ func (p *tlsPoster) post(ctx context.Context, body string) (int, io.ReadCloser, 
 		if err := p.auth.authorize(p.client, rq); err != nil {
 			return 0, nil, err
 		}
-		sent.Store(false) // by what authorize sent
-		rs, err := p.client.Do(rq)
+		sent.Store(false) // set by what authorize sent
+		rs, err := p.send(rq)
+		if errors.As(err, new(*session.RefusedError)) {
+			return 0, nil, err
+		}
 		if err != nil {
 			return 0, nil, &ConnectionError{Host: p.cfg.Host, Sent: sent.Load(), Err: unwrapURL(err)}
 		}
@@ -92,7 +109,28 @@ func (p *tlsPoster) post(ctx context.Context, body string) (int, io.ReadCloser, 
 	}
 }
 
-// drain reads what little is left so that the connection can be used again.
+// send sends a request, with Basic a few at a time.
+func (p *tlsPoster) send(rq *http.Request) (*http.Response, error) {
+	if p.turns == nil {
+		return p.client.Do(rq)
+	}
+	select {
+	case p.turns <- struct{}{}:
+	case <-rq.Context().Done():
+		return nil, rq.Context().Err()
+	}
+	defer func() { <-p.turns }()
+	if err := p.cfg.Refusals.Check(p.url); err != nil {
+		return nil, err
+	}
+	rs, err := p.client.Do(rq)
+	if err == nil && rs.StatusCode == http.StatusUnauthorized {
+		p.cfg.Refusals.Note(p.url, p.auth.answer(rs.Header), false)
+	}
+	return rs, err
+}
+
+// drain reads the short rest so that the connection can be used again.
 func drain(b io.ReadCloser) {
 	io.CopyN(io.Discard, b, 64<<10)
 	b.Close()

@@ -37,7 +37,8 @@ func (d *decoder) node(start xml.StartElement) (*node, error) {
 	}
 }
 
-// find goes down by local names; nil if there is no such path.
+// find follows a path of local names. It returns nil if there is no such
+// path.
 func (n *node) find(path ...string) *node {
 	for _, p := range path {
 		if n == nil {

@@ -1,4 +1,5 @@
-// Package krblab runs a real Kerberos KDC, that of MIT, with a realm, ports and a state folder of its own on loopback.
+// Package krblab runs a real Kerberos KDC, that of MIT, with a realm, ports and a state folder of
+// its own on loopback.
 package krblab
 
 import (
@@ -30,7 +31,7 @@ type Config struct {
 	ClockOffset time.Duration
 }
 
-// KDC is a running KDC. It does not outlive this process's call of Stop.
+// KDC is a running KDC. It ends when this process calls Stop.
 type KDC struct {
 	dir     string
 	release func()
@@ -52,7 +53,7 @@ func Start(ctx context.Context, cfg Config) (*KDC, error) {
 		return nil, err
 	}
 	k := &KDC{dir: dir, release: release, cfg: cfg}
-	// A port that was free may be taken before the KDC has it.
+	// A port that was free may be taken before the KDC gets it.
 	for attempt := 0; ; attempt++ {
 		err := k.serve(ctx)
 		if err == nil {
@@ -64,8 +65,9 @@ func Start(ctx context.Context, cfg Config) (*KDC, error) {
 	}
 }
 
-// ForTest starts a KDC for the time of a test, with users of one password and a service, and writes the service's key into
-// a keytab. Where there can be no lab the test is skipped, or fails on CI.
+// ForTest starts a KDC for the duration of a test, with users of one password and a service, and
+// writes the service's key into a keytab. Where no lab is possible the test is skipped, or fails
+// on CI.
 func ForTest(tb testing.TB, cfg Config, password string, users []string, service string) (k *KDC, keytab string) {
 	tb.Helper()
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -193,8 +195,8 @@ func (k *KDC) AddService(ctx context.Context, name string) error {
 	return err
 }
 
-// Rekey gives a principal a new random key, as a host of a domain gets every month, and leaves in the keytab that one
-// alone.
+// Rekey gives a principal a new random key, like a host of a domain gets every month, and leaves
+// only that key in the keytab.
 func (k *KDC) Rekey(ctx context.Context, name, keytab string) error {
 	if err := os.Remove(keytab); err != nil {
 		return err
@@ -203,14 +205,14 @@ func (k *KDC) Rekey(ctx context.Context, name, keytab string) error {
 	return err
 }
 
-// Keytab writes the keys of principals, as they are, into a new file.
+// Keytab writes the present keys of principals into a new file.
 func (k *KDC) Keytab(ctx context.Context, names ...string) (string, error) {
 	file := k.file("keytab")
 	_, err := k.run(ctx, "kadmin.local", append([]string{"-r", Realm, "ktadd", "-norandkey", "-k", file}, names...)...)
 	return file, err
 }
 
-// Login gets a user's ticket with kinit by the KDC's clock and gives the credential cache.
+// Login gets a user's ticket with kinit by the KDC's clock and returns the credential cache.
 func (k *KDC) Login(ctx context.Context, user, password string) (string, error) {
 	file := k.file("ccache")
 	cmd := k.command(ctx, "kinit", "-c", "FILE:"+file, user)
@@ -226,17 +228,17 @@ func (k *KDC) file(kind string) string {
 	return k.path(fmt.Sprintf("%s-%d", kind, k.files))
 }
 
-// Environment is what other programs need to find the KDC.
+// Environment returns the environment that other programs need to find the KDC.
 func (k *KDC) Environment() []string {
 	return append(os.Environ(), "KRB5_CONFIG="+k.Config(), "KRB5_KDC_PROFILE="+k.path("kdc.conf"), "KRB5RCACHENAME=none:", "LC_ALL=C")
 }
 
-// command makes a command that sees the KDC's files and clock.
+// command makes a command that uses the KDC's files and clock.
 func (k *KDC) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env, cmd.WaitDelay = k.Environment(), 5*time.Second
 	if s := int(k.cfg.ClockOffset.Seconds()); s != 0 {
-		// Not by faketime's own program, which stays between: ending it would leave the KDC.
+		// Without faketime's own program, which stays between: ending it would leave the KDC.
 		cmd.Env = append(cmd.Env, "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", fmt.Sprintf("FAKETIME=%+d", s))
 	}
 	return cmd

@@ -12,7 +12,7 @@
 //	_, err = a.Virsh(ctx, "create", l.WriteXML(xml)) // kernel l.Kernel, initrd l.Initrd, console a.Serial("vm")
 //	n, err := a.WaitTick(ctx, "vm", 1)               // the guest's counter
 //	_, err = a.Virsh(ctx, "migrate", "--live", "--p2p", "--unsafe", "vm", b.TCPURI)
-//	n2, err := b.WaitTick(ctx, "vm", n+1)            // it goes on where it was
+//	n2, err := b.WaitTick(ctx, "vm", n+1)            // it continues where it was
 //	err = a.Restart(ctx)                             // libvirtd only, guests live on; also Kill, StopDaemon, StartDaemon
 //
 // Each host has two active directory pools, "default" (Host.Dir) and "shared" (Lab.Shared, the

@@ -11,9 +11,9 @@ import (
 	"github.com/anyvisor/anyvisor/internal/lab"
 )
 
-// writeFiles makes the host's folder. qemu.conf turns off all that would need a full system or
-// touch things that both hosts share: other users, file ownership, security labels, virtlogd,
-// cgroups.
+// writeFiles makes the host's folder. qemu.conf turns off everything that would need a full
+// system or affect things that both hosts share: other users, file ownership, security labels,
+// virtlogd, cgroups.
 func (h *Host) writeFiles() error {
 	pki := filepath.Join(h.root, "pki")
 	if err := h.lab.authority.issue(pki, "server", h.Name, x509.ExtKeyUsageServerAuth, h.Address); err != nil {

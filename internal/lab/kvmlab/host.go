@@ -34,7 +34,7 @@ type Host struct {
 	number int
 	root   string // on this machine; parts of it are mounted over /etc, /var and /run of the host
 
-	mu      sync.Mutex // one order at a time
+	mu      sync.Mutex // serializes commands to the host's first process
 	unshare *exec.Cmd
 	orders  io.WriteCloser
 	answers *bufio.Reader
@@ -126,7 +126,7 @@ func (h *Host) Run(ctx context.Context, name string, args ...string) (string, er
 	return lab.Command(ctx, "nsenter", append([]string{"--target", strconv.Itoa(h.pid), "--all", name}, args...)...)
 }
 
-// Restart ends libvirtd and starts it again. Guests go on running meanwhile.
+// Restart ends libvirtd and starts it again. Guests keep running meanwhile.
 func (h *Host) Restart(ctx context.Context) error {
 	if err := h.StopDaemon(ctx); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (h *Host) Restart(ctx context.Context) error {
 	return h.StartDaemon(ctx)
 }
 
-// StopDaemon ends libvirtd in order; its sockets refuse connections then.
+// StopDaemon ends libvirtd in order. Its sockets then refuse connections.
 func (h *Host) StopDaemon(ctx context.Context) error { return h.order(ctx, "stop") }
 
 // Kill ends libvirtd at once, as a crash would.
@@ -163,7 +163,7 @@ func (h *Host) DaemonLog() string {
 	return string(b[max(0, len(b)-4096):])
 }
 
-// HoldCopies lets copies of images on this host wait when their file is there, from now until
+// HoldCopies makes copies of images on this host wait once their file exists, from now until
 // release is called.
 func (h *Host) HoldCopies(ctx context.Context) (release func() error, err error) {
 	script, real, hold := filepath.Join(h.root, "qemu-img"), filepath.Join(h.root, "qemu-img.real"), filepath.Join(h.root, "hold-copies")
@@ -189,8 +189,8 @@ func (h *Host) order(ctx context.Context, order string) error {
 	return h.await(ctx, "done "+order)
 }
 
-// await reads one answer of the host's first process. If ctx ends, the host is ended too:
-// its answers could no longer be told apart.
+// await reads one answer of the host's first process. If ctx ends, the host is ended too: its
+// answers could no longer be matched.
 func (h *Host) await(ctx context.Context, want string) error {
 	stop := context.AfterFunc(ctx, func() { h.unshare.Process.Kill() })
 	defer stop()
@@ -207,7 +207,7 @@ func (h *Host) await(ctx context.Context, want string) error {
 	return nil
 }
 
-// halt ends the host's first process, and with it all that runs in its PID namespace.
+// halt ends the host's first process, and with it everything that runs in its PID namespace.
 func (h *Host) halt() error {
 	if h.unshare == nil || h.unshare.Process == nil {
 		return nil
@@ -215,7 +215,7 @@ func (h *Host) halt() error {
 	h.orders.Close()
 	timer := time.AfterFunc(10*time.Second, func() { h.unshare.Process.Kill() })
 	defer timer.Stop()
-	h.unshare.Wait() // its exit status says nothing: the namespace is gone in any case
+	h.unshare.Wait() // its exit status does not matter: the namespace is gone in any case
 	h.unshare = nil
 	return nil
 }

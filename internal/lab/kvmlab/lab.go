@@ -10,13 +10,18 @@ import (
 	"github.com/anyvisor/anyvisor/internal/lab"
 )
 
+// CommandLine is that of the guests' kernel. On a busy machine an emulated
+// timer comes too late for the kernel's check of it, which ends in a panic.
+const CommandLine = "console=ttyS0 quiet no_timer_check"
+
 // Packages are the Debian packages that the lab and programs using libvirt through cgo need.
 var Packages = []string{
 	"libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "libvirt-dev", "pkg-config", "gcc", "libc6-dev",
 	"qemu-system-x86", "qemu-utils", "busybox-static", "iproute2", "e2fsprogs", "kmod", "xz-utils", "openssh-client", "dropbear-bin",
+	"ovmf",
 }
 
-// Config says what to start. The zero value is one host.
+// Config describes what to start. The zero value is one host.
 type Config struct {
 	Hosts int // 1 or 2; 0 means 1
 }
@@ -25,7 +30,7 @@ type Config struct {
 type Lab struct {
 	Hosts   []*Host
 	Kernel  string // kernel for direct boot (ELF with PVH entry): starts in about 8 s under TCG
-	BzImage string // the same kernel as a bzImage: slower, but boot loaders take it
+	BzImage string // the same kernel as a bzImage: slower, but accepted by boot loaders
 	Initrd  string // counting guest, see lab.CountingInitrd
 	Shared  string // folder that all hosts see under this path; pool "shared"
 	Dir     string // the lab's own folder
@@ -36,8 +41,8 @@ type Lab struct {
 }
 
 // Start installs what is missing and starts the hosts. The first run on a machine downloads
-// packages and a kernel (some ten seconds on a fast line); later ones take about 1 s. ctx bounds the start only.
-// The error wraps lab.ErrUnavailable where no lab can run.
+// packages and a kernel (some ten seconds on a fast line); later ones take about 1 s. ctx bounds
+// the start only. The error wraps lab.ErrUnavailable where no lab can run.
 func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if cfg.Hosts == 0 {
 		cfg.Hosts = 1

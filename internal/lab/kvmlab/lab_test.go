@@ -23,7 +23,7 @@ func domainXML(l *kvmlab.Lab, h *kvmlab.Host, name string) string {
   <memory unit='MiB'>256</memory>
   <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type><kernel>` + l.Kernel + `</kernel><initrd>` + l.Initrd + `</initrd>
-    <cmdline>console=ttyS0 quiet tickdisk=vda</cmdline></os>
+    <cmdline>` + kvmlab.CommandLine + ` tickdisk=vda</cmdline></os>
   <features><acpi/><apic/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
   <devices>

@@ -79,8 +79,8 @@ func (a *authority) issue(dir, kind, name string, usage x509.ExtKeyUsage, addres
 }
 
 // ClientPKI makes a folder with a client's certificate for the parameter pkipath of a libvirt URI.
-// The hosts know those that are trusted, and a client knows the hosts by it; the others come from
-// an authority that nobody knows.
+// With trusted, the hosts accept the client, and the client accepts the hosts. Otherwise the
+// certificate is from an authority that nobody knows.
 func (l *Lab) ClientPKI(trusted bool) (string, error) {
 	a := l.authority
 	if !trusted {

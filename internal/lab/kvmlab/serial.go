@@ -18,7 +18,7 @@ import (
 // continues in the destination's file.
 func (h *Host) Serial(name string) string { return "/var/log/libvirt/" + name + ".serial" }
 
-// ReadSerial returns all that the guest wrote to Serial(name) on this host.
+// ReadSerial returns everything that the guest wrote to Serial(name) on this host.
 func (h *Host) ReadSerial(name string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(h.root, h.Serial(name)))
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/anyvisor/anyvisor/internal/lab"
 )
 
-// SSH is how to reach the hosts' sshd.
+// SSH describes how to reach the hosts' sshd.
 type SSH struct {
 	Key        string // file with the private key of a user that the hosts let in as root
 	KnownHosts string // file with the hosts' keys
-	// Command is a program to call in place of ssh, which knows the hosts in KnownHosts alone.
+	// Command is a program to call instead of ssh, which knows only the hosts in KnownHosts.
 	Command string
 }
 
@@ -45,7 +45,7 @@ func (l *Lab) StartSSH(ctx context.Context) (*SSH, error) {
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "authorized_keys"), public, 0o600)); err != nil {
 			return nil, err
 		}
-		// It goes into the background by itself, with the log on its standard error.
+		// It enters the background by itself, with the log on its standard error.
 		if _, err := h.Run(ctx, "dropbear", "-s", "-r", key, "-p", h.Address+":22", "-P", filepath.Join(h.root, "dropbear.pid")); err != nil {
 			return nil, fmt.Errorf("sshd of %s: %w", h.Name, err)
 		}
@@ -54,5 +54,5 @@ func (l *Lab) StartSSH(ctx context.Context) (*SSH, error) {
 	return s, errors.Join(os.WriteFile(s.KnownHosts, []byte(known), 0o600), os.WriteFile(s.Command, []byte(script), 0o700))
 }
 
-// home is the folder that root of the host has for a home, in place of this machine's.
+// home is the home folder of the host's root, instead of this machine's.
 func (h *Host) home() string { return filepath.Join(h.root, "home") }

@@ -13,8 +13,8 @@ import (
 	"github.com/anyvisor/anyvisor/internal/lab"
 )
 
-// wire is the network between the hosts and this machine: a bridge out here, and a cable
-// from it to each host. Names and addresses are drawn, so that labs can run side by side.
+// wire is the network between the hosts and this machine: a bridge outside the hosts, and a cable
+// from it to each host. Names and addresses are random, so that labs can run in parallel.
 type wire struct {
 	bridge string
 	prefix string // first three octets of its /24
@@ -44,7 +44,8 @@ func newWire(ctx context.Context, dir string) (*wire, error) {
 	return nil, fmt.Errorf("kvmlab: no free 10.x.y.0/24 network")
 }
 
-// The name of the bridge is kept in this file of the lab's folder, for when nobody removes it.
+// This file of the lab's folder keeps the name of the bridge, for the case that nobody removes
+// the bridge.
 const wireFile = "bridge"
 
 // sweepWire removes the bridge of a lab whose process died.
@@ -56,8 +57,9 @@ func sweepWire(dir string) {
 
 func (w *wire) address(host int) string { return fmt.Sprintf("%s.%d", w.prefix, host+1) }
 
-// plug leads a cable into the network namespace of process pid and puts it on a bridge br0 there. The bridge has an
-// address of its own: otherwise it may take over that of a guest's adapter, and when the guest moves both hosts have it.
+// plug leads a cable into the network namespace of process pid and puts it on a bridge br0 there.
+// The bridge has an address of its own: otherwise it may take over that of a guest's adapter, and
+// when the guest moves both hosts have it.
 func (w *wire) plug(ctx context.Context, host, pid int) error {
 	cable := fmt.Sprintf("%sh%d", w.bridge, host+1)
 	_, err := lab.Command(ctx, "bash", "-ec", `

@@ -1,4 +1,4 @@
-// Package qemu runs the machines that labs nest inside this one.
+// Package qemu runs the nested machines of labs.
 package qemu
 
 import (
@@ -22,7 +22,7 @@ type Machine struct {
 	stderr bytes.Buffer
 }
 
-// Start runs QEMU with args, its console in dir. It ends when this process does, by whatever cause.
+// Start runs QEMU with args, its console in dir. It ends when this process ends, for any reason.
 func Start(name, dir string, args ...string) (*Machine, error) {
 	m := &Machine{Name: name, Console: filepath.Join(dir, name+".console"), ended: make(chan struct{})}
 	all := append([]string{"--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-name", name, "-nodefaults", "-display", "none", "-vga", "none",
@@ -39,7 +39,7 @@ func Start(name, dir string, args ...string) (*Machine, error) {
 	return m, nil
 }
 
-// Ended is nil while the machine runs, and says what QEMU said when it does not.
+// Ended returns nil while the machine runs, and QEMU's error message when it does not.
 func (m *Machine) Ended() error {
 	select {
 	case <-m.ended:
@@ -49,8 +49,8 @@ func (m *Machine) Ended() error {
 	}
 }
 
-// Wait polls ready until it returns nil, the machine ends or ctx does. Its error shows the end of
-// the console.
+// Wait polls ready until it returns nil, the machine ends or ctx does. Its error contains the end
+// of the console.
 func (m *Machine) Wait(ctx context.Context, what string, ready func(context.Context) error) error {
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
@@ -74,13 +74,13 @@ func (m *Machine) tail() []byte {
 	return b[max(0, len(b)-3000):]
 }
 
-// Stop pulls the plug and waits for the process to be gone.
+// Stop kills the process and waits for its end.
 func (m *Machine) Stop() {
 	m.cmd.Process.Kill()
 	<-m.ended
 }
 
-// FreePort returns a TCP port of the loopback address that nobody listens on now.
+// FreePort returns a TCP port of the loopback address that is free now.
 func FreePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/anyvisor/anyvisor/internal/lab"
 )
 
 // Procedures of libvirt's src/remote/remote_protocol.x.
@@ -48,8 +50,7 @@ const (
 	Rename            = 358
 )
 
-// Changing are the procedures after which something is different, with names
-// for tests.
+// Changing are the procedures that change something, with names for tests.
 var Changing = map[uint32]string{
 	Create: "create", CreateXML: "create-xml", Define: "define", Destroy: "destroy", Resume: "resume", Suspend: "suspend",
 	VolumeCreate: "volume-create", VolumeDelete: "volume-delete", VolumeCreateFrom: "volume-create-from",
@@ -73,23 +74,27 @@ type Proxy struct {
 	last   uint32         // the procedure after which nothing is passed on; 0 is none
 	held   bool           // it was seen
 	passed chan struct{}  // closed when it was passed on
-	lose   uint32         // the procedure of which an answer is lost; 0 is none
+	lose   uint32         // the procedure whose answer is lost; 0 is none
 	skip   int            // after this many
-	late   bool           // the host gets the request when the sender has asked again
+	late   bool           // the host gets the request after the sender has repeated it
+	hold   func()         // called before the answer is passed on, instead of losing it
 	seen   []uint32       // the procedures of all requests
 	coming sync.WaitGroup // requests that are late
 }
 
-// New stands before an address until the test ends, on the same kind of network.
+// New places a proxy in front of an address until the test ends, on the same kind of network.
 func New(t testing.TB, network, address string) *Proxy {
 	t.Helper()
 	at := "127.0.0.1:0"
 	if network == "unix" {
-		dir, err := os.MkdirTemp("", "avp") // short: socket paths end at 107 bytes
+		dir, release, err := lab.TempDir("avp", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
+		t.Cleanup(func() {
+			os.RemoveAll(dir)
+			release()
+		})
 		at = filepath.Join(dir, "s")
 	}
 	ln, err := net.Listen(network, at)
@@ -117,7 +122,7 @@ func New(t testing.TB, network, address string) *Proxy {
 	return p
 }
 
-// Addr is where the proxy listens.
+// Addr is the address that the proxy listens on.
 func (p *Proxy) Addr() string { return p.ln.Addr().String() }
 
 // Cut ends all connections; new ones work.
@@ -130,9 +135,9 @@ func (p *Proxy) Cut() {
 	p.conns = map[net.Conn]bool{}
 }
 
-// HoldAfter passes requests on up to the first of a procedure, and none after
-// it: its sender gets no further, however fast the machine is. The channel is
-// closed when the host has that request.
+// HoldAfter passes requests on up to the first of a procedure, and none after it: its sender
+// can't continue, however fast the machine is. The channel is closed when the host has that
+// request.
 func (p *Proxy) HoldAfter(procedure uint32) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,24 +145,32 @@ func (p *Proxy) HoldAfter(procedure uint32) <-chan struct{} {
 	return p.passed
 }
 
-// LoseAnswer breaks the connection of a request of a procedure, after skip
-// others: the host does it, and the sender never hears.
+// LoseAnswer breaks the connection of a request of a procedure, after skip others: the host does
+// the work, and the sender never gets the answer.
 func (p *Proxy) LoseAnswer(procedure uint32, skip int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lose, p.skip, p.late = procedure, skip, false
+	p.lose, p.skip, p.late, p.hold = procedure, skip, false, nil
 }
 
-// Delay is LoseAnswer for a request that is long on its way: the host gets it
-// after one more of its kind has come by another way.
+// HoldAnswer calls f when the host has answered a request of a procedure, after skip others, and
+// passes the answer on when f returns. Other answers are not held back.
+func (p *Proxy) HoldAnswer(procedure uint32, skip int, f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lose, p.skip, p.late, p.hold = procedure, skip, false, f
+}
+
+// Delay is like LoseAnswer, for a request that takes long to arrive: the host gets it after one
+// more of its kind has arrived by another way.
 func (p *Proxy) Delay(procedure uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lose, p.skip, p.late = procedure, 0, true
+	p.lose, p.skip, p.late, p.hold = procedure, 0, true, nil
 }
 
-// Struck reports whether the answer was lost that was to be. The host has the
-// request by then.
+// Struck reports whether the answer that should be lost was lost. The host has the request by
+// then.
 func (p *Proxy) Struck() bool {
 	p.coming.Wait()
 	p.mu.Lock()
@@ -165,7 +178,16 @@ func (p *Proxy) Struck() bool {
 	return p.lose == 0
 }
 
-// Procedures are those of the requests since it was last asked.
+// Heal loses no answer from now on, and reports whether one was lost.
+func (p *Proxy) Heal() bool {
+	struck := p.Struck()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lose = 0
+	return struck
+}
+
+// Procedures returns those of the requests since its last call.
 func (p *Proxy) Procedures() []uint32 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,7 +196,7 @@ func (p *Proxy) Procedures() []uint32 {
 	return seen
 }
 
-// What becomes of a request.
+// The possible fates of a request.
 type fate int
 
 const (
@@ -183,9 +205,10 @@ const (
 	drop
 	lose
 	loseLate
+	hold
 )
 
-// admit says what becomes of a request.
+// admit determines the fate of a request.
 func (p *Proxy) admit(procedure uint32) fate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -201,7 +224,10 @@ func (p *Proxy) admit(procedure uint32) fate {
 		p.skip--
 	default:
 		p.lose = 0
-		if p.late {
+		switch {
+		case p.hold != nil:
+			return hold
+		case p.late:
 			p.coming.Add(1)
 			return loseLate
 		}
@@ -210,7 +236,7 @@ func (p *Proxy) admit(procedure uint32) fate {
 	return pass
 }
 
-// again waits until a procedure was asked for once more, or nobody does.
+// again waits until a procedure is requested once more, or for a while.
 func (p *Proxy) again(procedure uint32) {
 	before := p.times(procedure)
 	for range 100 {
@@ -266,7 +292,9 @@ func (p *Proxy) serve(c net.Conn) {
 	}
 	p.mu.Unlock()
 	var lost atomic.Int64 // the serial of the request whose answer is lost, plus 1
+	var held atomic.Int64 // and of the one whose answer is held back
 	var wg sync.WaitGroup
+	var write sync.Mutex
 	wg.Go(func() {
 		defer c.Close()
 		for {
@@ -278,13 +306,28 @@ func (p *Proxy) serve(c net.Conn) {
 				s.Close()
 				return
 			}
-			if _, err := c.Write(k); err != nil {
-				io.Copy(io.Discard, s) // nobody hears it
+			if k.reply() && held.Load() == int64(k.word(5))+1 {
+				p.mu.Lock()
+				f := p.hold
+				p.mu.Unlock()
+				wg.Go(func() {
+					f()
+					write.Lock()
+					defer write.Unlock()
+					_, _ = c.Write(k)
+				})
+				continue
+			}
+			write.Lock()
+			_, err = c.Write(k)
+			write.Unlock()
+			if err != nil {
+				io.Copy(io.Discard, s) // nobody receives it
 				return
 			}
 		}
 	})
-	late := p.requests(c, s, &lost)
+	late := p.requests(c, s, &lost, &held)
 	if lost.Load() == 0 {
 		s.Close()
 	}
@@ -297,7 +340,7 @@ func (p *Proxy) serve(c net.Conn) {
 
 // requests passes a client's packets on until one end is closed. It reports
 // whether the last one was late.
-func (p *Proxy) requests(from net.Conn, to io.Writer, lost *atomic.Int64) (late bool) {
+func (p *Proxy) requests(from net.Conn, to io.Writer, lost, held *atomic.Int64) (late bool) {
 	for {
 		k, err := readPacket(from)
 		if err != nil {
@@ -314,6 +357,8 @@ func (p *Proxy) requests(from net.Conn, to io.Writer, lost *atomic.Int64) (late 
 			return late
 		case lose, loseLate:
 			lost.Store(int64(k.word(5)) + 1)
+		case hold:
+			held.Store(int64(k.word(5)) + 1)
 		}
 		if what == loseLate {
 			from.Close()

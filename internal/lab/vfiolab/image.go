@@ -32,8 +32,8 @@ var hostModules = []string{
 	"virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net", "bochs", "nvme", "vfio_pci", "vfio_iommu_type1", "bridge", "tun", "mdev",
 }
 
-// What the nested host runs and this machine must not: a udevd, which tells libvirtd of devices
-// that come and go, and the program with which libvirt makes mediated devices.
+// Programs that the nested host runs and this machine must not: a udevd, which reports added and
+// removed devices to libvirtd, and the program with which libvirt makes mediated devices.
 var hostPackages = []string{"udev", "mdevctl"}
 
 const (
@@ -64,8 +64,8 @@ type image struct {
 	programs            string // folder with the files of hostPackages
 }
 
-// The kernel's sample of a display device that is shared out as mediated devices has a parent of
-// its own that is no PCI device, which libvirt does not list. Here the parent is the VGA card.
+// The parent of the kernel's sample of a display device that is divided into mediated devices is
+// not a PCI device, and libvirt does not list it. Here the parent is the VGA card.
 const (
 	sampleParent = "mdev_register_parent(&mdpy_parent, &mdpy_dev,"
 	cardParent   = "mdev_register_parent(&mdpy_parent, &pci_get_device(0x1002, 0x5046, NULL)->dev,"
@@ -110,14 +110,14 @@ func fetchImage(ctx context.Context) (*image, error) {
 	return &image{kernel: kernel.ELF, host: filepath.Join(dir, "host.cpio.gz"), guest: filepath.Join(dir, "guest.cpio"), programs: filepath.Join(dir, "programs")}, nil
 }
 
-// machineArgs describes the nested host. caching-mode is what lets VFIO work below the emulated
-// IOMMU; the devices sit behind root ports of their own, so each has its own IOMMU group.
+// machineArgs describes the nested host. caching-mode lets VFIO work below the emulated IOMMU.
+// The devices are behind root ports of their own, so each has its own IOMMU group.
 func machineArgs(img *image, share string, port int) []string {
 	return []string{
 		"-machine", "q35,kernel-irqchip=off", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2560",
 		"-device", "intel-iommu,intremap=on,eim=off,caching-mode=on,aw-bits=48",
 		"-kernel", img.kernel, "-initrd", img.host,
-		"-append", "console=ttyS0 intel_iommu=on iommu=nopt quiet mitigations=off net.ifnames=0 cryptomgr.notests",
+		"-append", "console=ttyS0 intel_iommu=on iommu=nopt quiet no_timer_check mitigations=off net.ifnames=0 cryptomgr.notests",
 		"-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap",
 		"-virtfs", "local,path=" + share + ",mount_tag=share,security_model=none",
 		"-netdev", fmt.Sprintf("user,id=n0,hostfwd=tcp:127.0.0.1:%d-:16509", port), "-device", "virtio-net-pci,netdev=n0,addr=3,romfile=",
@@ -142,7 +142,7 @@ func writeConfig(img *image, dir string) error {
 }
 
 // What libvirt learned about QEMU is kept between runs, since probing takes long in the nested
-// host. libvirt checks what it finds there against the binaries and the kernel.
+// host. libvirt checks these files against the binaries and the kernel.
 func capabilitiesCache() string {
 	dir, err := lab.CacheDir()
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -86,7 +85,7 @@ func (l *Lab) start(ctx context.Context, img *image) error {
 		return err
 	}
 	keepCapabilities(ctx, l)
-	network := l.WriteXML("<network><name>default</name><forward mode='bridge'/><bridge name='br0'/></network>")
+	network := lab.WriteTemp(l.Dir, "<network><name>default</name><forward mode='bridge'/><bridge name='br0'/></network>")
 	for _, args := range [][]string{
 		{"pool-define-as", "default", "dir", "--target", "/var/lib/libvirt/images"}, {"pool-start", "default"}, {"pool-autostart", "default"},
 		{"net-define", network}, {"net-start", "default"}, {"net-autostart", "default"},
@@ -98,7 +97,7 @@ func (l *Lab) start(ctx context.Context, img *image) error {
 	return nil
 }
 
-// Stop pulls the plug of the nested host and removes the lab's files. It may be called again.
+// Stop kills the nested host and removes the lab's files. It may be called again.
 func (l *Lab) Stop() error {
 	if l.machine != nil {
 		l.machine.Stop()
@@ -145,13 +144,6 @@ func (l *Lab) Run(ctx context.Context, script string) (string, error) {
 	return string(out), nil
 }
 
-// WriteXML puts text into a new file below the lab's folder and returns its path, for virsh
-// commands that take a file.
-func (l *Lab) WriteXML(text string) string { return lab.WriteTemp(l.Dir, text) }
-
-// Serial is the path, as the nested host sees it, for the serial port of a guest.
-func (l *Lab) Serial(name string) string { return "/share/" + name + ".serial" }
-
 // WaitDevices waits for a guest's first list of its PCI devices and returns its last one, as
 // "1234:1111".
 func (l *Lab) WaitDevices(ctx context.Context, name string) (ids []string, err error) {
@@ -180,43 +172,4 @@ func lastList(text string) ([]string, error) {
 		}
 	}
 	return ids, nil
-}
-
-// GuestXML describes a guest that has the devices at these addresses and lists its PCI devices on
-// its serial port.
-func (l *Lab) GuestXML(name string, addresses ...string) string {
-	var devices strings.Builder
-	for _, a := range addresses {
-		devices.WriteString(HostdevXML(a))
-	}
-	return fmt.Sprintf(`<domain type='qemu'>
-  <name>%s</name>
-  <memory unit='MiB'>160</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s</kernel><initrd>%s</initrd>
-    <cmdline>console=ttyS0 quiet mitigations=off nokaslr tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests</cmdline></os>
-  <features><acpi/><apic/></features>
-  <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
-  <devices>
-    <serial type='file'><source path='%s' append='on'/></serial>
-    <memballoon model='none'/>
-    %s
-  </devices>
-</domain>
-`, name, l.Kernel, l.Initrd, l.Serial(name), devices.String())
-}
-
-// HostdevXML is the device element that passes the function at address (dddd:bb:ss.f) to a guest.
-func HostdevXML(address string) string {
-	var n [4]uint64
-	fields := strings.FieldsFunc(address, func(r rune) bool { return r == ':' || r == '.' })
-	for i := range min(len(fields), len(n)) {
-		n[i], _ = strconv.ParseUint(fields[i], 16, 16)
-	}
-	return fmt.Sprintf(`<hostdev mode='subsystem' type='pci' managed='yes'><driver name='vfio'/>`+
-		`<source><address domain='%#04x' bus='%#02x' slot='%#02x' function='%#x'/></source><rom bar='off'/></hostdev>`, n[0], n[1], n[2], n[3])
-}
-
-// NodeDevice is libvirt's name of the device at address.
-func NodeDevice(address string) string {
-	return "pci_" + strings.NewReplacer(":", "_", ".", "_").Replace(address)
 }

@@ -22,7 +22,7 @@ func forwarder(dll, function, to string) []byte {
 	for _, v := range []int{0, 0, 0, put[dll], 1, 1, 1, eat, names, ordinals} {
 		edata = le.AppendUint32(edata, uint32(v))
 	}
-	edata = le.AppendUint32(edata, uint32(put[to])) // inside the directory: so it is a forwarder
+	edata = le.AppendUint32(edata, uint32(put[to])) // a location inside the directory makes it a forwarder
 	edata = le.AppendUint32(edata, uint32(put[function]))
 	edata = le.AppendUint16(edata, 0)
 	edata = le.AppendUint16(edata, 0)

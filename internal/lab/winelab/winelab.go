@@ -1,5 +1,5 @@
-// Package winelab runs Windows test binaries under Wine, so that code which is built for Windows alone is tested on a
-// Debian machine.
+// Package winelab runs Windows test binaries under Wine, so that code for Windows alone is tested
+// on a Debian machine.
 package winelab
 
 import (
@@ -25,7 +25,7 @@ type Lab struct {
 	release func()
 }
 
-// Result is how a program ended.
+// Result is the outcome of a program.
 type Result struct {
 	Code   int    // exit code
 	Output string // standard output and standard error together
@@ -64,7 +64,7 @@ func build(ctx context.Context, dir string) error {
 	if r, err := run(ctx, prefix, dir, "wineboot", "-i"); err != nil || r.Code != 0 {
 		return fmt.Errorf("wineboot: exit code %d, %w: %s", r.Code, err, r.Output)
 	}
-	// Since Go 1.21 every program takes random numbers from this DLL, which Wine 8 lacks.
+	// Since Go 1.21 every program gets random numbers from this DLL, which Wine 8 lacks.
 	dll := forwarder("bcryptprimitives.dll", "ProcessPrng", "ADVAPI32.SystemFunction036")
 	to := filepath.Join(prefix, "drive_c", "windows", "system32", "bcryptprimitives.dll")
 	if _, err := os.Stat(to); err == nil {
@@ -73,8 +73,8 @@ func build(ctx context.Context, dir string) error {
 	return os.WriteFile(to, dll, 0o755)
 }
 
-// Run runs a Windows program with a time limit by ctx. An error means that the program could not be run or did not end in
-// time; an exit code other than 0 is in the result.
+// Run runs a Windows program with ctx as its time limit. An error means that the program could
+// not be run or did not end in time; an exit code other than 0 is in the result.
 func (l *Lab) Run(ctx context.Context, dir, program string, args ...string) (Result, error) {
 	return run(ctx, l.prefix, dir, append([]string{program}, args...)...)
 }

@@ -11,7 +11,7 @@
 //	_, err = a.Virsh(ctx, "create", l.WriteXML(xenlab.GuestXML("pvh", "vm", uuid)))
 //	n, err := a.WaitTick(ctx, "vm", 1)                                 // the guest's counter
 //	_, err = a.Virsh(ctx, "migrate", "--live", "vm", b.URI, b.MigrateURI) // client-driven; or --p2p with b.PeerURI
-//	n2, err := b.WaitTick(ctx, "vm", n+1)                              // it goes on where it was
+//	n2, err := b.WaitTick(ctx, "vm", n+1)                              // it continues where it was
 //	out, err := b.Run(ctx, "xl list")
 //
 // Limits of this Xen, all seen with libvirt 9.0 and Xen 4.17: PVH guests need a native TSC timer

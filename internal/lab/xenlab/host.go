@@ -35,10 +35,11 @@ type Host struct {
 const (
 	hostMemory = 1280 // MiB
 	dom0Memory = 560
-	// Without la57 and smap because a PV dom0 dies of them under QEMU 7.2's emulation, without
-	// rdtscp because Xen can't emulate that for PVH guests. Without xsave and so AVX because the
-	// emulation now and then refuses AVX code, which glibc uses where it can: a guest's init was
-	// seen to end so (vmovd, invalid opcode), and nothing spares libvirtd in dom0.
+	// Without la57 and smap because a PV dom0 crashes with them under QEMU 7.2's emulation,
+	// without rdtscp because Xen can't emulate that for PVH guests. Without xsave and so AVX
+	// because the emulation now and then refuses AVX code, which glibc uses where it can: a
+	// guest's init was seen to end so (vmovd, invalid opcode), and libvirtd in dom0 is not safe
+	// from it either.
 	cpu = "max,-la57,-smap,-rdtscp,-xsave,-avx,-avx2,-fma,-f16c"
 )
 
@@ -61,7 +62,7 @@ func (h *Host) powerOn(img *image) (err error) {
 	h.machine, err = qemu.Start(h.Name, h.dir,
 		"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", cpu, "-smp", "1", "-m", strconv.Itoa(hostMemory),
 		"-uuid", fmt.Sprintf("5e000000-0000-4000-8000-%012d", h.number),
-		// Interrupt remapping is left out: Xen does not get along with QEMU's.
+		// Interrupt remapping is left out: Xen does not work with QEMU's.
 		"-device", "intel-iommu,intremap=off",
 		"-kernel", img.xen,
 		"-append", fmt.Sprintf("console=com1 dom0_mem=%dM,max:%dM dom0_max_vcpus=1 iommu=no-intremap noreboot loglvl=warning", dom0Memory, dom0Memory),
@@ -72,9 +73,10 @@ func (h *Host) powerOn(img *image) (err error) {
 		"-netdev", fmt.Sprintf("dgram,id=n1,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", wire(h.number), wire(3-h.number)),
 		"-device", fmt.Sprintf("virtio-net-pci,netdev=n1,addr=5,romfile=,mac=52:54:00:99:00:%02x", h.number),
 		"-virtfs", "local,path="+filepath.Join(h.dir, "shared")+",mount_tag=shared,security_model=none",
-		// Tests read guests' consoles out here, which costs the host nothing.
+		// Tests read guests' consoles outside, which costs the host nothing.
 		"-virtfs", "local,path="+h.file("consoles")+",mount_tag=consoles,security_model=none",
-		// To pass through, each behind a root port of its own, so that they can be reset: RNG and Display.
+		// For passthrough, each behind a root port of its own, so that they can be reset: RNG and
+		// Display.
 		"-device", "pcie-root-port,id=rp1,chassis=1,slot=1,addr=10", "-device", "virtio-rng-pci,bus=rp1,addr=0",
 		"-device", "pcie-root-port,id=rp2,chassis=2,slot=2,addr=11", "-device", "bochs-display,bus=rp2,addr=0,romfile=",
 	)
@@ -109,7 +111,7 @@ func (h *Host) stop() {
 	if h.machine == nil {
 		return
 	}
-	// The connection that ssh keeps open would outlive the host otherwise.
+	// Otherwise the connection that ssh keeps open would outlive the host.
 	if _, err := os.Stat(h.file("ssh")); err == nil {
 		exec.Command("ssh", "-q", "-o", "ControlPath="+h.file("ssh"), "-O", "exit", "root@127.0.0.1").Run()
 	}
@@ -135,9 +137,9 @@ func (h *Host) ReadConsole(name string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(h.file("consoles"), "guest-"+name+".log"))
 }
 
-// Ends says how often libvirtd ended on the host, and how.
+// Ends returns how often libvirtd ended on the host, and how.
 func (h *Host) Ends() []string {
-	text, _ := os.ReadFile(h.machine.Console) // none says nothing
+	text, _ := os.ReadFile(h.machine.Console) // without a file there is nothing to report
 	return endLine.FindAllString(string(text), -1)
 }
 

@@ -26,7 +26,7 @@ var (
 // Packages are the Debian packages that the lab needs on this machine.
 var Packages = []string{"qemu-system-x86", "mmdebstrap", "openssh-client", "e2fsprogs", "kmod", "libvirt-clients", "qemu-utils", "busybox-static"}
 
-// What dom0 is made of, without recommendations. No systemd: under emulation it takes most of a
+// The packages of dom0, without recommendations. No systemd: under emulation it takes most of a
 // minute to start.
 const dom0Packages = "xen-system-amd64,xenstore-utils,libvirt-daemon,libvirt-daemon-driver-xen,qemu-system-xen," +
 	"openssh-server,iproute2,kmod,busybox-static,procps,pciutils,qemu-utils"
@@ -39,15 +39,15 @@ var (
 	}
 )
 
-// The files that make the tree a dom0. libvirt's libxl driver insists on finding a CPU model, and
-// under Xen on an emulated AMD CPU even the oldest one in its map asks for a feature (vme) that
-// is missing, hence the edit in buildImage.
+// The files that turn the tree into a dom0. libvirt's libxl driver requires a CPU model, and
+// under Xen on an emulated AMD CPU even the oldest one in its map needs a feature (vme) that is
+// missing. This is the reason for the edit in buildImage.
 const (
 	inittab = `::sysinit:/lab/init
 ::respawn:/lab/supervise
 `
-	// Init starts it again when it ends, as systemd does with Debian's libvirtd.service
-	// (Restart=on-failure). How it ended is on the host's console.
+	// Init restarts it when it ends, like systemd with Debian's libvirtd.service
+	// (Restart=on-failure). The host's console shows how it ended.
 	supervise = `#!/bin/sh
 /usr/sbin/libvirtd --listen >>/var/log/libvirtd.out 2>&1
 echo "DOM0 libvirtd ended with $? $(cat /proc/uptime)" >/dev/console
@@ -62,12 +62,12 @@ unix_sock_group = "root"
 	hostsFile = "127.0.0.1 localhost\n10.99.0.1 xen1\n10.99.0.2 xen2\n"
 )
 
-// image is what the hosts boot from.
+// image holds the files that the hosts boot from.
 type image struct {
 	xen, kernel, initrd, disk, key string
 }
 
-// fetchImage builds the dom0 image, or takes it from the cache.
+// fetchImage builds the dom0 image, or gets it from the cache.
 func fetchImage(ctx context.Context) (*image, error) {
 	if err := lab.Install(ctx, Packages...); err != nil {
 		return nil, err
@@ -134,9 +134,9 @@ func buildImage(ctx context.Context, dir string, kernel *lab.Kernel, guest strin
 	if err := errors.Join(
 		os.Chmod(filepath.Join(root, "root/.ssh"), 0o700),
 		os.RemoveAll(filepath.Join(root, "sbin/init")),
-		// udevd is there to tell libvirtd of devices that come and go, which takes no rules.
+		// udevd only reports added and removed devices to libvirtd, which takes no rules.
 		os.RemoveAll(filepath.Join(root, "usr/lib/udev/rules.d")),
-		// A dependency brought it in, and it fails to start here, which ends the whole daemon.
+		// A dependency installed it, and it fails to start here, which ends the whole daemon.
 		os.RemoveAll(filepath.Join(root, "usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so")),
 		os.Symlink("/bin/busybox", filepath.Join(root, "sbin/init")),
 		lab.CopyFile(filepath.Join(root, "lab/vmlinux"), kernel.ELF),
@@ -214,7 +214,7 @@ func buildInitrd(to string, kernel *lab.Kernel) error {
 	return i.WriteFile(to)
 }
 
-// gunzip unpacks the hypervisor, as QEMU's multiboot loader wants it.
+// gunzip unpacks the hypervisor, as QEMU's multiboot loader requires.
 func gunzip(to, boot string) error {
 	found, _ := filepath.Glob(filepath.Join(boot, "xen-*.gz"))
 	if len(found) != 1 {

@@ -12,7 +12,7 @@ import (
 	"github.com/anyvisor/anyvisor/internal/lab"
 )
 
-// Config says what to start. The zero value is one host.
+// Config describes what to start. The zero value is one host.
 type Config struct {
 	Hosts int // 1 or 2; 0 means 1
 }
@@ -21,7 +21,7 @@ type Config struct {
 type Lab struct {
 	Hosts  []*Host
 	Dir    string // the lab's own folder, on this machine
-	Shared string // what both hosts see as SharedDir
+	Shared string // folder that both hosts see as SharedDir
 
 	release func()
 }
@@ -31,7 +31,7 @@ const (
 	GuestKernel = "/lab/vmlinux"            // for PV and PVH guests
 	GuestInitrd = "/lab/guest.cpio.gz"      // counting guest, see lab.CountingXenInitrd; console=hvc0
 	ImageDir    = "/var/lib/libvirt/images" // folder of the pool "default"
-	SharedDir   = "/shared"                 // folder of the pool "shared", the same on both hosts; Lab.Shared out here
+	SharedDir   = "/shared"                 // folder of the pool "shared", the same on both hosts; Lab.Shared on this machine
 	Bridge      = "xenbr0"                  // joins both hosts; no DHCP
 )
 
@@ -87,7 +87,7 @@ func (l *Lab) start(ctx context.Context, hosts int, img *image) error {
 // commands that take a file.
 func (l *Lab) WriteXML(text string) string { return lab.WriteTemp(l.Dir, text) }
 
-// Stop pulls the plug of every host and removes the lab's files. It may be called again.
+// Stop kills every host and removes the lab's files. It may be called again.
 func (l *Lab) Stop() error {
 	for _, h := range l.Hosts {
 		h.stop()
@@ -102,7 +102,8 @@ func (l *Lab) Stop() error {
 func GuestXML(kind, name, uuid string) string {
 	osType, machine, clock := "linux", "xenpv", ""
 	if kind == "pvh" {
-		// With an emulated TSC, Xen would have to decode RDTSCP, which this one fails to do under QEMU.
+		// With an emulated TSC, Xen would have to decode RDTSCP, in which this version fails
+		// under QEMU.
 		osType, machine, clock = "xenpvh", "xenpvh", "<clock offset='utc'><timer name='tsc' present='yes' mode='native'/></clock>"
 	}
 	return fmt.Sprintf(`<domain type='xen'>

@@ -13,31 +13,35 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// Books say which images there are on a host, what stands on what, and whose
-// they are. They are read anew before any image is removed.
+// Books indexes a host's disk images: their backing chains and the machines
+// that use them. It is read anew before any image is removed.
 type Books struct {
 	Pools  []libvirtx.Pool
 	Images libvirtx.Images
 
 	host *Host
-	// users of an image: machines, and snapshots of machines, of every host
+	// users of an image: machines and snapshots of machines, on every host
 	// that answers.
 	users map[hypervisor.VolumeID][]User
 }
 
-// User is who uses an image.
+// Alive is a context that ends when the host's connection is closed.
+func (b *Books) Alive() context.Context { return b.host.Conn.Alive() }
+
+// User is a user of an image.
 type User struct {
 	VM       hypervisor.Ref
-	Snapshot string // empty: the machine's own definition
+	Snapshot string // empty means the machine's own definition
 }
 
 // Paths is a set of image paths on one host.
 type Paths map[string]bool
 
-// Books reads the books of a host.
+// Books reads the index of a host's images.
 func (f *Fleet) Books(ctx context.Context, h *Host) (*Books, error) {
 	b := &Books{host: h, users: map[hypervisor.VolumeID][]User{}}
 	var mu sync.Mutex
@@ -64,11 +68,18 @@ func (f *Fleet) Books(ctx context.Context, h *Host) (*Books, error) {
 					return struct{}{}, nil
 				}
 				b.Pools = pools
-				b.Images, err = libvirtx.LoadImages(c, pools)
+				var outside []string
+				for p := range used {
+					if _, ok := libvirtx.PoolOf(pools, p); !ok && strings.HasPrefix(p, "/") && !strings.HasPrefix(p, "/dev/") {
+						outside = append(outside, p)
+					}
+				}
+				b.Images, err = libvirtx.LoadImages(c, pools, outside)
 				return struct{}{}, err
 			})
-			// What a host that is down uses shows as an image without a name.
-			if errs[i] != nil && o != h && libvirtx.KindOf(errs[i]) == hypervisor.KindUnavailable {
+			// Images that a host that is down uses appear as images without a
+			// name.
+			if errs[i] != nil && o != h && libvirtx.KindOf(errs[i]) == hypervisor.ErrUnavailable {
 				errs[i] = nil
 			}
 		})
@@ -116,9 +127,9 @@ func usedImages(c *libvirt.Connect, snapshots func(*libvirt.Domain) ([]libvirtxm
 			if err != nil {
 				return err
 			}
-			u = User{VM: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}
+			u = User{VM: hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: x.UUID, Name: x.Name}}
 			if IsTemplate(x, mark) {
-				u.VM.Kind = hypervisor.KindOfTemplate
+				u.VM.Kind = hypervisor.ObjectTemplate
 			}
 			add(x, u)
 			for _, p := range mark.Images {
@@ -145,9 +156,9 @@ func usedImages(c *libvirt.Connect, snapshots func(*libvirt.Domain) ([]libvirtxm
 	return out, err
 }
 
-// Of returns the images that belong to a machine: those that its
-// definition and snapshots name, those with its UUID in their name, and bases
-// that were frozen under it.
+// Of returns the images that belong to a machine: those that its definition
+// and snapshots name, those with its UUID in their name, and bases that were
+// frozen for it.
 func (b *Books) Of(uuid string, x *libvirtxml.Domain, m libvirtx.Mark) Paths {
 	out := Paths{}
 	for _, k := range libvirtx.Writable(x) {
@@ -175,12 +186,12 @@ func readOnlyIn(x *libvirtxml.Domain, p string) bool {
 	})
 }
 
-// Dependants names what stands on a set of images and is not of the set:
-// machines where the books know them, else the images themselves.
+// Dependants names everything outside a set of images that depends on the
+// set: machines where they are known, and otherwise the images themselves.
 func (b *Books) Dependants(of Paths) []hypervisor.Ref { return b.standing(of, of) }
 
-// Above names what stands on one image, but for what stands there through
-// some others.
+// Above names everything that depends on one image, except what does so
+// through some others.
 func (b *Books) Above(p string, but Paths) []hypervisor.Ref { return b.standing(Paths{p: true}, but) }
 
 func (b *Books) standing(on, but Paths) []hypervisor.Ref {
@@ -195,10 +206,10 @@ func (b *Books) standing(on, but Paths) []hypervisor.Ref {
 	return slices.SortedFunc(maps.Values(found), func(a, c hypervisor.Ref) int { return strings.Compare(a.ID, c.ID) })
 }
 
-// owners adds who uses an image, directly or through images above it.
+// owners adds the users of an image, directly or through images above it.
 func (b *Books) owners(p string, found map[string]hypervisor.Ref, depth int) {
 	if depth > 256 {
-		return // longer than any chain that QEMU opens: a loop
+		return // longer than any chain that QEMU opens, so it is a loop
 	}
 	n := len(found)
 	for _, u := range b.Users(p) {
@@ -208,17 +219,20 @@ func (b *Books) owners(p string, found map[string]hypervisor.Ref, depth int) {
 		b.owners(above, found, depth+1)
 	}
 	if len(found) == n && len(b.Users(p)) == 0 && len(b.Images.Above[p]) == 0 {
-		v := b.Images.ByPath[p]
-		found[p] = v.Ref()
+		r := hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: p, Name: p}
+		if v, ok := b.Images.ByPath[p]; ok {
+			r = v.Ref()
+		}
+		found[p] = r
 	}
 }
 
-// Users returns who uses an image directly.
+// Users returns the direct users of an image.
 func (b *Books) Users(p string) []User {
 	return b.users[libvirtx.ImageID(b.Pools, b.host.ID(), p)]
 }
 
-// Others returns users of an image that are not the machine.
+// Others returns the users of an image other than the machine.
 func (b *Books) Others(p, uuid string) []hypervisor.Ref {
 	var out []hypervisor.Ref
 	for _, u := range b.Users(p) {
@@ -229,17 +243,41 @@ func (b *Books) Others(p, uuid string) []hypervisor.Ref {
 	return out
 }
 
-// BusyWith says what stands in the way of removing something.
+// BusyWith returns the error for a removal that others prevent.
 func BusyWith(on hypervisor.Ref, deps []hypervisor.Ref, what string) error {
 	var names []string
 	for _, r := range deps {
 		names = append(names, r.String())
 	}
-	return hypervisor.Errorf(hypervisor.KindBusy, on, "%s %s: delete those first", what, strings.Join(names, ", "))
+	return hypervisor.Errorf(hypervisor.ErrBusy, on, "%s %s: delete those first", what, strings.Join(names, ", "))
 }
 
-// Remove deletes images, those above before those below, and names what could
-// not be removed.
+// Apart names those of some images that are in no storage pool: libvirt can't
+// remove them.
+func (b *Books) Apart(images Paths) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(images)), func(p string) bool { return !slices.Contains(b.Images.Outside, p) })
+}
+
+// noteKept notes which storage of a machine's disks stays: images of no pool,
+// images that the machine had read-only, and disks elsewhere.
+func (b *Books) noteKept(j *job.Job, images Paths, readOnly, disks []string) {
+	for _, p := range readOnly {
+		name := p
+		if v, ok := b.Images.ByPath[p]; ok {
+			name = string(v.ID())
+		}
+		j.Note("image " + name + " stays: the machine had it read-only")
+	}
+	for _, p := range b.Apart(images) {
+		j.Note("image " + p + " is in no storage pool and stays: remove it by hand")
+	}
+	for _, d := range disks {
+		j.Note("the storage of disk " + d + " is neither a file nor a block device of the host and stays: remove it by hand")
+	}
+}
+
+// Remove deletes images, starting at the top of each backing chain, and names
+// those that could not be removed.
 func (b *Books) Remove(c *libvirt.Connect, images Paths) ([]hypervisor.Ref, error) {
 	var left []hypervisor.Ref
 	var first error
@@ -261,13 +299,19 @@ func (b *Books) Remove(c *libvirt.Connect, images Paths) ([]hypervisor.Ref, erro
 	return left, first
 }
 
-// Dependencies implements hypervisor.DependencyLister.
-func (f *Fleet) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervisor.Dependencies, error) {
+// BooksOf finds a machine's host and indexes the images on it.
+func (f *Fleet) BooksOf(ctx context.Context, id hypervisor.VMID) (*Host, *Books, error) {
 	h, err := f.Locate(ctx, id)
 	if err != nil {
-		return hypervisor.Dependencies{}, err
+		return nil, nil, err
 	}
 	b, err := f.Books(ctx, h)
+	return h, b, err
+}
+
+// Dependencies implements hypervisor.DependencyLister.
+func (f *Fleet) Dependencies(ctx context.Context, id hypervisor.VMID) (hypervisor.Dependencies, error) {
+	h, b, err := f.BooksOf(ctx, id)
 	if err != nil {
 		return hypervisor.Dependencies{}, err
 	}
@@ -289,7 +333,7 @@ func (f *Fleet) Dependencies(ctx context.Context, id hypervisor.VMID) (hyperviso
 				dep.Dependants = slices.DeleteFunc(b.Above(p, nil), func(r hypervisor.Ref) bool { return r.ID == string(id) })
 				for _, u := range b.Users(p) {
 					if u.VM.ID == string(id) && u.Snapshot != "" {
-						dep.Dependants = append(dep.Dependants, hypervisor.Ref{Kind: hypervisor.KindOfSnapshot, ID: u.Snapshot, Name: u.Snapshot})
+						dep.Dependants = append(dep.Dependants, hypervisor.Ref{Kind: hypervisor.ObjectSnapshot, ID: u.Snapshot, Name: u.Snapshot})
 					}
 				}
 				out.Volumes = append(out.Volumes, dep)

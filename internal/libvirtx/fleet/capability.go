@@ -11,18 +11,20 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// Answer is hypervisor.Driver's Supports: the best that any host of the scope
-// can do by its facts, and for a machine, what it can less (ok is true then).
-func (f *Fleet) Answer(ctx context.Context, k hypervisor.Capability, scope hypervisor.Ref,
-	onHost func(hypervisor.Capability, *libvirtx.Facts) hypervisor.Support,
-	onMachine func(hypervisor.Capability, hypervisor.PowerState, *libvirtxml.Domain, libvirtx.Mark) (s hypervisor.Support, ok bool)) (hypervisor.Support, error) {
-	if !slices.Contains(hypervisor.Capabilities(), k) {
-		return hypervisor.Support{Level: hypervisor.No, Reason: hypervisor.ReasonNotImplemented, Detail: fmt.Sprintf("unknown capability %q", k)}, nil
+// Answer implements Supports of hypervisor.Driver. It returns the best level
+// that any host of the scope reaches by its facts and, for a machine, its
+// restrictions (ok is true then).
+func (f *Fleet) Answer(ctx context.Context, k capability.Name, scope hypervisor.Ref,
+	onHost func(capability.Name, *libvirtx.Facts) hypervisor.Support,
+	onMachine func(capability.Name, hypervisor.PowerState, *libvirtxml.Domain, libvirtx.Mark) (s hypervisor.Support, ok bool)) (hypervisor.Support, error) {
+	if !slices.Contains(capability.All(), k) {
+		return hypervisor.Support{Level: hypervisor.LevelNo, Reason: hypervisor.ReasonNotImplemented, Detail: fmt.Sprintf("unknown capability %q", k)}, nil
 	}
-	machine := scope.Kind == hypervisor.KindOfVM || scope.Kind == hypervisor.KindOfTemplate
+	machine := scope.Kind == hypervisor.ObjectVM || scope.Kind == hypervisor.ObjectTemplate
 	hosts, err := f.within(ctx, scope, machine)
 	if err != nil {
 		return hypervisor.Support{}, err
@@ -37,7 +39,7 @@ func (f *Fleet) Answer(ctx context.Context, k hypervisor.Capability, scope hyper
 			best = s
 		}
 	}
-	if best.Level == hypervisor.No || !machine {
+	if best.Level == hypervisor.LevelNo || !machine {
 		return best, nil
 	}
 	return OnHost(ctx, hosts[0], hypervisor.VMID(scope.ID), 3, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Support, error) {
@@ -63,7 +65,7 @@ func (f *Fleet) within(ctx context.Context, scope hypervisor.Ref, machine bool) 
 	switch {
 	case machine:
 		h, err = f.Locate(ctx, hypervisor.VMID(scope.ID))
-	case scope.Kind == hypervisor.KindOfHost:
+	case scope.Kind == hypervisor.ObjectHost:
 		h, err = f.Host(hypervisor.HostID(scope.ID))
 	default:
 		return f.Up(ctx)

@@ -6,12 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
@@ -24,22 +27,23 @@ type Cloning struct {
 	Domain  *libvirtxml.Domain // the clone's definition; its disks name the images to copy
 	Mark    libvirtx.Mark
 	Site    Site
-	// Freeze is set where the source's own disks change: it gives the source
-	// overlays, so that its present images stay as they are. thaw merges them
+	Notes   []string // what the source has and the clone lacks
+	// Freeze is set where the source's own disks change. It gives the source
+	// overlays, so that its present images stay unchanged. thaw merges them
 	// back after a full clone.
 	Freeze func(ctx context.Context, c *libvirt.Connect, m *Making) (thaw func() error, err error)
 }
 
-// CloneAs clones a machine. plan is called with a Cloning made of the source's
-// definition, its mark and its state; it refuses what can't be done, takes out
-// of the definition what only one machine can have, and sets Freeze.
+// CloneAs clones a machine. plan is called with a Cloning that has the
+// source's definition, mark and state. It refuses what can't be done, removes
+// from the definition what only one machine can have, and sets Freeze.
 func (f *Fleet) CloneAs(ctx context.Context, src hypervisor.VMID, r hypervisor.CloneRequest, plan func(k *Cloning, dom *libvirt.Domain) error) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: r.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: r.Name}
 	if err := libvirtx.CheckName("clone's name", r.Name, on); err != nil {
 		return nil, err
 	}
 	if r.Placement.Pool != "" || r.Placement.Folder != "" {
-		return nil, hypervisor.Unsupported(on, hypervisor.CloneFull, hypervisor.ReasonPlatform, "libvirt has no resource pools and folders: leave Placement.Pool and Folder empty")
+		return nil, hypervisor.Unsupported(on, capability.CloneFull, hypervisor.ReasonPlatform, "libvirt has no resource pools and folders: leave Placement.Pool and Folder empty")
 	}
 	uuid := libvirtx.NewUUID()
 	if r.Token != "" {
@@ -57,16 +61,19 @@ func (f *Fleet) CloneAs(ctx context.Context, src hypervisor.VMID, r hypervisor.C
 		if _, err := f.Host(r.Placement.Host); err != nil {
 			return nil, err
 		}
-		return nil, hypervisor.Unsupported(src.Ref(), hypervisor.CloneFull, hypervisor.ReasonNotImplemented, "a clone is made on its source's host: leave Placement.Host out and migrate the clone")
+		return nil, hypervisor.Unsupported(src.Ref(), capability.CloneFull, hypervisor.ReasonNotImplemented, "a clone is made on its source's host: leave Placement.Host out and migrate the clone")
 	}
 	facts, err := h.Identify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	k := &Cloning{Source: src, Request: r, UUID: uuid, Site: Site{Host: h, Facts: facts}}
-	_, err = OnHost(ctx, h, src, 6, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, f.planClone(k, c, dom, plan)
-	})
+	read := func(ctx context.Context) (*Cloning, error) {
+		return OnHost(ctx, h, src, 6, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (*Cloning, error) {
+			k := &Cloning{Source: src, Request: r, UUID: uuid, Site: Site{Host: h, Facts: facts}}
+			return k, f.planClone(k, c, dom, plan)
+		})
+	}
+	k, err := read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -78,10 +85,27 @@ func (f *Fleet) CloneAs(ctx context.Context, src hypervisor.VMID, r hypervisor.C
 	if err != nil {
 		return nil, err
 	}
-	t, err := f.RunAs(ctx, tid, "clone", hypervisor.VMID(uuid), LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	t, err := f.RunAs(ctx, tid, "clone", hypervisor.VMID(uuid), LongWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		defer release()
-		return f.Make(ctx, k.Site, k.Domain, k.Mark, tid, r.Start, report, func(ctx context.Context, c *libvirt.Connect, m *Making) error {
-			return k.images(ctx, c, m, report)
+		return f.Make(ctx, j, k.Site, k.Domain, k.Mark, r.Start, func(ctx context.Context, c *libvirt.Connect, m *Making) error {
+			_, err := f.UnderLease(ctx, j, src, mode, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+				// Another process may have changed the disks before this one got
+				// the lease.
+				now, err := read(ctx)
+				if err == nil && now.Freeze != nil && mode == Reading {
+					err = hypervisor.Errorf(hypervisor.ErrBusy, src.Ref(), "the machine was started while its clone began: repeat the call")
+				}
+				if err != nil {
+					return hypervisor.Ref{}, err
+				}
+				*k.Domain = *now.Domain // Make defines it
+				now.Domain = k.Domain
+				for _, n := range now.Notes {
+					j.Note(n)
+				}
+				return hypervisor.Ref{}, now.images(ctx, c, m, j)
+			})
+			return err
 		})
 	})
 	if err != nil {
@@ -97,16 +121,23 @@ func (f *Fleet) planClone(k *Cloning, c *libvirt.Connect, dom *libvirt.Domain, p
 		return err
 	}
 	if k.Mark.Role != "" {
-		return hypervisor.Errorf(hypervisor.KindNotFound, k.Source.Ref(), "no such machine")
+		return hypervisor.Errorf(hypervisor.ErrNotFound, k.Source.Ref(), "no such machine")
 	}
 	if k.State, err = libvirtx.State(dom); err != nil {
 		return err
 	}
-	if k.State == hypervisor.Suspended && k.Request.From == "" {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, k.Source.Ref(), "the machine is suspended and its disks belong to the saved RAM: resume it or power it off first")
+	if k.State == hypervisor.StateSuspended && k.Request.From == "" {
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, k.Source.Ref(), "the machine is suspended and its disks belong to the saved RAM: resume it or power it off first")
 	}
 	template := IsTemplate(k.Domain, k.Mark)
 	if err := plan(k, dom); err != nil {
+		return err
+	}
+	verb := capability.CloneFull
+	if k.Request.Mode == hypervisor.CloneModeLinked {
+		verb = capability.CloneLinked
+	}
+	if err := libvirtx.Whole(k.Domain, k.Source.Ref(), verb); err != nil {
 		return err
 	}
 	if template {
@@ -120,15 +151,15 @@ func (f *Fleet) planClone(k *Cloning, c *libvirt.Connect, dom *libvirt.Domain, p
 	if ds := k.Request.Placement.Datastore; ds != "" {
 		pool, ok := ChoosePool(k.Site.Pools, ds)
 		if !ok {
-			return hypervisor.Errorf(hypervisor.KindNotFound, ds.Ref(), "the host has no such datastore")
+			return hypervisor.Errorf(hypervisor.ErrNotFound, ds.Ref(), "the host has no such datastore")
 		}
 		k.Site.Pool = pool
 	}
 	return f.define(k)
 }
 
-// define makes the source's definition the clone's: new names and addresses,
-// and the size that was asked for.
+// define turns the source's definition into the clone's: new names and
+// addresses, and the requested size.
 func (f *Fleet) define(k *Cloning) error {
 	x, r := k.Domain, k.Request
 	x.UUID, x.Name, x.ID, x.Title, x.Description = k.UUID, r.Name, nil, "", r.Description
@@ -136,7 +167,8 @@ func (f *Fleet) define(k *Cloning) error {
 		n := &x.Devices.Interfaces[i]
 		n.MAC, n.Target, n.Alias = &libvirtxml.DomainInterfaceMAC{Address: f.platform.NewMAC()}, nil, nil
 	}
-	x.Devices.Hostdevs = nil // a host's device is in one machine
+	x.Devices.Hostdevs = nil // a host's device can be in one machine only
+	x.Devices.Interfaces = slices.DeleteFunc(x.Devices.Interfaces, func(n libvirtxml.DomainInterface) bool { return n.Source != nil && n.Source.Hostdev != nil })
 	f.platform.Resize(x, r.CPUs, r.MemoryBytes>>10)
 	k.Mark = libvirtx.Mark{Token: r.Token, Created: time.Now().UTC().Format(time.RFC3339Nano), GuestOS: k.Mark.GuestOS, MinKiB: k.Mark.MinKiB, Labels: k.Mark.Labels}
 	if r.Labels != nil {
@@ -146,15 +178,15 @@ func (f *Fleet) define(k *Cloning) error {
 }
 
 // images makes the clone's images and points its definition at them.
-func (k *Cloning) images(ctx context.Context, c *libvirt.Connect, m *Making, report func(hypervisor.TaskState)) (err error) {
+func (k *Cloning) images(ctx context.Context, c *libvirt.Connect, m *Making, j *job.Job) (err error) {
 	disks := libvirtx.Writable(k.Domain)
 	if k.Freeze != nil {
-		report(hypervisor.TaskState{Fraction: -1, Phase: "freezing"})
+		j.Phase("freezing", -1)
 		thaw, ferr := k.Freeze(ctx, c, m)
 		if ferr != nil {
 			return ferr
 		}
-		if k.Request.Mode == hypervisor.FullClone {
+		if k.Request.Mode == hypervisor.CloneModeFull {
 			defer func() {
 				if terr := thaw(); terr != nil {
 					err = errors.Join(err, fmt.Errorf("merge the source's overlay back: %w", terr))
@@ -166,10 +198,10 @@ func (k *Cloning) images(ctx context.Context, c *libvirt.Connect, m *Making, rep
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		report(hypervisor.TaskState{Fraction: float64(i) / float64(len(disks)), Phase: "copying"})
+		j.Phase("copying", float64(i)/float64(len(disks)))
 		base := libvirtx.DiskPath(disk)
 		var v libvirtx.Volume
-		if k.Request.Mode == hypervisor.Linked {
+		if k.Request.Mode == hypervisor.CloneModeLinked {
 			v, err = Overlay(c, k.Site.Pools, k.UUID, disk.Target.Dev, base, k.Site.Pool)
 		} else {
 			v, err = k.copy(c, disk, base)

@@ -11,13 +11,15 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// Create makes a machine of the definition that define returns, which lacks
+// Create makes a machine from the definition that define returns, which lacks
 // only disks and adapters.
 func (f *Fleet) Create(ctx context.Context, s hypervisor.VMSpec, define func(at Site, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error)) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}
 	if err := libvirtx.CheckName("name", s.Name, on); err != nil {
 		return nil, err
 	}
@@ -53,24 +55,24 @@ func (f *Fleet) Create(ctx context.Context, s hypervisor.VMSpec, define func(at 
 	if err := at.addNICs(ctx, x, s.NICs); err != nil {
 		return nil, err
 	}
-	return f.RunAs(ctx, tid, "create", id, LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		return f.Make(ctx, at, x, mark, tid, s.Start, report, func(ctx context.Context, c *libvirt.Connect, _ *Making) error {
-			_, err := at.makeDisks(ctx, c, x, uuid, plan, report)
+	return f.RunAs(ctx, tid, "create", id, LongWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		return f.Make(ctx, j, at, x, mark, s.Start, func(ctx context.Context, c *libvirt.Connect, _ *Making) error {
+			_, err := at.makeDisks(ctx, c, x, uuid, plan, j)
 			return err
 		})
 	})
 }
 
-// Make reserves the domain, makes its images, and defines it. What fails is
-// taken back; a machine that can't be started stays and is named.
-func (f *Fleet) Make(ctx context.Context, at Site, x *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID, start bool,
-	report func(hypervisor.TaskState), images func(ctx context.Context, c *libvirt.Connect, m *Making) error) hypervisor.TaskState {
-	id := hypervisor.VMID(x.UUID)
-	// Calls that were sent must be seen to their end before anything is undone.
+// Make reserves the domain, makes its images, and defines it. If it fails it
+// undoes its work. A machine that can't be started stays and is named.
+func (f *Fleet) Make(ctx context.Context, j *job.Job, at Site, x *libvirtxml.Domain, mark libvirtx.Mark, start bool,
+	images func(ctx context.Context, c *libvirt.Connect, m *Making) error) (hypervisor.Ref, error) {
+	made := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: x.UUID, Name: x.Name}
+	// Calls that were sent must be waited for before anything is undone.
 	sure := context.WithoutCancel(ctx)
-	m, left, err := f.begin(sure, at.Host, x, mark, tid)
+	m, err := f.begin(sure, j, at.Host, x, mark)
 	if err != nil {
-		return hypervisor.TaskState{Err: err, Leftover: left}
+		return made, err
 	}
 	_, err = libvirtx.Do(sure, at.Host.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, images(ctx, c, m) })
 	m.end()
@@ -81,43 +83,39 @@ func (f *Fleet) Make(ctx context.Context, at Site, x *libvirtxml.Domain, mark li
 		err = at.Host.Define(sure, x)
 	}
 	if err != nil {
-		left, terr := f.takeBack(ctx, at.Host, id, report)
-		if terr != nil {
-			err = fmt.Errorf("%w (and cleaning up: %w)", err, terr)
-		}
-		return hypervisor.TaskState{Err: err, Leftover: left}
+		return made, f.takeBack(ctx, j, at.Host, x.UUID, m.mark.Source, err)
 	}
 	if start {
-		report(hypervisor.TaskState{Fraction: -1, Phase: "starting"})
-		_, err = OnHost(sure, at.Host, id, 1, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+		j.Phase("starting", -1)
+		_, err = OnHost(sure, at.Host, hypervisor.VMID(x.UUID), 1, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, libvirtx.Boot(c, dom, x)
 		})
 		if err != nil {
-			return hypervisor.TaskState{Err: err, Leftover: []hypervisor.Ref{{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}}
+			j.Left(made)
 		}
 	}
-	return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name}}
+	return made, err
 }
 
-// fits refuses what the host could never run.
+// fits refuses a machine that the host could never run.
 func (f *Fleet) fits(facts *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error {
 	if n := max(s.CPUs, s.MaxCPUs); facts.MaxCPUs > 0 && n > facts.MaxCPUs {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "%d CPUs: host %s allows %d in a machine", n, facts.Name, facts.MaxCPUs)
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "%d CPUs: host %s allows %d in a machine", n, facts.Name, facts.MaxCPUs)
 	}
 	if s.MemoryBytes > facts.MemoryBytes {
-		return hypervisor.Errorf(hypervisor.KindExhausted, on, "%d MiB of memory: host %s has %d MiB", s.MemoryBytes/hypervisor.MiB, facts.Name, facts.MemoryBytes/hypervisor.MiB)
+		return hypervisor.Errorf(hypervisor.ErrExhausted, on, "%d MiB of memory: host %s has %d MiB", s.MemoryBytes/hypervisor.MiB, facts.Name, facts.MemoryBytes/hypervisor.MiB)
 	}
 	return f.platform.Fits(facts, on, s)
 }
 
-// plannedDisk is a disk whose sources are known to be there.
+// plannedDisk is a disk whose sources are known to exist.
 type plannedDisk struct {
 	spec  hypervisor.DiskSpec
 	pool  libvirtx.Pool
 	image libvirtx.Volume // Image or Volume
 }
 
-// planDisks looks everything up that the disks name, before anything is made.
+// planDisks looks up everything that the disks name, before anything is made.
 func (at Site) planDisks(ctx context.Context, on hypervisor.Ref, disks []hypervisor.DiskSpec) ([]plannedDisk, error) {
 	var out []plannedDisk
 	for _, s := range disks {
@@ -125,14 +123,14 @@ func (at Site) planDisks(ctx context.Context, on hypervisor.Ref, disks []hypervi
 		if s.Datastore != "" {
 			pool, ok := ChoosePool(at.Pools, s.Datastore)
 			if !ok {
-				return nil, hypervisor.Errorf(hypervisor.KindNotFound, s.Datastore.Ref(), "host %s has no such datastore", at.Facts.Name)
+				return nil, hypervisor.Errorf(hypervisor.ErrNotFound, s.Datastore.Ref(), "host %s has no such datastore", at.Facts.Name)
 			}
 			p.pool = pool
 		}
 		if ref := s.Image + s.Volume; ref != "" {
 			pool, name, ok := libvirtx.SplitVolumeID(ref)
 			if !ok {
-				return nil, hypervisor.Errorf(hypervisor.KindNotFound, ref.Ref(), "no such image: an ID is a pool's UUID, a slash, and a name")
+				return nil, hypervisor.Errorf(hypervisor.ErrNotFound, ref.Ref(), "no such image: an ID is a pool's UUID, a slash, and a name")
 			}
 			v, err := libvirtx.Do(ctx, at.Host.Conn, 3, func(c *libvirt.Connect) (libvirtx.Volume, error) { return libvirtx.FindVolume(c, pool, name) })
 			if err != nil {
@@ -153,11 +151,11 @@ func (at Site) planDisks(ctx context.Context, on hypervisor.Ref, disks []hypervi
 			}
 		}
 		if s.Volume == "" && !p.pool.Files() {
-			return nil, hypervisor.Unsupported(on, hypervisor.VMCreate, hypervisor.ReasonNotImplemented,
+			return nil, hypervisor.Unsupported(on, capability.VMCreate, hypervisor.ReasonNotImplemented,
 				fmt.Sprintf("images are made in pools of files (dir, fs, netfs), pool %q is of type %q", p.pool.Name, p.pool.Type))
 		}
-		if s.Volume == "" && s.Image == "" && s.SizeBytes > p.pool.Capacity || s.Provisioning == hypervisor.Thick && s.SizeBytes > p.pool.Free {
-			return nil, hypervisor.Errorf(hypervisor.KindExhausted, hypervisor.DatastoreID(p.pool.UUID).Ref(), "a disk of %d MiB: datastore %s has %d MiB, %d MiB of them free",
+		if s.Volume == "" && s.Image == "" && s.SizeBytes > p.pool.Capacity || s.Provisioning == hypervisor.ProvisioningThick && s.SizeBytes > p.pool.Free {
+			return nil, hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.DatastoreID(p.pool.UUID).Ref(), "a disk of %d MiB: datastore %s has %d MiB, %d MiB of them free",
 				s.SizeBytes/hypervisor.MiB, p.pool.Name, p.pool.Capacity/hypervisor.MiB, p.pool.Free/hypervisor.MiB)
 		}
 		out = append(out, p)
@@ -165,15 +163,15 @@ func (at Site) planDisks(ctx context.Context, on hypervisor.Ref, disks []hypervi
 	return out, nil
 }
 
-// makeDisks makes the images and adds the disks. It returns what it made, also
-// when it fails.
-func (at Site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.Domain, uuid string, plan []plannedDisk, report func(hypervisor.TaskState)) ([]libvirtx.Volume, error) {
+// makeDisks makes the images and adds the disks. It returns the images that
+// it made, also when it fails.
+func (at Site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.Domain, uuid string, plan []plannedDisk, j *job.Job) ([]libvirtx.Volume, error) {
 	var made []libvirtx.Volume
 	for i, p := range plan {
 		if err := ctx.Err(); err != nil {
 			return made, err
 		}
-		report(hypervisor.TaskState{Fraction: float64(i) / float64(len(plan)), Phase: "making disks"})
+		j.Phase("making disks", float64(i)/float64(len(plan)))
 		if p.spec.Volume != "" {
 			if _, err := at.Host.fleet.platform.AddDisk(x, p.spec, p.image.Path, p.image.Format); err != nil {
 				return made, err
@@ -185,7 +183,7 @@ func (at Site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.
 			return made, err
 		}
 		v, err := libvirtx.CreateVolume(c, at.Pools, libvirtx.VolumeSpec{Pool: p.pool.UUID, Name: libvirtx.ImageName(uuid, k.Target.Dev, "qcow2"),
-			Capacity: max(p.spec.SizeBytes, p.image.Capacity), Format: "qcow2", Thick: p.spec.Provisioning == hypervisor.Thick, From: p.image.Path})
+			Capacity: max(p.spec.SizeBytes, p.image.Capacity), Format: "qcow2", Thick: p.spec.Provisioning == hypervisor.ProvisioningThick, From: p.image.Path})
 		if v.Name != "" {
 			made = append(made, v)
 		}
@@ -193,7 +191,7 @@ func (at Site) makeDisks(ctx context.Context, c *libvirt.Connect, x *libvirtxml.
 			return made, err
 		}
 		if p.spec.SizeBytes > 0 && v.Capacity > p.spec.SizeBytes {
-			return made, hypervisor.Errorf(hypervisor.KindInvalidArgument, p.spec.Image.Ref(), "the image has %d bytes: SizeBytes %d can't make it smaller", v.Capacity, p.spec.SizeBytes)
+			return made, hypervisor.Errorf(hypervisor.ErrInvalidArgument, p.spec.Image.Ref(), "the image has %d bytes: SizeBytes %d can't make it smaller", v.Capacity, p.spec.SizeBytes)
 		}
 		libvirtx.SetDiskPath(k, v.Path, v.Format)
 	}

@@ -11,11 +11,13 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// undefine forgets a domain with all that libvirt keeps for it. Some libvirt
-// drivers (test:///) know no firmware variables and checkpoints, and say so.
+// undefine removes a domain's definition with everything that libvirt keeps
+// for it. Some libvirt drivers (test:///) don't support firmware variables
+// and checkpoints, and report that.
 func (f *Fleet) undefine(dom *libvirt.Domain) error {
 	const some = libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
 	err := dom.UndefineFlags(f.platform.Undefine)
@@ -27,15 +29,11 @@ func (f *Fleet) undefine(dom *libvirt.Domain) error {
 
 // DeleteVM implements hypervisor.Lifecycle.
 func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.DeleteRequest) (hypervisor.DriverTask, error) {
-	return f.Run(ctx, "delete", id, LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return f.Run(ctx, "delete", id, LongWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		sure := context.WithoutCancel(ctx)
-		h, err := f.Locate(ctx, id)
+		h, b, err := f.BooksOf(ctx, id)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
-		}
-		b, err := f.Books(ctx, h)
-		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		var x *libvirtxml.Domain
 		images, memory := Paths{}, Paths{}
@@ -49,7 +47,7 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 				return struct{}{}, err
 			}
 			if mark.Role != "" {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+				return struct{}{}, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine")
 			}
 			if r.Disks == hypervisor.DeleteDisks {
 				images = b.Of(string(id), x, mark)
@@ -72,7 +70,7 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 			err = h.Undefine(sure, id, func(dom *libvirt.Domain) error { return f.destroy(dom, id, r.Force) })
 		}
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		var left []hypervisor.Ref
 		err = h.Again(sure, func(bool) error {
@@ -83,33 +81,37 @@ func (f *Fleet) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.D
 			})
 			return err
 		})
+		if r.Disks == hypervisor.DeleteDisks {
+			b.noteKept(j, images, libvirtx.ReadOnly(x), libvirtx.Elsewhere(x))
+		}
 		maps.Copy(images, memory)
 		gone, derr := b.Discard(sure, images)
 		if err = errors.Join(err, derr); err == nil {
 			err = f.forgetElsewhere(sure, h, id)
 		}
-		return hypervisor.TaskState{Err: err, Leftover: append(gone, left...)}
+		j.Left(append(gone, left...)...)
+		return hypervisor.Ref{}, err
 	})
 }
 
-// ended reports whether a machine does not run; only with force may it.
+// ended reports whether a machine does not run. It may run only with force.
 func ended(dom *libvirt.Domain, id hypervisor.VMID, force bool) (bool, error) {
 	s, err := libvirtx.State(dom)
-	on := s == hypervisor.Running || s == hypervisor.Paused
+	on := s == hypervisor.StateRunning || s == hypervisor.StatePaused
 	if err == nil && on && !force {
-		err = hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: power it off, or delete it with Force", s)
+		err = hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: power it off, or delete it with Force", s)
 	}
 	return !on, err
 }
 
-// destroy ends a machine if it runs, and forgets it if it is defined.
+// destroy stops a machine if it runs, and undefines it if it is defined.
 func (f *Fleet) destroy(dom *libvirt.Domain, id hypervisor.VMID, force bool) error {
 	off, err := ended(dom, id, force)
 	if err != nil {
 		return err
 	}
 	if !off {
-		if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.KindInvalidState {
+		if err := dom.Destroy(); err != nil && libvirtx.Kind(err) != hypervisor.ErrInvalidState {
 			return err
 		}
 	}
@@ -124,7 +126,7 @@ func (f *Fleet) destroy(dom *libvirt.Domain, id hypervisor.VMID, force bool) err
 }
 
 // forgetElsewhere removes definitions that other hosts kept, or the machine
-// would be there again.
+// would appear again.
 func (f *Fleet) forgetElsewhere(ctx context.Context, h *Host, id hypervisor.VMID) error {
 	var errs []error
 	for _, o := range f.Members {
@@ -134,7 +136,7 @@ func (f *Fleet) forgetElsewhere(ctx context.Context, h *Host, id hypervisor.VMID
 		_, err := OnHost(ctx, o, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			return struct{}{}, f.undefine(dom)
 		})
-		if err != nil && !libvirtx.NotFound(err) && libvirtx.KindOf(err) != hypervisor.KindUnavailable {
+		if err != nil && !libvirtx.NotFound(err) && libvirtx.KindOf(err) != hypervisor.ErrUnavailable {
 			errs = append(errs, err)
 		}
 	}

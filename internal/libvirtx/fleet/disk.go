@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,10 +12,11 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// unplugLimit is how long a guest may take to let go of a device.
+// unplugLimit is the time that a guest may take to release a device.
 const unplugLimit = 30 * time.Second
 
 // Attach adds a device to the definition, and live where the machine runs.
@@ -24,13 +26,13 @@ func Attach(dom *libvirt.Domain, id hypervisor.VMID, doc string) error {
 		return err
 	}
 	flags := libvirt.DOMAIN_DEVICE_MODIFY_CONFIG
-	if s != hypervisor.Off {
+	if s != hypervisor.StateOff {
 		flags |= libvirt.DOMAIN_DEVICE_MODIFY_LIVE
 	}
 	return dom.AttachDeviceFlags(doc, flags)
 }
 
-// Detach removes a device and waits until the guest has let go of it, which is
+// Detach removes a device and waits until the guest has released it, which is
 // when it is no longer in the live definition.
 func Detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*libvirtxml.Domain) bool) error {
 	s, err := Changeable(dom, id)
@@ -41,14 +43,15 @@ func Detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 	if err != nil {
 		return err
 	}
-	if s != hypervisor.Off {
+	if s != hypervisor.StateOff {
 		end := time.Now().Add(unplugLimit)
 		for {
 			err := dom.DetachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
 			if err == nil || libvirtx.NotFound(err) {
 				break
 			}
-			// A Xen guest that has not taken a new device yet can't let go of it.
+			// A Xen guest that has not accepted a new device yet can't
+			// release it.
 			if !strings.Contains(err.Error(), "libxenlight failed to detach") || time.Now().After(end) {
 				return err
 			}
@@ -63,7 +66,7 @@ func Detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 				break
 			}
 			if time.Now().After(end) {
-				return hypervisor.Errorf(hypervisor.KindTimeout, id.Ref(), "the guest did not let go of the device within %v: it may not support hot unplug; it still has the device", unplugLimit)
+				return hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the guest did not let go of the device within %v: it may not support hot unplug; it still has the device", unplugLimit)
 			}
 		}
 	}
@@ -73,7 +76,7 @@ func Detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 	return dom.DetachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG)
 }
 
-// Changeable demands a machine whose hardware may change.
+// Changeable checks that a machine's hardware may change.
 func Changeable(dom *libvirt.Domain, id hypervisor.VMID) (hypervisor.PowerState, error) {
 	s, err := libvirtx.State(dom)
 	if err != nil {
@@ -84,11 +87,11 @@ func Changeable(dom *libvirt.Domain, id hypervisor.VMID) (hypervisor.PowerState,
 	case err != nil:
 		return s, err
 	case mark.Role != "":
-		return s, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+		return s, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine")
 	case IsTemplate(x, mark):
-		return s, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "this is a template: turn it into a machine first")
-	case s == hypervisor.Suspended:
-		return s, hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is suspended, its saved RAM expects its present hardware: resume it or power it off first")
+		return s, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "this is a template: turn it into a machine first")
+	case s == hypervisor.StateSuspended:
+		return s, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is suspended, its saved RAM expects its present hardware: resume it or power it off first")
 	}
 	return s, nil
 }
@@ -107,9 +110,11 @@ func (f *Fleet) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor
 		at := Site{Host: h, Pools: pools}
 		at.Pool, _ = ChoosePool(pools, "")
 		x, _, err := libvirtx.Parse(dom, 0)
-		if err == nil && len(x.Devices.Disks) > 0 { // the machine's datastore
-			if p, ok := libvirtx.PoolOf(pools, libvirtx.DiskPath(&x.Devices.Disks[0])); ok {
-				at.Pool = p
+		if err == nil {
+			if own := libvirtx.Writable(x); len(own) > 0 {
+				if p, ok := libvirtx.PoolOf(pools, libvirtx.DiskPath(own[0])); ok {
+					at.Pool = p
+				}
 			}
 		}
 		return at, err
@@ -124,7 +129,7 @@ func (f *Fleet) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor
 	if err != nil {
 		return nil, err
 	}
-	return f.Run(ctx, "attach-disk", id, ShortWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return f.Run(ctx, "attach-disk", id, DiskWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		sure := context.WithoutCancel(ctx)
 		var made []libvirtx.Volume
 		dev, err := OnHost(sure, h, id, 6, func(_ *Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
@@ -135,7 +140,7 @@ func (f *Fleet) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor
 			if err != nil {
 				return "", err
 			}
-			made, err = at.makeDisks(ctx, c, x, string(id), plan, report)
+			made, err = at.makeDisks(ctx, c, x, string(id), plan, j)
 			if err != nil {
 				return "", err
 			}
@@ -147,24 +152,22 @@ func (f *Fleet) AttachDisk(ctx context.Context, id hypervisor.VMID, s hypervisor
 			return k.Target.Dev, Attach(dom, id, doc)
 		})
 		if err != nil {
-			return hypervisor.TaskState{Err: err, Leftover: h.Tidy(sure, made)}
+			j.Left(h.Tidy(sure, made)...)
+			return hypervisor.Ref{}, err
 		}
-		return hypervisor.TaskState{Result: hypervisor.DiskID(dev).Ref()}
+		return hypervisor.DiskID(dev).Ref(), nil
 	})
 }
 
 // DetachDisk implements hypervisor.DiskAttacher.
 func (f *Fleet) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, p hypervisor.DiskPolicy) (hypervisor.DriverTask, error) {
-	return f.Run(ctx, "detach-disk", id, ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		h, err := f.Locate(ctx, id)
+	return f.Run(ctx, "detach-disk", id, DiskWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		h, b, err := f.BooksOf(ctx, id)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
-		}
-		b, err := f.Books(ctx, h)
-		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		remove := Paths{}
+		var elsewhere, readOnly []string
 		doc, err := OnHost(ctx, h, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (string, error) {
 			x, _, err := libvirtx.Parse(dom, 0)
 			if err != nil {
@@ -175,7 +178,11 @@ func (f *Fleet) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervi
 				return "", err
 			}
 			image := libvirtx.DiskPath(k)
-			if p == hypervisor.DeleteDisks && image != "" && k.Device != "cdrom" {
+			switch {
+			case p != hypervisor.DeleteDisks || image == "" || k.Device == "cdrom":
+			case k.ReadOnly != nil:
+				readOnly = []string{image}
+			default:
 				remove[image] = true
 				if o := b.Others(image, string(id)); len(o) > 0 {
 					return "", BusyWith(disk.Ref(), o, "its image is a disk of")
@@ -185,30 +192,32 @@ func (f *Fleet) DetachDisk(ctx context.Context, id hypervisor.VMID, disk hypervi
 				}
 				for _, u := range b.Users(image) {
 					if u.Snapshot != "" {
-						return "", hypervisor.Errorf(hypervisor.KindBusy, disk.Ref(), "snapshot %q needs its image: delete the snapshot first, or keep the image", u.Snapshot)
+						return "", hypervisor.Errorf(hypervisor.ErrBusy, disk.Ref(), "snapshot %q needs its image: delete the snapshot first, or keep the image", u.Snapshot)
 					}
 				}
+			}
+			if p == hypervisor.DeleteDisks && slices.Contains(libvirtx.Elsewhere(x), string(disk)) {
+				elsewhere = []string{string(disk)}
 			}
 			k.BackingStore = nil
 			return k.Marshal()
 		})
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		sure := context.WithoutCancel(ctx)
-		err = h.Again(sure, func(bool) error {
-			_, err := OnHost(sure, h, id, 4, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-				return struct{}{}, Detach(dom, id, doc, func(x *libvirtxml.Domain) bool {
-					_, err := libvirtx.FindDisk(x, disk)
-					return err == nil
-				})
+		err = h.AgainOn(sure, id, 4, func(dom *libvirt.Domain) error {
+			return Detach(dom, id, doc, func(x *libvirtxml.Domain) bool {
+				_, err := libvirtx.FindDisk(x, disk)
+				return err == nil
 			})
-			return err
 		})
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
+		b.noteKept(j, remove, readOnly, elsewhere)
 		left, err := b.Discard(sure, remove)
-		return hypervisor.TaskState{Err: err, Leftover: left}
+		j.Left(left...)
+		return hypervisor.Ref{}, err
 	})
 }

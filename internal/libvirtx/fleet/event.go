@@ -15,10 +15,9 @@ import (
 )
 
 const (
-	// queued events beyond this are dropped and a Resync told.
+	// queued events beyond this are dropped and a Resync is sent.
 	maxQueued = 10000
-	// A host that does not come back within this ends a Watch, if it is the
-	// only one.
+	// If the only host does not come back within this time, the Watch ends.
 	rewatch = 30 * time.Second
 )
 
@@ -32,7 +31,7 @@ func (f *Fleet) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Ev
 		}
 		defer w.wg.Wait()
 		defer stop()
-		if token != "" && !yield(hypervisor.Event{Type: hypervisor.Resync, Time: time.Now(), Detail: "libvirt keeps no events to resume from"}, nil) {
+		if token != "" && !yield(hypervisor.Event{Type: hypervisor.EventResync, Time: time.Now(), Detail: "libvirt keeps no events to resume from"}, nil) {
 			return
 		}
 		for {
@@ -50,14 +49,14 @@ func (f *Fleet) Watch(ctx context.Context, token string) iter.Seq2[hypervisor.Ev
 			case <-ctx.Done():
 				return
 			case <-f.done:
-				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.KindClosed, hypervisor.Ref{Kind: hypervisor.KindOfClient}, "%w", hypervisor.ErrClosed))
+				yield(hypervisor.Event{}, hypervisor.Errorf(hypervisor.ErrClosed, hypervisor.Ref{Kind: hypervisor.ObjectClient}, "%w", hypervisor.ErrClosed))
 				return
 			}
 		}
 	}
 }
 
-// watch is one Watch call: hosts put in, the consumer takes out.
+// watch is one Watch call: hosts send events, the consumer receives them.
 type watch struct {
 	fleet *Fleet
 	wg    sync.WaitGroup
@@ -75,7 +74,7 @@ func (w *watch) put(e hypervisor.Event) {
 		e.Time = time.Now()
 	}
 	if len(w.queue) >= maxQueued {
-		w.queue = []hypervisor.Event{{Type: hypervisor.Resync, Time: e.Time, Detail: "events came faster than they were taken"}}
+		w.queue = []hypervisor.Event{{Type: hypervisor.EventResync, Time: e.Time, Detail: "events came faster than they were taken"}}
 	}
 	w.queue = append(w.queue, e)
 	w.mu.Unlock()
@@ -116,13 +115,13 @@ func (w *watch) follow(ctx context.Context, h *Host) {
 			case raw <- e:
 			default:
 				dropped.Do(func() {
-					w.put(hypervisor.Event{Type: hypervisor.Resync, Detail: "events came faster than they were taken"})
+					w.put(hypervisor.Event{Type: hypervisor.EventResync, Detail: "events came faster than they were taken"})
 				})
 			}
 		})
 		if err == nil {
 			if !first {
-				w.put(hypervisor.Event{Type: hypervisor.Resync, Object: h.ID().Ref(), Detail: "the connection to the host was renewed"})
+				w.put(hypervisor.Event{Type: hypervisor.EventResync, Object: h.ID().Ref(), Detail: "the connection to the host was renewed"})
 			}
 			first, down = false, time.Time{}
 			end := f.run(ctx, raw, lost)
@@ -130,13 +129,13 @@ func (w *watch) follow(ctx context.Context, h *Host) {
 			if end {
 				return
 			}
-			w.put(hypervisor.Event{Type: hypervisor.HostChanged, Object: h.ID().Ref(), Detail: "the connection was lost"})
+			w.put(hypervisor.Event{Type: hypervisor.EventHostChanged, Object: h.ID().Ref(), Detail: "the connection was lost"})
 			continue
 		}
 		if down.IsZero() {
 			down = time.Now()
 		}
-		if ctx.Err() != nil || hypervisor.KindOf(err) == hypervisor.KindClosed {
+		if ctx.Err() != nil || hypervisor.KindOf(err) == hypervisor.ErrClosed {
 			return
 		}
 		if time.Since(down) > rewatch {
@@ -165,7 +164,8 @@ type follower struct {
 	making map[string]bool // machines that are not finished
 }
 
-// run returns true when the watch is over, false when the connection is lost.
+// run returns true when the watch is over, and false when the connection is
+// lost.
 func (f *follower) run(ctx context.Context, raw <-chan libvirtx.RawEvent, lost <-chan struct{}) bool {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -176,7 +176,8 @@ func (f *follower) run(ctx context.Context, raw <-chan libvirtx.RawEvent, lost <
 		case <-lost:
 			return false
 		case <-tick.C:
-			// Nobody else may be talking to this host: notice that it is gone.
+			// Nobody else may be talking to this host, so check that it is
+			// still there.
 			if c := f.h.Conn.Native(); c != nil {
 				if ok, err := c.IsAlive(); err == nil && !ok {
 					return false
@@ -194,7 +195,7 @@ func (f *follower) tell(ctx context.Context, r libvirtx.RawEvent) {
 	if !libvirtx.IsMachine(r.UUID, r.Name) {
 		return
 	}
-	e := hypervisor.Event{Type: hypervisor.VMChanged, Object: hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: r.UUID, Name: r.Name}}
+	e := hypervisor.Event{Type: hypervisor.EventVMChanged, Object: hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: r.UUID, Name: r.Name}}
 	switch r.Kind {
 	case libvirtx.Metadata:
 		if f.making[r.UUID] {
@@ -204,7 +205,7 @@ func (f *follower) tell(ctx context.Context, r libvirtx.RawEvent) {
 	case libvirtx.DeviceAdded, libvirtx.DeviceRemoved:
 		e.Detail = "devices"
 	case libvirtx.JobCompleted:
-		e.Type, e.Detail = hypervisor.TaskChanged, "the domain's job ended"
+		e.Type, e.Detail = hypervisor.EventTaskChanged, "the domain's job ended"
 	case libvirtx.Lifecycle:
 		if !f.lifecycle(ctx, r, &e) {
 			return
@@ -214,10 +215,10 @@ func (f *follower) tell(ctx context.Context, r libvirtx.RawEvent) {
 }
 
 // lifecycle maps virDomainEventType and its details. It returns false for
-// events that say nothing to a user of the portable API.
+// events that mean nothing to a user of the portable API.
 func (f *follower) lifecycle(ctx context.Context, r libvirtx.RawEvent, e *hypervisor.Event) bool {
 	state := func(s hypervisor.PowerState) bool {
-		e.Type, e.State = hypervisor.VMState, s
+		e.Type, e.State = hypervisor.EventVMState, s
 		return true
 	}
 	switch libvirt.DomainEventType(r.Event) {
@@ -232,7 +233,7 @@ func (f *follower) lifecycle(ctx context.Context, r libvirtx.RawEvent, e *hyperv
 		}
 		if f.making[r.UUID] || r.Detail == int(libvirt.DOMAIN_EVENT_DEFINED_ADDED) {
 			delete(f.making, r.UUID)
-			e.Type, e.State = hypervisor.VMCreated, hypervisor.Off
+			e.Type, e.State = hypervisor.EventVMCreated, hypervisor.StateOff
 		}
 		return true
 	case libvirt.DOMAIN_EVENT_UNDEFINED:
@@ -240,38 +241,38 @@ func (f *follower) lifecycle(ctx context.Context, r libvirtx.RawEvent, e *hyperv
 			delete(f.making, r.UUID)
 			return false
 		}
-		e.Type = hypervisor.VMDeleted
+		e.Type = hypervisor.EventVMDeleted
 		if len(f.w.fleet.Members) > 1 {
 			if _, err := f.w.fleet.Locate(ctx, hypervisor.VMID(r.UUID)); err == nil {
-				e.Type, e.Detail = hypervisor.VMMigrated, "moved away from host "+string(f.h.ID())
+				e.Type, e.Detail = hypervisor.EventVMMigrated, "moved away from host "+string(f.h.ID())
 			}
 		}
 		return true
 	case libvirt.DOMAIN_EVENT_STARTED, libvirt.DOMAIN_EVENT_RESUMED:
 		if r.Event == int(libvirt.DOMAIN_EVENT_RESUMED) && r.Detail == int(libvirt.DOMAIN_EVENT_RESUMED_MIGRATED) {
-			e.Type, e.State, e.Detail = hypervisor.VMMigrated, hypervisor.Running, "runs on host "+string(f.h.ID())
+			e.Type, e.State, e.Detail = hypervisor.EventVMMigrated, hypervisor.StateRunning, "runs on host "+string(f.h.ID())
 			return true
 		}
 		if r.Event == int(libvirt.DOMAIN_EVENT_STARTED) && r.Detail == int(libvirt.DOMAIN_EVENT_STARTED_MIGRATED) {
 			return false // it does not run yet
 		}
-		return state(hypervisor.Running)
+		return state(hypervisor.StateRunning)
 	case libvirt.DOMAIN_EVENT_SUSPENDED:
 		if r.Detail == int(libvirt.DOMAIN_EVENT_SUSPENDED_MIGRATED) {
 			return false
 		}
-		return state(hypervisor.Paused)
+		return state(hypervisor.StatePaused)
 	case libvirt.DOMAIN_EVENT_STOPPED:
 		switch r.Detail {
 		case int(libvirt.DOMAIN_EVENT_STOPPED_MIGRATED):
 			return false
 		case int(libvirt.DOMAIN_EVENT_STOPPED_SAVED):
-			return state(hypervisor.Suspended)
+			return state(hypervisor.StateSuspended)
 		}
-		return state(hypervisor.Off)
+		return state(hypervisor.StateOff)
 	case libvirt.DOMAIN_EVENT_CRASHED:
 		e.Detail = "crashed"
-		return state(hypervisor.Off)
+		return state(hypervisor.StateOff)
 	}
 	return false
 }

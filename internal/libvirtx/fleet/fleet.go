@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"libvirt.org/go/libvirt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
@@ -27,9 +29,16 @@ type Fleet struct {
 	done     chan struct{} // closed by Close
 }
 
-// Wrap makes a Fleet of connections that the caller goes on owning: they are
+// wrapLimit is the time that the hosts behind the given connections may take
+// to identify themselves.
+const wrapLimit = time.Minute
+
+// Wrap makes a Fleet from connections that the caller still owns: they are
 // not closed, and not dialled again when they break.
-func Wrap(p Platform, conns ...*libvirt.Connect) (*Fleet, error) {
+func Wrap(ctx context.Context, p Platform, conns []*libvirt.Connect, o *hypervisor.Options) (*Fleet, error) {
+	if o != nil && o.Credentials != nil {
+		return nil, endpoint.Invalid("credentials for connections that are open already: leave them out, or call Open")
+	}
 	f := &Fleet{platform: p, done: make(chan struct{})}
 	for _, c := range conns {
 		h, err := libvirtx.WrapConn(c)
@@ -38,11 +47,18 @@ func Wrap(p Platform, conns ...*libvirt.Connect) (*Fleet, error) {
 		}
 		f.Members = append(f.Members, &Host{fleet: f, Conn: h})
 	}
-	return f.connect(context.Background())
+	ctx, stop := context.WithTimeout(ctx, wrapLimit)
+	defer stop()
+	return f.connect(ctx)
 }
 
-// Open makes a Fleet of libvirt URIs.
-func Open(ctx context.Context, p Platform, creds *hypervisor.Credentials, uris []string) (*Fleet, error) {
+// Open makes a Fleet from libvirt URIs. The user and password, if there is a
+// user, are for hosts that ask for them.
+func Open(ctx context.Context, p Platform, username string, password hypervisor.Secret, uris []string) (*Fleet, error) {
+	var creds *hypervisor.Credentials
+	if username != "" {
+		creds = &hypervisor.Credentials{Username: username, Password: password}
+	}
 	f := &Fleet{platform: p, done: make(chan struct{})}
 	for _, uri := range uris {
 		c, err := libvirtx.NewConn(uri, creds)
@@ -54,8 +70,8 @@ func Open(ctx context.Context, p Platform, creds *hypervisor.Credentials, uris [
 	return f.connect(ctx)
 }
 
-// connect learns who the hosts are. It fails if none answers, or if two URIs
-// lead to one host; then the Fleet is closed.
+// connect identifies the hosts. It fails if none answers, or if two URIs lead
+// to one host; then the Fleet is closed.
 func (f *Fleet) connect(ctx context.Context) (*Fleet, error) {
 	if err := f.identify(ctx); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -65,7 +81,7 @@ func (f *Fleet) connect(ctx context.Context) (*Fleet, error) {
 
 func (f *Fleet) identify(ctx context.Context) error {
 	if len(f.Members) == 0 {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, hypervisor.Ref{Kind: hypervisor.KindOfClient}, "no hosts: give at least one libvirt URI")
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, hypervisor.Ref{Kind: hypervisor.ObjectClient}, "no hosts: give at least one libvirt URI")
 	}
 	errs := make([]error, len(f.Members))
 	var wg sync.WaitGroup
@@ -80,7 +96,7 @@ func (f *Fleet) identify(ctx context.Context) error {
 	for _, h := range f.Members {
 		id := h.ID()
 		if other := seen[id]; other != nil {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "%s and %s are one host, or two with the same UUID: set host_uuid in libvirtd.conf", other.Conn.URI(), h.Conn.URI())
+			return hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "%s and %s are one host, or two with the same UUID: set host_uuid in libvirtd.conf", other.Conn.URI(), h.Conn.URI())
 		}
 		seen[id] = h
 	}
@@ -106,47 +122,15 @@ func (f *Fleet) Close() error {
 		return nil
 	}
 	close(f.done)
-	f.Tasks.Close()
-	var errs []error
-	for _, h := range f.Members {
-		errs = append(errs, h.Conn.Close())
+	errs := make([]error, len(f.Members)+1)
+	errs[0] = f.Tasks.Close()
+	var wg sync.WaitGroup
+	for i, h := range f.Members {
+		wg.Go(func() { errs[i+1] = h.Conn.Close() })
 	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
 // ErrorKind implements hypervisor.Driver.
 func (f *Fleet) ErrorKind(err error) hypervisor.Kind { return libvirtx.Kind(err) }
-
-// As implements hypervisor.Driver.
-func (f *Fleet) As(on hypervisor.Ref, target any) bool {
-	ctx := context.Background()
-	switch t := target.(type) {
-	case **libvirt.Connect:
-		h := f.Members[0]
-		if on.Kind == hypervisor.KindOfHost {
-			var err error
-			if h, err = f.Host(hypervisor.HostID(on.ID)); err != nil {
-				return false
-			}
-		} else if len(f.Members) != 1 {
-			return false
-		}
-		if _, err := h.Identify(ctx); err != nil {
-			return false
-		}
-		*t = h.Conn.Native()
-		return *t != nil
-	case **libvirt.Domain:
-		h, err := f.Locate(ctx, hypervisor.VMID(on.ID))
-		if err != nil {
-			return false
-		}
-		dom, err := libvirtx.Do(ctx, h.Conn, 1, func(c *libvirt.Connect) (*libvirt.Domain, error) { return c.LookupDomainByUUIDString(on.ID) })
-		if err != nil {
-			return false
-		}
-		*t = dom
-		return true
-	}
-	return false
-}

@@ -12,6 +12,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
@@ -89,11 +90,11 @@ func TestMerge(t *testing.T) {
 		return []hypervisor.VMInfo{{ID: "a", Host: h, State: s}}
 	}
 	for _, c := range []struct{ one, two, want hypervisor.PowerState }{
-		{hypervisor.Off, hypervisor.Running, hypervisor.Running},
-		{hypervisor.Running, hypervisor.Off, hypervisor.Running},
-		{hypervisor.Running, hypervisor.Paused, hypervisor.Running}, // arriving
-		{hypervisor.Paused, hypervisor.Running, hypervisor.Running},
-		{hypervisor.Paused, hypervisor.Suspended, hypervisor.Paused},
+		{hypervisor.StateOff, hypervisor.StateRunning, hypervisor.StateRunning},
+		{hypervisor.StateRunning, hypervisor.StateOff, hypervisor.StateRunning},
+		{hypervisor.StateRunning, hypervisor.StatePaused, hypervisor.StateRunning}, // arriving
+		{hypervisor.StatePaused, hypervisor.StateRunning, hypervisor.StateRunning},
+		{hypervisor.StatePaused, hypervisor.StateSuspended, hypervisor.StatePaused},
 	} {
 		got := merge([][]hypervisor.VMInfo{v("1", c.one), v("2", c.two)})
 		if len(got) != 1 || got[0].State != c.want {
@@ -105,7 +106,7 @@ func TestMerge(t *testing.T) {
 // TestDependants has image a, its overlay b, that of another machine c on b,
 // and d on a, which nobody uses.
 func TestDependants(t *testing.T) {
-	vm := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: "other"}
+	vm := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: "other"}
 	b := &Books{host: &Host{facts: &libvirtx.Facts{UUID: "host"}}, users: map[hypervisor.VolumeID][]User{},
 		Images: libvirtx.Images{ByPath: map[string]libvirtx.Volume{}, Above: map[string][]string{"/a": {"/b", "/d"}, "/b": {"/c"}}}}
 	for p, base := range map[string]string{"/a": "", "/b": "/a", "/c": "/b", "/d": "/a"} {
@@ -135,11 +136,11 @@ func TestDependants(t *testing.T) {
 
 func TestThawFails(t *testing.T) {
 	broken := errors.New("broken")
-	k := &Cloning{Request: hypervisor.CloneRequest{Mode: hypervisor.FullClone}, Domain: &libvirtxml.Domain{Devices: &libvirtxml.DomainDeviceList{}},
+	k := &Cloning{Request: hypervisor.CloneRequest{CloneOptions: hypervisor.CloneOptions{Mode: hypervisor.CloneModeFull}}, Domain: &libvirtxml.Domain{Devices: &libvirtxml.DomainDeviceList{}},
 		Freeze: func(context.Context, *libvirt.Connect, *Making) (func() error, error) {
 			return func() error { return broken }, nil
 		}}
-	if err := k.images(t.Context(), nil, nil, func(hypervisor.TaskState) {}); !errors.Is(err, broken) {
+	if err := k.images(t.Context(), nil, nil, job.New(job.Spec{}, nil)); !errors.Is(err, broken) {
 		t.Errorf("an overlay of the source that can't be merged back: %v, want %v", err, broken)
 	}
 }

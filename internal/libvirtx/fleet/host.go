@@ -15,22 +15,22 @@ import (
 // Host is one libvirtd.
 type Host struct {
 	Conn *libvirtx.Conn
-	URI  string // as it was given; empty for a connection that was handed in
-	Peer Peer   // how the other hosts reach it; the driver sets it
+	URI  string // as it was given; empty for a given connection
+	Peer Peer   // the way that other hosts reach it; the driver sets it
 
 	fleet *Fleet
 	mu    sync.Mutex
 	facts *libvirtx.Facts
-	epoch int // of the connection that facts were read on
+	epoch int // of the connection over which facts were read
 }
 
 // Peer is a host as the other hosts see it.
 type Peer struct {
-	URI     string // of its libvirtd, for migration from peer to peer
-	Migrate string // where its hypervisor listens; empty leaves it to libvirt
+	URI     string // URI of its libvirtd, for peer-to-peer migration
+	Migrate string // address that its hypervisor listens on; empty leaves it to libvirt
 }
 
-// ID is the host's UUID, or its URI while it never answered.
+// ID is the host's UUID, or its URI as long as it never answered.
 func (h *Host) ID() hypervisor.HostID {
 	if f := h.Known(); f != nil {
 		return hypervisor.HostID(f.UUID)
@@ -38,15 +38,15 @@ func (h *Host) ID() hypervisor.HostID {
 	return hypervisor.HostID(h.Conn.URI())
 }
 
-// Known returns the facts that were read last, nil if none ever were.
+// Known returns the facts that were read last, or nil if none ever were.
 func (h *Host) Known() *libvirtx.Facts {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.facts
 }
 
-// Identify returns what does not change while a libvirtd runs. It is read
-// again after a new connection: libvirtd may have been upgraded.
+// Identify returns the facts that do not change while a libvirtd runs. It
+// reads them again after a new connection: libvirtd may have been upgraded.
 func (h *Host) Identify(ctx context.Context) (*libvirtx.Facts, error) {
 	h.mu.Lock()
 	f, epoch := h.facts, h.epoch
@@ -112,7 +112,7 @@ func (f *Fleet) Host(id hypervisor.HostID) (*Host, error) {
 			return h, nil
 		}
 	}
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such host in this Client")
+	return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such host in this Client")
 }
 
 // Up returns the hosts that answer, and an error if none does.

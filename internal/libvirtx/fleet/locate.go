@@ -12,12 +12,13 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// Locate returns the host that has a machine. Where two have a definition of
-// it, as after a migration that kept the source's, the one it runs on counts.
-// With a host down, a machine that the others don't have may be there.
+// Locate returns the host that has a machine. Where two hosts have a
+// definition of it, as after a migration that kept the source's, the one that
+// runs it counts. While a host is down, a machine that the others don't have
+// may be there.
 func (f *Fleet) Locate(ctx context.Context, id hypervisor.VMID) (*Host, error) {
 	if !libvirtx.IsUUID(string(id)) {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine: an ID is a UUID")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine: an ID is a UUID")
 	}
 	if len(f.Members) == 1 {
 		return f.Members[0], nil
@@ -57,18 +58,18 @@ func (f *Fleet) Locate(ctx context.Context, id hypervisor.VMID) (*Host, error) {
 			return nil, err
 		}
 	}
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no host of this Client has such a machine")
+	return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no host of this Client has such a machine")
 }
 
-// rank says how much of a machine is on a host: of two definitions the one that
-// runs counts, and the half at the end of a migration under way least of all.
+// rank ranks the definitions of a machine by host: the one that runs counts,
+// and the half at the end of a migration under way counts least.
 func rank(s libvirt.DomainState, reason int) int {
 	switch p := libvirtx.PowerState(s); {
-	case p == hypervisor.Running:
+	case p == hypervisor.StateRunning:
 		return 4
-	case p == hypervisor.Paused && reason != int(libvirt.DOMAIN_PAUSED_MIGRATION):
+	case p == hypervisor.StatePaused && reason != int(libvirt.DOMAIN_PAUSED_MIGRATION):
 		return 3
-	case p == hypervisor.Paused:
+	case p == hypervisor.StatePaused:
 		return 1
 	}
 	return 2
@@ -84,7 +85,7 @@ func OnDomain[T any](ctx context.Context, f *Fleet, id hypervisor.VMID, calls in
 	return OnHost(ctx, h, id, calls, fn)
 }
 
-// OnHost is OnDomain for a host that is known already.
+// OnHost is like OnDomain, for a host that is known already.
 func OnHost[T any](ctx context.Context, h *Host, id hypervisor.VMID, calls int, fn func(h *Host, c *libvirt.Connect, dom *libvirt.Domain) (T, error)) (T, error) {
 	return libvirtx.Do(ctx, h.Conn, calls+1, func(c *libvirt.Connect) (T, error) {
 		dom, err := c.LookupDomainByUUIDString(string(id))

@@ -9,18 +9,19 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Lock says what else may be done on a machine while work is under way.
+// Lock is the work that is allowed on a machine while other work is under
+// way.
 type Lock uint8
 
 const (
-	Unlocked  Lock = iota
-	ShortWork      // others wait
-	LongWork       // others are told that it is busy
-	Reading        // long, and others may read too, such as clones of one source
+	ShortWork Lock = iota // others wait
+	DiskWork              // short, and no other process may work on the disks
+	LongWork              // others get ErrBusy, including those in other processes
+	Reading               // long, and others may read too, for example to clone the same source
 )
 
-// locks keeps long work on one machine apart, in this process. libvirt itself
-// keeps others apart, call by call.
+// locks serialize long work on one machine in this process. A lease does this
+// between processes.
 type locks struct {
 	mu   sync.Mutex
 	held map[hypervisor.VMID]*holder
@@ -33,8 +34,8 @@ type holder struct {
 	freed   chan struct{}
 }
 
-// Take locks a machine. If long work holds it the answer is KindBusy at once;
-// short work is waited for.
+// Take locks a machine. If long work holds the machine, it returns ErrBusy at
+// once. It waits for short work.
 func (f *Fleet) Take(ctx context.Context, id hypervisor.VMID, what string, mode Lock) (release func(), err error) {
 	l := &f.locks
 	for {
@@ -48,8 +49,8 @@ func (f *Fleet) Take(ctx context.Context, id hypervisor.VMID, what string, mode 
 			l.held[id] = k
 		} else if mode != Reading || k.readers == 0 {
 			l.mu.Unlock()
-			if k.mode != ShortWork {
-				return nil, hypervisor.Errorf(hypervisor.KindBusy, id.Ref(), "%s is under way: wait for it, or cancel its task", k.what)
+			if k.mode == LongWork || k.mode == Reading {
+				return nil, hypervisor.Errorf(hypervisor.ErrBusy, id.Ref(), "%s is under way: wait for it, or cancel its task", k.what)
 			}
 			select {
 			case <-k.freed:

@@ -14,16 +14,17 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// A request whose answer was lost may have been done, or may be done yet. What
-// leads to the same end however often it is done is asked for again, over a new
-// connection, until a host answers; so the end is known, and a request that
-// comes late changes nothing any more.
+// A request whose answer was lost may have been done, or may still be done
+// later. Requests that lead to the same end however often they are done are
+// repeated, over a new connection, until a host answers. So the end is known,
+// and a request that arrives late changes nothing any more.
 
-// OutcomeLimit is how long a host may be away before an outcome is given up.
+// OutcomeLimit is the time that a host may be away before an outcome is given
+// up.
 const OutcomeLimit = 2 * time.Minute
 
-// Again does f again if the connection broke under it, until a host answers. f
-// is told whether it was begun before.
+// Again repeats f if the connection broke during it, until a host answers. f
+// learns whether it was started before.
 func (h *Host) Again(ctx context.Context, f func(again bool) error) error {
 	err := f(false)
 	var e *hypervisor.Error
@@ -33,10 +34,18 @@ func (h *Host) Again(ctx context.Context, f func(again bool) error) error {
 	return h.answered(ctx, func() error { return f(true) })
 }
 
-// answered does f until the host is there to answer, or the Client is closed.
+// AgainOn is like Again, with a machine's domain.
+func (h *Host) AgainOn(ctx context.Context, id hypervisor.VMID, calls int, f func(dom *libvirt.Domain) error) error {
+	return h.Again(ctx, func(bool) error {
+		_, err := OnHost(ctx, h, id, calls, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) { return struct{}{}, f(dom) })
+		return err
+	})
+}
+
+// answered calls f until the host answers, or the Client is closed.
 func (h *Host) answered(ctx context.Context, f func() error) error {
 	err := f()
-	for end := time.Now().Add(OutcomeLimit); h.Conn.Renewable() && libvirtx.KindOf(err) == hypervisor.KindUnavailable && time.Now().Before(end); err = f() {
+	for end := time.Now().Add(OutcomeLimit); h.Conn.Renewable() && libvirtx.KindOf(err) == hypervisor.ErrUnavailable && time.Now().Before(end); err = f() {
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
@@ -48,7 +57,7 @@ func (h *Host) answered(ctx context.Context, f func() error) error {
 	return err
 }
 
-// Define stores a definition: twice is once.
+// Define stores a definition. Storing it twice is the same as once.
 func (h *Host) Define(ctx context.Context, x *libvirtxml.Domain) error {
 	return h.Again(ctx, func(bool) error {
 		_, err := libvirtx.Do(ctx, h.Conn, 1, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, libvirtx.Define(c, x) })
@@ -56,7 +65,8 @@ func (h *Host) Define(ctx context.Context, x *libvirtxml.Domain) error {
 	})
 }
 
-// Undefine forgets a domain: one that is gone after a lost answer is no error.
+// Undefine removes a domain's definition. After a lost answer it is not an
+// error if the domain is gone.
 func (h *Host) Undefine(ctx context.Context, id hypervisor.VMID, undefine func(*libvirt.Domain) error) error {
 	return h.Again(ctx, func(again bool) error {
 		_, err := OnHost(ctx, h, id, 1, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
@@ -69,12 +79,12 @@ func (h *Host) Undefine(ctx context.Context, id hypervisor.VMID, undefine func(*
 	})
 }
 
-// Tidy removes images that failed work made, but for those that a machine or a
-// snapshot came to use and those that others stand on. It names the ones that
-// should have gone and did not.
+// Tidy removes images that failed work made, except those that a machine or a
+// snapshot uses and those that others depend on. It names the images that it
+// could not remove.
 func (h *Host) Tidy(ctx context.Context, made []libvirtx.Volume) []hypervisor.Ref {
 	b, unused, err := h.unused(ctx, made)
-	if err != nil { // nobody can say what is used
+	if err != nil { // it is unknown what is used
 		return refs(made)
 	}
 	drop := Paths{}
@@ -85,7 +95,7 @@ func (h *Host) Tidy(ctx context.Context, made []libvirtx.Volume) []hypervisor.Re
 	return left
 }
 
-// Unused names the images of some that nothing uses any more.
+// Unused names those of some images that nothing uses any more.
 func (h *Host) Unused(ctx context.Context, images []libvirtx.Volume) []hypervisor.Ref {
 	_, unused, err := h.unused(ctx, images)
 	if err != nil {
@@ -122,12 +132,12 @@ func refs(images []libvirtx.Volume) []hypervisor.Ref {
 	return out
 }
 
-// Discard is Remove over a connection that may break.
+// Discard is like Remove, over a connection that may break.
 func (b *Books) Discard(ctx context.Context, images Paths) (left []hypervisor.Ref, err error) {
 	if len(images) == 0 {
 		return nil, nil
 	}
-	for p := range images { // what is left if no host answers
+	for p := range images { // left if no host answers
 		if v, ok := b.Images.ByPath[p]; ok {
 			left = append(left, v.Ref())
 		}

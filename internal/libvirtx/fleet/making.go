@@ -4,140 +4,166 @@ package fleet
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// A machine that is being made is a domain from the beginning: guarded like a
-// template so that nobody starts it, and hidden from listings by its role. So
-// its name and token are taken at once, another process sees the work, and
-// after a crash what was left can be told from work that goes on: the maker
-// changes Beat every few seconds.
+// A machine that is being made is a domain from the beginning. It is guarded
+// like a template so that nobody starts it, and hidden from listings by its
+// role. So its name and token are taken at once, and another process sees the
+// work. After a crash, leftovers can be distinguished from work in progress
+// by the heartbeat: the maker changes Beat every few seconds.
 
 const (
 	roleMaking = "making"
 	beatEvery  = 2 * time.Second
-	// A maker whose beat does not change for this long is dead.
-	deadAfter = 15 * time.Second
 )
+
+// deadAfter is the time without a heartbeat after which a maker, or the owner
+// of a lease, is dead.
+var deadAfter = 15 * time.Second
 
 // Making is a machine that is being made.
 type Making struct {
 	host *Host
 	uuid string
-	mu   sync.Mutex // of mark, and of writing it
+	turn chan struct{} // full: somebody is changing mark and writing it
 	mark libvirtx.Mark
 	stop context.CancelFunc
 	done chan struct{}
 }
 
-// begin reserves a machine's domain and starts the beat. A reservation that may
-// be left by an error is named.
-func (f *Fleet) begin(ctx context.Context, h *Host, like *libvirtxml.Domain, mark libvirtx.Mark, tid hypervisor.TaskID) (m *Making, left []hypervisor.Ref, err error) {
-	mark.Role, mark.Task, mark.Beat = roleMaking, string(tid), "0"
-	os := f.platform.OSType
-	x := &libvirtxml.Domain{Type: like.Type, Name: like.Name, UUID: like.UUID, VCPU: &libvirtxml.DomainVCPU{Value: 1},
-		OS:      &libvirtxml.DomainOS{Type: &os},
-		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{f.guard()}}}
-	libvirtx.SetMemory(x, TemplateKiB, TemplateKiB)
-	if err := libvirtx.MarkDefinition(x, mark); err != nil {
-		return nil, nil, err
+// begin reserves a machine's domain and starts the heartbeat.
+func (f *Fleet) begin(ctx context.Context, j *job.Job, h *Host, like *libvirtxml.Domain, mark libvirtx.Mark) (*Making, error) {
+	mark.Role, mark.Task = roleMaking, string(j.ID)
+	x, err := f.reservation(like.Type, like.Name, like.UUID, &mark)
+	if err != nil {
+		return nil, err
 	}
 	sent := false
 	_, err = libvirtx.Do(ctx, h.Conn, 2, func(c *libvirt.Connect) (struct{}, error) {
 		// Defining the same UUID with the same name again would replace it.
 		if dom, err := c.LookupDomainByUUIDString(x.UUID); err == nil {
 			_ = dom.Free() // a local reference
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, hypervisor.VMID(x.UUID).Ref(), "a machine with this ID is there")
+			return struct{}{}, hypervisor.Errorf(hypervisor.ErrExists, hypervisor.VMID(x.UUID).Ref(), "a machine with this ID is there")
 		}
 		if dom, err := c.LookupDomainByName(x.Name); err == nil {
 			defer dom.Free()
-			id, _ := dom.GetUUIDString() // local; empty says as much
-			on := hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: id, Name: x.Name}
+			id, _ := dom.GetUUIDString() // local; an empty one is fine
+			on := hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: id, Name: x.Name}
 			if _, other, err := libvirtx.Parse(dom, 0); err == nil && other.Role == roleMaking {
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, on, "the name is taken on host %s by a machine that is being made: "+
+				return struct{}{}, hypervisor.Errorf(hypervisor.ErrExists, on, "the name is taken on host %s by a machine that is being made: "+
 					"wait for task %s, which clears it away if its maker is dead", h.ID(), other.Task)
 			}
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, on, "the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
+			return struct{}{}, hypervisor.Errorf(hypervisor.ErrExists, on, "the name is taken on host %s: choose another, libvirt wants unique names", h.ID())
 		}
 		sent = true
 		return struct{}{}, libvirtx.Define(c, x)
 	})
 	if sent && libvirtx.Lost(err) {
-		// Asked for again it could come late and replace the finished machine.
-		if left, terr := f.takeBack(ctx, h, hypervisor.VMID(x.UUID), func(hypervisor.TaskState) {}); terr != nil {
-			return nil, left, fmt.Errorf("%w (and taking the reservation back: %w)", err, terr)
-		}
+		// A repeated call could arrive late and replace the finished machine.
+		err = f.takeBack(ctx, j, h, x.UUID, "", err)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	return keep(ctx, h, x.UUID, mark, func() {}), nil
+}
+
+// reservation is the definition of a domain that nobody can start.
+func (f *Fleet) reservation(typ, name, uuid string, mark *libvirtx.Mark) (*libvirtxml.Domain, error) {
+	mark.Beat = "0"
+	os := f.platform.OSType
+	x := &libvirtxml.Domain{Type: typ, Name: name, UUID: uuid, VCPU: &libvirtxml.DomainVCPU{Value: 1},
+		OS:      &libvirtxml.DomainOS{Type: &os},
+		Devices: &libvirtxml.DomainDeviceList{Interfaces: []libvirtxml.DomainInterface{f.guard()}}}
+	libvirtx.SetMemory(x, TemplateKiB, TemplateKiB)
+	return x, libvirtx.MarkDefinition(x, *mark)
+}
+
+// keep starts the heartbeat of a reservation. lost is called when the
+// reservation is gone.
+func keep(ctx context.Context, h *Host, uuid string, mark libvirtx.Mark, lost func()) *Making {
 	beat, stop := context.WithCancel(context.WithoutCancel(ctx))
-	m = &Making{host: h, uuid: x.UUID, mark: mark, stop: stop, done: make(chan struct{})}
-	go m.beat(beat)
-	return m, nil, nil
+	m := &Making{host: h, uuid: uuid, turn: make(chan struct{}, 1), mark: mark, stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		for n := 1; Pause(beat, beatEvery) == nil; n++ {
+			// A missed heartbeat is no reason to stop the work.
+			if err := m.Note(beat, func(k *libvirtx.Mark) { k.Beat = strconv.Itoa(n) }); libvirtx.NotFound(err) {
+				lost()
+				return
+			}
+		}
+	}()
+	return m
 }
 
-func (m *Making) beat(ctx context.Context) {
-	defer close(m.done)
-	for n := 1; Pause(ctx, beatEvery) == nil; n++ {
-		// A missed beat is no reason to stop the work.
-		_ = m.Note(ctx, func(k *libvirtx.Mark) { k.Beat = strconv.Itoa(n) })
-	}
-}
-
-// Note changes the mark of the reservation, for who finds it after a crash.
+// Note changes the mark of the reservation, for whoever finds it after a
+// crash. It waits for the write even if ctx ends: a late write would turn the
+// finished machine into a reservation again.
 func (m *Making) Note(ctx context.Context, f func(*libvirtx.Mark)) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	select {
+	case m.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-m.turn }()
 	f(&m.mark)
-	_, err := OnHost(ctx, m.host, hypervisor.VMID(m.uuid), 2, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
+	_, err := OnHost(context.WithoutCancel(ctx), m.host, hypervisor.VMID(m.uuid), 2, func(_ *Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		return struct{}{}, libvirtx.MarkDomain(dom, m.mark)
 	})
 	return err
 }
 
-// end stops the beat; the caller then defines the finished machine.
+// end stops the heartbeat. The caller then defines the finished machine.
 func (m *Making) end() {
 	m.stop()
 	<-m.done
 }
 
-// takeBack sweeps up after a making of this process that failed. While a host
-// goes on copying for it, what can't be stopped is waited for until ctx ends.
-func (f *Fleet) takeBack(ctx context.Context, h *Host, id hypervisor.VMID, report func(hypervisor.TaskState)) (left []hypervisor.Ref, err error) {
+// takeBack cleans up after a failed making of this process, which may have
+// given overlays to source, and returns the reason for the failure. If a host
+// is still copying for it, takeBack waits until ctx ends for what can't be
+// stopped.
+func (f *Fleet) takeBack(ctx context.Context, j *job.Job, h *Host, uuid, source string, why error) error {
 	for {
-		err = h.answered(context.WithoutCancel(ctx), func() error {
-			left, err = f.sweep(context.WithoutCancel(ctx), h, id)
+		var left []hypervisor.Ref
+		err := h.answered(context.WithoutCancel(ctx), func() (err error) {
+			left, err = f.sweepApart(context.WithoutCancel(ctx), j, h, hypervisor.VMID(uuid), source)
 			return err
 		})
-		if libvirtx.KindOf(err) != hypervisor.KindBusy {
-			return left, err
+		if libvirtx.KindOf(err) == hypervisor.ErrBusy {
+			j.Phase(phaseCopyGoesOn, -1)
+			if Pause(ctx, PollEvery) == nil {
+				continue
+			}
 		}
-		report(hypervisor.TaskState{Fraction: -1, Phase: phaseCopyGoesOn})
-		if Pause(ctx, PollEvery) != nil {
-			return left, err
+		if j.Left(left...); err != nil {
+			why = j.Also(why, "taking it back: %v", err)
 		}
+		return why
 	}
 }
 
-// Made looks for a machine that a token stands for. It returns a task if one
-// is there or is being made, and removes what a dead maker left.
+// Made looks for the machine of a token. It returns a task if the machine
+// exists or is being made, and removes what a dead maker left.
 func (f *Fleet) Made(ctx context.Context, tid hypervisor.TaskID, token, uuid string) (hypervisor.DriverTask, bool, error) {
 	if token == "" {
 		return nil, false, nil
 	}
 	id := hypervisor.VMID(uuid)
 	t, err := f.findMaking(ctx, tid, id)
-	if hypervisor.KindOf(err) == hypervisor.KindNotFound || libvirtx.NotFound(err) {
+	if hypervisor.KindOf(err) == hypervisor.ErrNotFound || libvirtx.NotFound(err) {
 		return nil, false, nil
 	}
 	if err != nil {
@@ -146,7 +172,7 @@ func (f *Fleet) Made(ctx context.Context, tid hypervisor.TaskID, token, uuid str
 	return t, true, nil
 }
 
-// findMaking watches a machine that is being made until it is there or its
+// findMaking watches a machine that is being made until it exists or its
 // maker is dead.
 func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hypervisor.VMID) (hypervisor.DriverTask, error) {
 	mark, err := f.readMark(ctx, id)
@@ -156,39 +182,41 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 	if mark.Role == "" {
 		return hypervisor.DoneTask(tid, hypervisor.TaskState{Result: id.Ref()}), nil
 	}
-	t, err := f.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	op, _, _, _ := f.SplitTaskID(tid)
+	t, err := f.Go(ctx, tid, op, id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		beat, since, phase := mark.Beat, time.Now(), "making"
 		for {
-			report(hypervisor.TaskState{Fraction: -1, Phase: phase})
+			j.Phase(phase, -1)
 			if err := Pause(ctx, PollEvery); err != nil {
-				return hypervisor.TaskState{Err: err}
+				return hypervisor.Ref{}, err
 			}
 			m, err := f.readMark(ctx, id)
 			switch {
-			case err != nil && libvirtx.KindOf(err) == hypervisor.KindNotFound:
-				return hypervisor.TaskState{Err: hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the machine was not finished: its maker failed and took it away")}
-			case err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable:
-				return hypervisor.TaskState{Err: err}
-			case err != nil: // a libvirtd that restarts
+			case err != nil && libvirtx.KindOf(err) == hypervisor.ErrNotFound:
+				return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.ErrCanceled, id.Ref(), "the machine was not finished: its maker failed and took it away")
+			case err != nil && libvirtx.KindOf(err) != hypervisor.ErrUnavailable:
+				return hypervisor.Ref{}, err
+			case err != nil: // a libvirtd that is restarting
 				since = time.Now()
 			case m.Role == "":
-				return hypervisor.TaskState{Result: id.Ref()}
+				return id.Ref(), nil
 			case m.Beat != beat:
 				beat, since = m.Beat, time.Now()
 			case time.Since(since) > deadAfter:
 				var left []hypervisor.Ref
 				h, err := f.Locate(ctx, id)
 				if err == nil {
-					left, err = f.sweep(context.WithoutCancel(ctx), h, id)
+					left, err = f.sweepApart(ctx, j, h, id, m.Source)
 				}
-				if libvirtx.KindOf(err) == hypervisor.KindBusy {
+				if libvirtx.KindOf(err) == hypervisor.ErrBusy {
 					phase = phaseCopyGoesOn
 					continue
 				}
 				if err == nil {
-					err = hypervisor.Errorf(hypervisor.KindCanceled, id.Ref(), "the process that made the machine is gone: what it left was removed")
+					err = hypervisor.Errorf(hypervisor.ErrCanceled, id.Ref(), "the process that made the machine is gone: what it left was removed")
 				}
-				return hypervisor.TaskState{Err: err, Leftover: left}
+				j.Left(left...)
+				return hypervisor.Ref{}, err
 			}
 		}
 	})
@@ -202,9 +230,25 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 // still copies an image for it.
 const phaseCopyGoesOn = "waiting for a copy that nobody wants to end"
 
-// sweep removes what a maker left that failed or is dead: images that nothing
-// stands on, the overlays that it gave to the clone's source, and the
-// reservation. A host that still copies one is KindBusy: the copy can't be
+// sweepApart is like sweep, under the lease of the machine that the maker gave
+// overlays, if there is one.
+func (f *Fleet) sweepApart(ctx context.Context, j *job.Job, h *Host, id hypervisor.VMID, source string) (left []hypervisor.Ref, err error) {
+	sweep := func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) {
+		left, err = f.sweep(context.WithoutCancel(ctx), h, id)
+		return hypervisor.Ref{}, err
+	}
+	if source != "" {
+		if _, err = f.UnderLease(ctx, j, hypervisor.VMID(source), LongWork, sweep); libvirtx.KindOf(err) != hypervisor.ErrNotFound {
+			return left, err
+		}
+	}
+	_, err = sweep(ctx, j) // the source is gone
+	return left, err
+}
+
+// sweep removes what a failed or dead maker left: images that nothing depends
+// on, the overlays that it gave to the clone's source, and the reservation.
+// If a host still copies an image, it returns ErrBusy: the copy can't be
 // stopped.
 func (f *Fleet) sweep(ctx context.Context, h *Host, id hypervisor.VMID) ([]hypervisor.Ref, error) {
 	left := []hypervisor.Ref{id.Ref()}
@@ -221,22 +265,28 @@ func (f *Fleet) sweep(ctx context.Context, h *Host, id hypervisor.VMID) ([]hyper
 			return struct{}{}, err
 		}
 		defer dom.Free()
-		_, mark, err := libvirtx.Parse(dom, 0)
+		x, mark, err := libvirtx.Parse(dom, 0)
 		if err != nil {
 			return struct{}{}, err
 		}
 		if mark.Role != roleMaking {
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindExists, id.Ref(), "the machine is finished")
+			return struct{}{}, hypervisor.Errorf(hypervisor.ErrExists, id.Ref(), "the machine is finished")
+		}
+		if !isReservation(x) {
+			// The mark was written late: the machine has its disks, and may
+			// run.
+			mark.Role, mark.Task, mark.Beat, mark.Source, mark.Overlays = "", "", "", "", nil
+			return struct{}{}, errors.Join(libvirtx.MarkDomain(dom, mark), hypervisor.Errorf(hypervisor.ErrExists, id.Ref(), "the machine is finished"))
 		}
 		made := Paths{}
 		for p := range b.Images.ByPath {
-			if libvirtx.OwnedBy(p, string(id)) && len(b.Images.Above[p]) == 0 {
+			if libvirtx.OwnedBy(p, string(id)) && len(b.Images.Above[p]) == 0 && len(b.Users(p)) == 0 {
 				made[p] = true
 			}
 		}
 		images, err := b.Remove(c, made)
 		left = append(left, images...)
-		if libvirtx.Kind(err) == hypervisor.KindBusy || libvirtx.Lost(err) {
+		if libvirtx.Kind(err) == hypervisor.ErrBusy || libvirtx.Lost(err) {
 			return struct{}{}, err
 		}
 		if len(mark.Overlays) > 0 {
@@ -258,8 +308,15 @@ func (f *Fleet) sweep(ctx context.Context, h *Host, id hypervisor.VMID) ([]hyper
 	return left, err
 }
 
-// dropOverlays removes the overlays that a clone's source was given and did not
-// come to use, or no longer uses.
+// isReservation reports whether a definition can't be started by anybody and
+// has no disks.
+func isReservation(x *libvirtxml.Domain) bool {
+	return x.Devices != nil && len(x.Devices.Disks) == 0 &&
+		slices.ContainsFunc(x.Devices.Interfaces, func(n libvirtxml.DomainInterface) bool { return IsGuard(&n) })
+}
+
+// dropOverlays removes the overlays that a clone's source was given and does
+// not use, or no longer uses.
 func (f *Fleet) dropOverlays(ctx context.Context, c *libvirt.Connect, h *Host, mark libvirtx.Mark) error {
 	if mark.Source == "" {
 		return nil

@@ -11,12 +11,13 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 // Network IDs are "network:NAME" for libvirt networks and "bridge:NAME" for
-// bridges of the host; a platform may have others. A network of one name on
-// several hosts is one network: libvirt's migration takes it so.
+// bridges of the host; a platform may have others. Networks of the same name
+// on several hosts are one network, as in libvirt's migration.
 const (
 	LibvirtNetwork = "network:"
 	HostBridge     = "bridge:"
@@ -43,7 +44,7 @@ func (f *Fleet) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error) 
 	answered := false
 	for i, p := range parts {
 		answered = answered || errs[i] == nil
-		if errs[i] != nil && libvirtx.KindOf(errs[i]) != hypervisor.KindUnavailable {
+		if errs[i] != nil && libvirtx.KindOf(errs[i]) != hypervisor.ErrUnavailable {
 			return nil, errs[i]
 		}
 		for _, n := range p {
@@ -61,7 +62,7 @@ func (f *Fleet) Networks(ctx context.Context) ([]hypervisor.NetworkInfo, error) 
 	return out, nil
 }
 
-// Networks reads what networks a host has: those of the platform, then
+// Networks reads the networks of a host: those of the platform, then
 // libvirt's.
 func (h *Host) Networks(c *libvirt.Connect) ([]hypervisor.NetworkInfo, error) {
 	host := h.ID()
@@ -145,7 +146,7 @@ func (p *Platform) newNIC(n hypervisor.NICSpec, known []hypervisor.NetworkInfo) 
 	case has(n.Network):
 		x.Source.Network = &libvirtxml.DomainInterfaceSourceNetwork{Network: strings.TrimPrefix(name, LibvirtNetwork)}
 	default:
-		return x, hypervisor.Errorf(hypervisor.KindNotFound, n.Network.Ref(), "no such network on the host: give one that Networks lists, define it with virsh net-define, or give bridge:NAME")
+		return x, hypervisor.Errorf(hypervisor.ErrNotFound, n.Network.Ref(), "no such network on the host: give one that Networks lists, define it with virsh net-define, or give bridge:NAME")
 	}
 	x.MAC = &libvirtxml.DomainInterfaceMAC{Address: n.MAC}
 	if n.MAC == "" {
@@ -157,8 +158,8 @@ func (p *Platform) newNIC(n hypervisor.NICSpec, known []hypervisor.NetworkInfo) 
 // NewMAC returns a random address in the platform's range.
 func (p *Platform) NewMAC() string { return libvirtx.NewMAC(p.MACPrefix) }
 
-// nicModel is the model asked for, or the platform's own; nil leaves it to
-// libvirt.
+// nicModel returns the requested model, or the platform's own. nil leaves the
+// choice to libvirt.
 func (p *Platform) nicModel(model string) *libvirtxml.DomainInterfaceModel {
 	if model == "" {
 		model = p.NICModel
@@ -193,7 +194,7 @@ func NICInfo(n *libvirtxml.DomainInterface) hypervisor.NICInfo {
 
 // AttachNIC implements hypervisor.NICAttacher.
 func (f *Fleet) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor.NICSpec) (hypervisor.DriverTask, error) {
-	return f.Run(ctx, "attach-nic", id, ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return f.Run(ctx, "attach-nic", id, ShortWork, func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) {
 		mac, err := OnDomain(context.WithoutCancel(ctx), f, id, 4, func(h *Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
 			known, err := h.Networks(c)
 			if err != nil {
@@ -209,7 +210,7 @@ func (f *Fleet) AttachNIC(ctx context.Context, id hypervisor.VMID, n hypervisor.
 			}
 			return nic.MAC.Address, Attach(dom, id, doc)
 		})
-		return hypervisor.TaskState{Result: hypervisor.NICID(strings.ToLower(mac)).Ref(), Err: err}
+		return hypervisor.NICID(strings.ToLower(mac)).Ref(), err
 	})
 }
 
@@ -239,7 +240,7 @@ func (f *Fleet) DetachNIC(ctx context.Context, id hypervisor.VMID, nic hyperviso
 					return false
 				})
 			}
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, nic.Ref(), "the machine has no such adapter")
+			return struct{}{}, hypervisor.Errorf(hypervisor.ErrNotFound, nic.Ref(), "the machine has no such adapter")
 		})
 		return err
 	})

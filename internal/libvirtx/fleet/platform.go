@@ -3,6 +3,8 @@
 package fleet
 
 import (
+	"context"
+
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
 
@@ -10,8 +12,7 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// Platform says what is different on one hypervisor, for the code that all
-// share.
+// Platform is the part of the shared code that differs between hypervisors.
 type Platform struct {
 	Name    string // of the driver; it begins the IDs of tasks
 	Product string // for Describe
@@ -21,32 +22,38 @@ type Platform struct {
 	OSType    libvirtxml.DomainOSType // of a domain that only reserves its name
 	MACPrefix string                  // three bytes
 	NICModel  string                  // of adapters; empty leaves it to libvirt
-	// Networks are those besides libvirt's own; the first is the one for
+	// Networks lists the networks besides libvirt's own. The first is for
 	// adapters where libvirt has no network "default".
 	Networks func(*libvirt.Connect, hypervisor.HostID) ([]hypervisor.NetworkInfo, error)
 	// AddDisk adds a disk under a free target name.
 	AddDisk func(x *libvirtxml.Domain, s hypervisor.DiskSpec, image, format string) (*libvirtxml.DomainDisk, error)
-	// Fits refuses what a host could never run, besides too many CPUs and too
-	// much memory.
+	// Fits refuses a machine that a host could never run, for reasons other
+	// than too many CPUs and too much memory.
 	Fits func(facts *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error
-	// Resize gives a clone the CPUs and memory asked for; 0 leaves them.
+	// Resize gives a clone the requested CPUs and memory; 0 leaves them
+	// unchanged.
 	Resize func(x *libvirtxml.Domain, cpus int, kib int64)
-	// Undefine are the flags that forget all that libvirt keeps for a domain.
+	// Undefine are the flags that remove everything that libvirt keeps for a
+	// domain.
 	Undefine libvirt.DomainUndefineFlagsValues
 
 	// Passthrough reports whether a machine has a device of its host.
 	Passthrough func(*libvirtxml.Domain) bool
-	// How a machine that is running or paused is suspended and reset, and the
-	// guest of a running one asked to reboot and to shut down.
+	// Suspend and Reset act on a machine that is running or paused. The
+	// others ask the guest of a running machine to reboot and to shut down.
 	Suspend  func(*libvirt.Domain, hypervisor.VMID, hypervisor.PowerState) error
 	Reset    func(*libvirt.Connect, *libvirt.Domain, *libvirtxml.Domain) error
 	Reboot   func(*libvirt.Domain, *libvirtxml.Domain) error
 	Shutdown func(*libvirt.Domain, *libvirtxml.Domain) error
 
-	// ReadSnapshots reads a machine's snapshots, parents before children. It is
-	// nil where there are none.
+	// ReadSnapshots reads a machine's snapshots, parents before children. It
+	// is nil where there are no snapshots.
 	ReadSnapshots func(*libvirt.Domain) ([]libvirtxml.DomainSnapshot, error)
-	// MergeBack takes back the overlays that the source of a clone was given,
-	// after the maker died. It is nil where clones give none to record.
+	// EndJobs waits for a machine's block jobs whose process died. It is nil
+	// where there are none.
+	EndJobs func(ctx context.Context, c *libvirt.Connect, dom *libvirt.Domain, uuid string) error
+	// MergeBack merges the overlays back that the source of a clone was
+	// given, after the maker died. It is nil where clones have none to
+	// record.
 	MergeBack func(c *libvirt.Connect, b *Books, source string, overlays []string) error
 }

@@ -8,10 +8,11 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// Site is where a new machine goes.
+// Site is the place for a new machine.
 type Site struct {
 	Host  *Host
 	Facts *libvirtx.Facts
@@ -19,12 +20,12 @@ type Site struct {
 	Pool  libvirtx.Pool // for its images
 }
 
-// site chooses the host and pool for a new machine: the ones asked for, else
-// the host with most free memory among those that have the pool, and the pool
-// "default" or the one with most room.
+// site chooses the host and pool for a new machine. These are the requested
+// ones, or else the host with most free memory among those that have the
+// pool, and the pool "default" or the one with most room.
 func (f *Fleet) site(ctx context.Context, on hypervisor.Ref, p hypervisor.Placement) (Site, error) {
 	if p.Pool != "" || p.Folder != "" {
-		return Site{}, hypervisor.Unsupported(on, hypervisor.VMCreate, hypervisor.ReasonPlatform, "libvirt has no resource pools and folders: leave Placement.Pool and Folder empty")
+		return Site{}, hypervisor.Unsupported(on, capability.VMCreate, hypervisor.ReasonPlatform, "libvirt has no resource pools and folders: leave Placement.Pool and Folder empty")
 	}
 	hosts := f.Members
 	if p.Host != "" {
@@ -41,7 +42,7 @@ func (f *Fleet) site(ctx context.Context, on hypervisor.Ref, p hypervisor.Placem
 	}
 	var best Site
 	var most uint64
-	var last error = hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.DatastoreID(p.Datastore).Ref(), "no such datastore on %d hosts", len(hosts))
+	var last error = hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.DatastoreID(p.Datastore).Ref(), "no such datastore on %d hosts", len(hosts))
 	for _, h := range hosts {
 		facts, err := h.Identify(ctx)
 		if err != nil {
@@ -75,8 +76,8 @@ func (f *Fleet) site(ctx context.Context, on hypervisor.Ref, p hypervisor.Placem
 	return best, nil
 }
 
-// choosePool returns the pool asked for, or the best. A host without pools can
-// still have machines without disks.
+// ChoosePool returns the requested pool, or the best. A host without pools
+// can still have machines without disks.
 func ChoosePool(pools []libvirtx.Pool, want hypervisor.DatastoreID) (libvirtx.Pool, bool) {
 	var best libvirtx.Pool
 	for _, p := range pools {

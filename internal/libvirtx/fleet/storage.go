@@ -10,6 +10,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
@@ -38,7 +39,7 @@ func (f *Fleet) allPools(ctx context.Context) ([]hostPools, error) {
 		switch {
 		case err == nil:
 			kept = append(kept, out[i])
-		case libvirtx.KindOf(err) != hypervisor.KindUnavailable:
+		case libvirtx.KindOf(err) != hypervisor.ErrUnavailable:
 			return nil, err
 		}
 	}
@@ -89,7 +90,7 @@ func onPool[T any](ctx context.Context, f *Fleet, pool string, calls int, fn fun
 			}
 		}
 	}
-	return zero, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.DatastoreID(pool).Ref(), "no host that answers has such an active datastore")
+	return zero, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.DatastoreID(pool).Ref(), "no host that answers has such an active datastore")
 }
 
 // Volumes implements hypervisor.StorageManager.
@@ -122,7 +123,11 @@ func (f *Fleet) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hyper
 		}
 		var out []hypervisor.VolumeInfo
 		for _, v := range vols {
-			i := hypervisor.VolumeInfo{ID: v.ID(), Name: v.Name, Datastore: ds, SizeBytes: v.Capacity, UsedBytes: v.Allocation, Format: v.Format}
+			i := hypervisor.VolumeInfo{ID: v.ID(), Name: v.Name, Datastore: ds, SizeBytes: v.Capacity, UsedBytes: v.Allocation, Format: v.Format,
+				Provisioning: hypervisor.ProvisioningThin}
+			if v.Allocation >= v.Capacity {
+				i.Provisioning = hypervisor.ProvisioningThick
+			}
 			if v.Backing != "" {
 				i.Parent = libvirtx.ImageID(pools, h.ID(), v.Backing)
 			}
@@ -135,22 +140,25 @@ func (f *Fleet) Volumes(ctx context.Context, ds hypervisor.DatastoreID) ([]hyper
 // CreateVolume implements hypervisor.StorageManager. The image is qcow2, or
 // raw if its name ends with .raw or .iso.
 func (f *Fleet) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVolume, Name: s.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: s.Name}
 	if err := libvirtx.CheckName("name", s.Name, on); err != nil {
 		return nil, err
+	}
+	if !libvirtx.ShowsInFull(s.Name) {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "the name %q has characters that are not seen: leave them out", s.Name)
 	}
 	format := "qcow2"
 	if strings.HasSuffix(s.Name, ".raw") || strings.HasSuffix(s.Name, ".iso") {
 		format = "raw"
 	}
 	tid := hypervisor.TaskID(f.platform.Name + ":create-volume:" + libvirtx.Nonce())
-	return f.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return f.Go(ctx, tid, "create-volume", on, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		v, err := onPool(context.WithoutCancel(ctx), f, string(s.Datastore), 3, func(_ *Host, c *libvirt.Connect, pools []libvirtx.Pool) (libvirtx.Volume, error) {
-			spec := libvirtx.VolumeSpec{Pool: string(s.Datastore), Name: s.Name, Capacity: s.SizeBytes, Format: format, Thick: s.Provisioning == hypervisor.Thick}
+			spec := libvirtx.VolumeSpec{Pool: string(s.Datastore), Name: s.Name, Capacity: s.SizeBytes, Format: format, Thick: s.Provisioning == hypervisor.ProvisioningThick}
 			if s.From != "" {
 				pool, name, ok := libvirtx.SplitVolumeID(s.From)
 				if !ok {
-					return libvirtx.Volume{}, hypervisor.Errorf(hypervisor.KindNotFound, s.From.Ref(), "no such image")
+					return libvirtx.Volume{}, hypervisor.Errorf(hypervisor.ErrNotFound, s.From.Ref(), "no such image")
 				}
 				from, err := libvirtx.FindVolume(c, pool, name)
 				if err != nil {
@@ -160,7 +168,7 @@ func (f *Fleet) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hype
 			}
 			return libvirtx.CreateVolume(c, pools, spec)
 		})
-		return hypervisor.TaskState{Result: v.Ref(), Err: err}
+		return v.Ref(), err
 	})
 }
 
@@ -168,17 +176,17 @@ func (f *Fleet) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hype
 func (f *Fleet) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hypervisor.DriverTask, error) {
 	pool, name, ok := libvirtx.SplitVolumeID(id)
 	if !ok {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such image: an ID is a pool's UUID, a slash, and a name")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such image: an ID is a pool's UUID, a slash, and a name")
 	}
 	tid := hypervisor.TaskID(f.platform.Name + ":delete-volume:" + libvirtx.Nonce())
-	return f.Tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return f.Go(ctx, tid, "delete-volume", id.Ref(), func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) {
 		h, err := onPool(ctx, f, pool, 1, func(h *Host, _ *libvirt.Connect, _ []libvirtx.Pool) (*Host, error) { return h, nil })
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		b, err := f.Books(ctx, h)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		_, err = libvirtx.Do(context.WithoutCancel(ctx), h.Conn, 3, func(c *libvirt.Connect) (struct{}, error) {
 			v, err := libvirtx.FindVolume(c, pool, name)
@@ -193,6 +201,6 @@ func (f *Fleet) DeleteVolume(ctx context.Context, id hypervisor.VolumeID) (hyper
 			}
 			return struct{}{}, libvirtx.DeleteVolume(c, pool, name)
 		})
-		return hypervisor.TaskState{Err: err}
+		return hypervisor.Ref{}, err
 	})
 }

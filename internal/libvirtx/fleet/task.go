@@ -10,10 +10,12 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// PollEvery is how often work that libvirt has no event for is looked at.
+// PollEvery is the polling interval for work that has no event in libvirt.
 const PollEvery = 200 * time.Millisecond
 
 // TaskID makes an ID: "driver:operation:machine:nonce", with more parts for
@@ -22,7 +24,7 @@ func (f *Fleet) TaskID(op string, id hypervisor.VMID, more ...string) hypervisor
 	return hypervisor.TaskID(strings.Join(append([]string{f.platform.Name, op, string(id), libvirtx.Nonce()}, more...), ":"))
 }
 
-// SplitTaskID is the opposite.
+// SplitTaskID is the inverse of TaskID.
 func (f *Fleet) SplitTaskID(tid hypervisor.TaskID) (op string, id hypervisor.VMID, more []string, ok bool) {
 	p := strings.Split(string(tid), ":")
 	if len(p) < 4 || p[0] != f.platform.Name || !libvirtx.IsUUID(p[2]) {
@@ -31,26 +33,39 @@ func (f *Fleet) SplitTaskID(tid hypervisor.TaskID) (op string, id hypervisor.VMI
 	return p[1], hypervisor.VMID(p[2]), p[4:], true
 }
 
-// Work is what a task does.
-type Work = func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState
+// Work is the work of a job. It returns the object that it made.
+type Work = func(context.Context, *job.Job) (hypervisor.Ref, error)
 
-// Run starts work on a machine in a task of this Client.
-func (f *Fleet) Run(ctx context.Context, op string, id hypervisor.VMID, mode Lock, w Work) (hypervisor.DriverTask, error) {
-	return f.RunAs(ctx, f.TaskID(op, id), op, id, mode, w)
+// Go starts a job.
+func (f *Fleet) Go(ctx context.Context, tid hypervisor.TaskID, op string, on hypervisor.Ref, w Work) (hypervisor.DriverTask, error) {
+	return job.Go(ctx, &f.Tasks, job.Spec{ID: tid, Op: op, Object: on, Kind: libvirtx.Kind}, w)
 }
 
-// RunAs is Run with a task ID that was made before.
-func (f *Fleet) RunAs(ctx context.Context, tid hypervisor.TaskID, op string, id hypervisor.VMID, mode Lock, w Work) (hypervisor.DriverTask, error) {
-	release := func() {}
-	if mode != Unlocked {
-		var err error
-		if release, err = f.Take(ctx, id, op+" (task "+string(tid)+")", mode); err != nil {
-			return nil, err
-		}
+// Run starts a job on a machine, under its lease unless mode is ShortWork.
+func (f *Fleet) Run(ctx context.Context, op string, id hypervisor.VMID, mode Lock, w Work) (hypervisor.DriverTask, error) {
+	if mode == ShortWork {
+		return f.RunAs(ctx, f.TaskID(op, id), op, id, mode, w)
 	}
-	t, err := f.Tasks.Go(ctx, tid, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
+	return f.RunAs(ctx, f.TaskID(op, id), op, id, mode, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		return f.UnderLease(ctx, j, id, mode, w)
+	})
+}
+
+// RunAs starts a job on a machine without its lease, and with a task ID that
+// was made before.
+func (f *Fleet) RunAs(ctx context.Context, tid hypervisor.TaskID, op string, id hypervisor.VMID, mode Lock, w Work) (hypervisor.DriverTask, error) {
+	release, err := f.Take(ctx, id, op+" (task "+string(tid)+")", mode)
+	if err != nil {
+		return nil, err
+	}
+	return f.Holding(ctx, release, tid, op, id, w)
+}
+
+// Holding starts a job that holds a lock, which release gives up.
+func (f *Fleet) Holding(ctx context.Context, release func(), tid hypervisor.TaskID, op string, id hypervisor.VMID, w Work) (hypervisor.DriverTask, error) {
+	t, err := f.Go(ctx, tid, op, id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		defer release()
-		return w(ctx, report)
+		return w(ctx, j)
 	})
 	if err != nil {
 		release()
@@ -58,11 +73,9 @@ func (f *Fleet) RunAs(ctx context.Context, tid hypervisor.TaskID, op string, id 
 	return t, err
 }
 
-// Simple is Run for work that has no result but an error.
+// Simple is like Run, for work that has no result but an error.
 func (f *Fleet) Simple(ctx context.Context, op string, id hypervisor.VMID, mode Lock, w func(ctx context.Context) error) (hypervisor.DriverTask, error) {
-	return f.Run(ctx, op, id, mode, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		return hypervisor.TaskState{Err: w(ctx)}
-	})
+	return f.Run(ctx, op, id, mode, func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) { return hypervisor.Ref{}, w(ctx) })
 }
 
 // Pause waits, or returns why it can't.
@@ -76,7 +89,7 @@ func Pause(ctx context.Context, t time.Duration) error {
 }
 
 // Task implements hypervisor.Driver. Creating and cloning are found again
-// whoever started them; other work only by its own Client.
+// whoever started them. Other work is found only by its own Client.
 func (f *Fleet) Task(ctx context.Context, tid hypervisor.TaskID) (hypervisor.DriverTask, error) {
 	if t, ok := f.Tasks.Find(tid); ok {
 		return t, nil
@@ -84,11 +97,11 @@ func (f *Fleet) Task(ctx context.Context, tid hypervisor.TaskID) (hypervisor.Dri
 	op, id, _, ok := f.SplitTaskID(tid)
 	switch {
 	case !ok:
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, tid.Ref(), "no such task")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, tid.Ref(), "no such task")
 	case op == "create" || op == "clone":
 		return f.findMaking(ctx, tid, id)
 	}
-	return nil, hypervisor.Errorf(hypervisor.KindNotFound, tid.Ref(), "libvirt keeps no record of this work, and this Client did not start it")
+	return nil, hypervisor.Errorf(hypervisor.ErrNotFound, tid.Ref(), "libvirt keeps no record of this work, and this Client did not start it")
 }
 
 // JobTask names the job that libvirt runs on a machine now.
@@ -104,8 +117,8 @@ func (f *Fleet) JobTask(dom *libvirt.Domain, uuid string) (hypervisor.TaskID, bo
 	return hypervisor.TaskID(f.platform.Name + ":" + op + ":" + uuid + ":0"), true
 }
 
-// Adopted is work that another Client does: it can be watched, and stopped
-// where Stop is set.
+// Adopted is work of another Client. It can be watched, and stopped where
+// Stop is set.
 type Adopted struct {
 	hypervisor.DriverTask
 	Stop func(context.Context) error
@@ -116,6 +129,6 @@ func (a Adopted) Cancel(ctx context.Context) error {
 	if a.Stop != nil {
 		return a.Stop(ctx)
 	}
-	return hypervisor.Unsupported(a.ID().Ref(), hypervisor.TaskCancel, hypervisor.ReasonPlatform,
+	return hypervisor.Unsupported(a.ID().Ref(), capability.TaskCancel, hypervisor.ReasonPlatform,
 		"another Client does this work and libvirt has nothing to stop it with: cancel it there")
 }

@@ -10,6 +10,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
@@ -18,7 +20,8 @@ import (
 const GuardNetwork = "anyvisor-template"
 
 // TemplateKiB is the memory of a template. Nothing can start with so little,
-// and bulk statistics tell it, so that listings need not read every definition.
+// and bulk statistics report it, so that listings need not read every
+// definition.
 const TemplateKiB = 1
 
 func (f *Fleet) guard() libvirtxml.DomainInterface {
@@ -31,8 +34,8 @@ func IsGuard(n *libvirtxml.DomainInterface) bool {
 	return n.Source != nil && n.Source.Network != nil && n.Source.Network.Network == GuardNetwork
 }
 
-// IsTemplate demands both the record and the guard: a definition that somebody
-// edited so that it can start is a machine.
+// IsTemplate requires both the record and the guard: a definition that
+// somebody edited so that it can start is a machine.
 func IsTemplate(x *libvirtxml.Domain, m libvirtx.Mark) bool {
 	return m.Template != nil && slices.ContainsFunc(x.Devices.Interfaces, func(n libvirtxml.DomainInterface) bool { return IsGuard(&n) })
 }
@@ -48,13 +51,11 @@ func (f *Fleet) makeTemplate(x *libvirtxml.Domain, m *libvirtx.Mark) error {
 	return libvirtx.MarkDefinition(x, *m)
 }
 
-// MakeMachine makes a template's definition a machine's.
+// MakeMachine turns a template's definition into a machine's.
 func MakeMachine(x *libvirtxml.Domain, m *libvirtx.Mark) error {
 	if t := m.Template; t != nil {
 		libvirtx.SetMemory(x, t.MemoryKiB, t.CurrentKiB)
-		if x.CPU != nil && x.CPU.Numa != nil && len(x.CPU.Numa.Cell) == 1 {
-			x.CPU.Numa.Cell[0].Memory, x.CPU.Numa.Cell[0].Unit = uint(t.MemoryKiB), "KiB"
-		}
+		libvirtx.SetOnlyCell(x, int64(t.MemoryKiB))
 	}
 	m.Template = nil
 	x.Devices.Interfaces = slices.DeleteFunc(x.Devices.Interfaces, func(n libvirtxml.DomainInterface) bool { return IsGuard(&n) })
@@ -63,7 +64,7 @@ func MakeMachine(x *libvirtxml.Domain, m *libvirtx.Mark) error {
 
 // MarkTemplate implements hypervisor.Templater.
 func (f *Fleet) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervisor.DriverTask, error) {
-	return f.Run(ctx, "mark-template", id, ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return f.Run(ctx, "mark-template", id, DiskWork, func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) {
 		_, err := OnDomain(ctx, f, id, 4, func(h *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			x, m, err := libvirtx.Inactive(dom)
 			if err != nil || IsTemplate(x, m) {
@@ -73,32 +74,28 @@ func (f *Fleet) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hyperviso
 				return struct{}{}, err
 			}
 			if x.CPU != nil && x.CPU.Numa != nil && len(x.CPU.Numa.Cell) > 1 {
-				return struct{}{}, hypervisor.Unsupported(id.Ref(), hypervisor.Templates, hypervisor.ReasonConfig, "the machine has several NUMA cells, whose memory a template can't keep")
+				return struct{}{}, hypervisor.Unsupported(id.Ref(), capability.Templates, hypervisor.ReasonConfig, "the machine has several NUMA cells, whose memory a template can't keep")
 			}
 			if err := f.makeTemplate(x, &m); err != nil {
 				return struct{}{}, err
 			}
 			return struct{}{}, libvirtx.Define(c, x)
 		})
-		return hypervisor.TaskState{Result: hypervisor.TemplateID(id).Ref(), Err: err}
+		return hypervisor.TemplateID(id).Ref(), err
 	})
 }
 
 // MarkVM implements hypervisor.Templater.
 func (f *Fleet) MarkVM(ctx context.Context, tid hypervisor.TemplateID, place hypervisor.Placement) (hypervisor.DriverTask, error) {
 	id := hypervisor.VMID(tid)
-	return f.Run(ctx, "mark-vm", id, ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		h, err := f.Locate(ctx, id)
+	return f.Run(ctx, "mark-vm", id, DiskWork, func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) {
+		h, b, err := f.BooksOf(ctx, id)
 		if err != nil {
-			return hypervisor.TaskState{Err: err}
-		}
-		b, err := f.Books(ctx, h)
-		if err != nil {
-			return hypervisor.TaskState{Err: err}
+			return hypervisor.Ref{}, err
 		}
 		_, err = OnHost(ctx, h, id, 4, func(h *Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			if place.Host != "" && place.Host != h.ID() || place.Datastore != "" || place.Pool != "" || place.Folder != "" {
-				return struct{}{}, hypervisor.Unsupported(tid.Ref(), hypervisor.Templates, hypervisor.ReasonPlatform,
+				return struct{}{}, hypervisor.Unsupported(tid.Ref(), capability.Templates, hypervisor.ReasonPlatform,
 					"a template becomes a machine where it is: migrate it afterwards, or deploy from it")
 			}
 			x, m, err := libvirtx.Inactive(dom)
@@ -113,21 +110,22 @@ func (f *Fleet) MarkVM(ctx context.Context, tid hypervisor.TemplateID, place hyp
 			}
 			return struct{}{}, libvirtx.Define(c, x)
 		})
-		return hypervisor.TaskState{Result: id.Ref(), Err: err}
+		return id.Ref(), err
 	})
 }
 
-// Ready demands a machine that is off, no template and not being made.
+// Ready checks that a machine is off, is not a template and is not being
+// made.
 func Ready(dom *libvirt.Domain, m libvirtx.Mark, id hypervisor.VMID, what string) error {
 	if m.Role != "" {
-		return hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+		return hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine")
 	}
 	s, err := libvirtx.State(dom)
 	if err != nil {
 		return err
 	}
-	if s != hypervisor.Off {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: it must be off to be %s", s, what)
+	if s != hypervisor.StateOff {
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: it must be off to be %s", s, what)
 	}
 	return nil
 }

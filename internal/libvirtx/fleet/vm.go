@@ -10,8 +10,8 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// List puts together a listing of what list reads on each host, all hosts side
-// by side. A host that is down hides its machines, not those of others.
+// List combines the listings that list reads on each host, in parallel. A
+// host that is down hides its machines, but not those of others.
 func (f *Fleet) List(ctx context.Context, q hypervisor.VMQuery, list func(ctx context.Context, h *Host, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error)) (hypervisor.VMPage, error) {
 	hosts := f.Members
 	if q.Host != "" {
@@ -32,7 +32,7 @@ func (f *Fleet) List(ctx context.Context, q hypervisor.VMQuery, list func(ctx co
 	for _, err := range errs {
 		if err != nil {
 			failed++
-			if len(hosts) == 1 || libvirtx.KindOf(err) != hypervisor.KindUnavailable {
+			if len(hosts) == 1 || libvirtx.KindOf(err) != hypervisor.ErrUnavailable {
 				return hypervisor.VMPage{}, err
 			}
 		}
@@ -43,9 +43,9 @@ func (f *Fleet) List(ctx context.Context, q hypervisor.VMQuery, list func(ctx co
 	return hypervisor.VMPage{VMs: merge(parts)}, nil
 }
 
-// order says which of two definitions of a machine counts: the one that runs.
-// The half at the end of a migration under way is paused.
-var order = map[hypervisor.PowerState]int{hypervisor.Suspended: 1, hypervisor.Paused: 2, hypervisor.Running: 3}
+// order ranks the states of two definitions of a machine: the one that runs
+// counts. The half at the end of a migration under way is paused.
+var order = map[hypervisor.PowerState]int{hypervisor.StateSuspended: 1, hypervisor.StatePaused: 2, hypervisor.StateRunning: 3}
 
 // merge keeps one of two definitions of a machine.
 func merge(parts [][]hypervisor.VMInfo) []hypervisor.VMInfo {

@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(ctx context.Context, u *url.URL) (*hypervisor.Client, error) {
-	at := url.URL{Scheme: "vsphere", Host: u.Host, User: u.User, RawQuery: "plain=true"}
+	at := url.URL{Scheme: "vsphere", Host: u.Host, User: u.User, RawQuery: "plainhttp=true"}
 	return hypervisor.Open(ctx, at.String(), nil)
 }
 

@@ -34,16 +34,16 @@ func TestCalls(t *testing.T) {
 		vms = append(vms, vm)
 	}
 	add()
-	brief, full := list(hypervisor.Brief), list(hypervisor.Full)
+	brief, full := list(hypervisor.DetailBrief), list(hypervisor.DetailFull)
 	add()
 	add()
 	// Three lists of domains, and a definition for each.
-	if n := list(hypervisor.Brief); brief != 3+1 || n != 3+3 {
+	if n := list(hypervisor.DetailBrief); brief != 3+1 || n != 3+3 {
 		t.Errorf("a brief listing sends %d requests for one machine, %d for three; want 4 and 6", brief, n)
 	}
 	// The pools too, and for each machine its definition and its disk's image
 	// (pool, volume, description).
-	if n := list(hypervisor.Full); n-full != 2*4 || full > 3+5+4 {
+	if n := list(hypervisor.DetailFull); n-full != 2*4 || full > 3+5+4 {
 		t.Errorf("a full listing sends %d requests for one machine, %d for three; want at most 12, and 4 more for each", full, n)
 	}
 	for what, f := range map[string]struct {

@@ -9,20 +9,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/hypervisor/hypervisortest"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
 )
 
 // TestConformance runs the suite on two real Xen hosts, with PVH machines, and
-// PV machines where devices are concerned. ANYVISOR_AREAS=power,clones runs
-// some areas only.
+// PV machines where devices are concerned. ANYVISOR_AREAS=power,snapshots/tree
+// runs some areas and rows only.
 func TestConformance(t *testing.T) {
 	l := theLab(t)
-	h := hypervisortest.Harness{Driver: "libxl", Rung: hypervisortest.Real, Limit: 15 * time.Minute, Repeat: 2,
+	h := hypervisortest.Harness{Driver: "libxl", Rung: hypervisortest.Real, Limit: 15 * time.Minute, Repeat: 2, AtOnce: 4,
+		Empty: untold, Refused: unheard, NotYet: notYet,
 		New: func(hypervisortest.T) *hypervisortest.Backend { return backend(t, l) },
-		Unproven: map[hypervisor.Capability]string{
-			hypervisor.MigrateCross: "both hosts are one Client here: TestGuests shows it with two",
+		Unproven: map[capability.Name]string{
+			capability.MigrateCross: "both hosts are one Client here: TestGuests shows it with two",
 		}}
 	if only := os.Getenv("ANYVISOR_AREAS"); only != "" {
 		h.Only = strings.Split(only, ",")

@@ -8,13 +8,14 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
 // CreateVM implements hypervisor.Lifecycle.
 func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.DriverTask, error) {
-	on := hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: s.Name}
+	on := hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: s.Name}
 	return d.Create(ctx, s, func(at fleet.Site, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error) {
 		kind, err := machineKind(on, s)
 		if err != nil {
@@ -24,10 +25,13 @@ func (d *driver) CreateVM(ctx context.Context, s hypervisor.VMSpec) (hypervisor.
 	})
 }
 
-// fits refuses what Xen on the host could never run.
+// fits refuses a machine that Xen on the host could never run.
 func fits(f *libvirtx.Facts, on hypervisor.Ref, s hypervisor.VMSpec) error {
+	if hot := cpuHotAdd(f); s.MaxCPUs > max(s.CPUs, 1) && hot.Level == hypervisor.LevelNo {
+		return hypervisor.Unsupported(on, capability.CPUHotAdd, hot.Reason, hot.Detail)
+	}
 	if limit := max(s.MaxMemoryBytes, rangeMax(s.DynamicMemory)); limit > f.MemoryBytes {
-		return hypervisor.Errorf(hypervisor.KindExhausted, on, "up to %d MiB of memory: host %s has %d MiB", limit/hypervisor.MiB, f.Name, f.MemoryBytes/hypervisor.MiB)
+		return hypervisor.Errorf(hypervisor.ErrExhausted, on, "up to %d MiB of memory: host %s has %d MiB", limit/hypervisor.MiB, f.Name, f.MemoryBytes/hypervisor.MiB)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package libxl
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -12,14 +13,17 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// stubDriver holds a device of the control domain that is for machines.
+// stubDriver is the driver that holds a device of the control domain for
+// machines.
 const stubDriver = "pciback"
 
-// hostdevAddress is the address of a passed-through PCI function.
+// hostdevAddress returns the address of a passed-through PCI function.
 func hostdevAddress(k *libvirtxml.DomainHostdev) (string, bool) {
 	if k.SubsysPCI == nil || k.SubsysPCI.Source == nil || k.SubsysPCI.Source.Address == nil {
 		return "", false
@@ -48,8 +52,8 @@ func attached(host hypervisor.HostID, x *libvirtxml.Domain) []hypervisor.Attache
 // passthrough reports whether a machine has a host's device.
 func passthrough(x *libvirtxml.Domain) bool { return len(x.Devices.Hostdevs) > 0 }
 
-// Devices implements hypervisor.DeviceAssigner. It asks once for each PCI
-// function and each domain: libvirt has no request for all.
+// Devices implements hypervisor.DeviceAssigner. It sends one request for each
+// PCI function and each domain: libvirt has no request for all.
 func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hypervisor.DeviceInfo, error) {
 	parts := make([][]hypervisor.DeviceInfo, len(d.Members))
 	errs := make([]error, len(d.Members))
@@ -64,7 +68,7 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 	wg.Wait()
 	var out []hypervisor.DeviceInfo
 	for i, err := range errs {
-		if err != nil && (len(d.Members) == 1 || libvirtx.KindOf(err) != hypervisor.KindUnavailable) {
+		if err != nil && (len(d.Members) == 1 || libvirtx.KindOf(err) != hypervisor.ErrUnavailable) {
 			return nil, err
 		}
 		for _, dev := range parts[i] {
@@ -76,7 +80,7 @@ func (d *driver) Devices(ctx context.Context, f hypervisor.DeviceFilter) ([]hype
 	return out, nil
 }
 
-// devices reads one host's PCI functions and who has them. Under Xen the
+// devices reads one host's PCI functions and their users. Under Xen the
 // control domain sees no IOMMU groups.
 func devices(h *fleet.Host, c *libvirt.Connect) ([]hypervisor.DeviceInfo, error) {
 	used, err := usedDevices(c)
@@ -89,11 +93,11 @@ func devices(h *fleet.Host, c *libvirt.Connect) ([]hypervisor.DeviceInfo, error)
 	}
 	var out []hypervisor.DeviceInfo
 	for _, p := range all {
-		dev := hypervisor.DeviceInfo{ID: libvirtx.DeviceID(h.ID(), p.Address), Host: h.ID(), Kind: hypervisor.PCIFunction, Class: hypervisor.ClassOfPCI(p.Class), ClassCode: p.Class,
+		dev := hypervisor.DeviceInfo{ID: libvirtx.DeviceID(h.ID(), p.Address), Host: h.ID(), Kind: hypervisor.DeviceKindPCI, Class: hypervisor.ClassOfPCI(p.Class), ClassCode: p.Class,
 			Vendor: p.Vendor, Product: p.Product, VendorName: p.VendorName, ProductName: p.ProductName, Address: p.Address, NUMANode: p.NUMANode,
 			IOMMUGroup: p.Group, MaxVFs: p.MaxVFs, VFs: p.VFs, Driver: p.Driver, UsedBy: used[p.Address]}
 		if p.Physical != "" {
-			dev.Kind, dev.Parent = hypervisor.VirtualFunction, libvirtx.DeviceID(h.ID(), p.Physical)
+			dev.Kind, dev.Parent = hypervisor.DeviceKindVF, libvirtx.DeviceID(h.ID(), p.Physical)
 		}
 		switch {
 		case p.Bridge:
@@ -112,7 +116,7 @@ func devices(h *fleet.Host, c *libvirt.Connect) ([]hypervisor.DeviceInfo, error)
 	return out, nil
 }
 
-// usedDevices tells which machines' definitions have which addresses.
+// usedDevices returns which machines' definitions have which addresses.
 func usedDevices(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 	all, err := c.ListAllDomains(0)
 	if err != nil {
@@ -137,7 +141,7 @@ func usedDevices(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 		defer mu.Unlock()
 		for n := range x.Devices.Hostdevs {
 			if a, ok := hostdevAddress(&x.Devices.Hostdevs[n]); ok {
-				out[a] = append(out[a], hypervisor.Ref{Kind: hypervisor.KindOfVM, ID: x.UUID, Name: x.Name})
+				out[a] = append(out[a], hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: x.UUID, Name: x.Name})
 			}
 		}
 		return nil
@@ -148,9 +152,9 @@ func usedDevices(c *libvirt.Connect) (map[string][]hypervisor.Ref, error) {
 // AttachDevice implements hypervisor.DeviceAssigner, for machines that are off.
 func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervisor.DeviceRequest) (hypervisor.DriverTask, error) {
 	if r.Profile != "" {
-		return nil, refuse(id.Ref(), hypervisor.DeviceVGPU)
+		return nil, refuse(id.Ref(), capability.DeviceVGPU)
 	}
-	return d.Run(ctx, "attach-device", id, fleet.ShortWork, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
+	return d.Run(ctx, "attach-device", id, fleet.ShortWork, func(ctx context.Context, _ *job.Job) (hypervisor.Ref, error) {
 		a, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 6, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (string, error) {
 			s, err := fleet.Changeable(dom, id)
 			if err != nil {
@@ -159,6 +163,9 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 			all, err := devices(h, c)
 			if err != nil {
 				return "", err
+			}
+			if r.VirtualFunction && !slices.ContainsFunc(all, func(d hypervisor.DeviceInfo) bool { return d.Kind == hypervisor.DeviceKindVF }) {
+				return "", hypervisor.Unsupported(id.Ref(), capability.DeviceVF, hypervisor.ReasonNoDevice, "the machine's host has no virtual function")
 			}
 			dev, err := choose(all, r, id)
 			if err != nil {
@@ -170,8 +177,8 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 				return "", err
 			case kindOfMachine(x) == pvh:
 				return "", hypervisor.Unsupported(id.Ref(), r.Capability(), pvhNoDevice.Reason, pvhNoDevice.Detail)
-			case s != hypervisor.Off:
-				return "", refuse(id.Ref(), hypervisor.DeviceHotplug)
+			case s != hypervisor.StateOff:
+				return "", refuse(id.Ref(), capability.DeviceHotplug)
 			}
 			k, err := hostdev(dev.Address)
 			if err != nil {
@@ -183,16 +190,16 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 			}
 			return dev.Address, dom.AttachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG)
 		})
-		return hypervisor.TaskState{Result: hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: a}, Err: err}
+		return hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: a}, err
 	})
 }
 
-// choose takes the first assignable device that a request matches, or says
-// why there is none.
+// choose returns the first assignable device that matches a request, or the
+// reason why there is none.
 func choose(all []hypervisor.DeviceInfo, r hypervisor.DeviceRequest, id hypervisor.VMID) (hypervisor.DeviceInfo, error) {
 	f := hypervisor.DeviceFilter{ID: r.ID, Vendor: r.Vendor, Product: r.Product, Class: r.Class}
 	if r.VirtualFunction {
-		f.Kind = hypervisor.VirtualFunction
+		f.Kind = hypervisor.DeviceKindVF
 	}
 	var why *hypervisor.DeviceInfo
 	for i, dev := range all {
@@ -206,11 +213,11 @@ func choose(all []hypervisor.DeviceInfo, r hypervisor.DeviceRequest, id hypervis
 	}
 	switch {
 	case why == nil && r.ID != "":
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, r.ID.Ref(), "the machine's host has no such device")
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrNotFound, r.ID.Ref(), "the machine's host has no such device")
 	case why == nil:
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindExhausted, id.Ref(), "the machine's host has no device that matches")
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrExhausted, id.Ref(), "the machine's host has no device that matches")
 	case why.Reason == hypervisor.ReasonDeviceInUse:
-		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.KindBusy, why.ID.Ref(), "%s", why.Detail)
+		return hypervisor.DeviceInfo{}, hypervisor.Errorf(hypervisor.ErrBusy, why.ID.Ref(), "%s", why.Detail)
 	}
 	return hypervisor.DeviceInfo{}, hypervisor.Unsupported(why.ID.Ref(), r.Capability(), why.Reason, why.Detail)
 }
@@ -242,8 +249,8 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 				if at, ok := hostdevAddress(k); !ok || at != string(a) {
 					continue
 				}
-				if s != hypervisor.Off {
-					return struct{}{}, refuse(id.Ref(), hypervisor.DeviceHotplug)
+				if s != hypervisor.StateOff {
+					return struct{}{}, refuse(id.Ref(), capability.DeviceHotplug)
 				}
 				doc, err := k.Marshal()
 				if err != nil {
@@ -251,7 +258,7 @@ func (d *driver) DetachDevice(ctx context.Context, id hypervisor.VMID, a hypervi
 				}
 				return struct{}{}, dom.DetachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG)
 			}
-			return struct{}{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.Ref{Kind: hypervisor.KindOfDevice, ID: string(a)}, "the machine has no such device")
+			return struct{}{}, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{Kind: hypervisor.ObjectDevice, ID: string(a)}, "the machine has no such device")
 		})
 		return err
 	})
@@ -264,24 +271,23 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 		return nil, err
 	}
 	if len(all) != 1 {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no host of this Client has such a device")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no host of this Client has such a device")
 	}
 	dev := all[0]
 	switch {
 	case p.VFs != nil:
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePrepare, hypervisor.ReasonPlatform, "libvirt can't set the number of virtual functions: write it to the device's sriov_numvfs in the control domain")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DevicePrepare, hypervisor.ReasonPlatform, "libvirt can't set the number of virtual functions: write it to the device's sriov_numvfs in the control domain")
 	case len(dev.UsedBy) > 0:
-		return nil, hypervisor.Errorf(hypervisor.KindBusy, id.Ref(), "%s", dev.Detail)
+		return nil, hypervisor.Errorf(hypervisor.ErrBusy, id.Ref(), "%s", dev.Detail)
 	case dev.Reason == hypervisor.ReasonHostUsesDevice:
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.DevicePrepare, dev.Reason, dev.Detail)
+		return nil, hypervisor.Unsupported(id.Ref(), capability.DevicePrepare, dev.Reason, dev.Detail)
 	}
 	h, err := d.Host(dev.Host)
 	if err != nil {
 		return nil, err
 	}
 	tid := hypervisor.TaskID("libxl:prepare-device:" + libvirtx.Nonce())
-	return d.Tasks.Go(ctx, tid, func(ctx context.Context, _ func(hypervisor.TaskState)) hypervisor.TaskState {
-		var notes []string
+	return d.Go(ctx, tid, "prepare-device", id.Ref(), func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
 		_, err := libvirtx.Do(context.WithoutCancel(ctx), h.Conn, 3, func(c *libvirt.Connect) (struct{}, error) {
 			fn, err := libvirtx.FindPCI(c, dev.Address)
 			if err != nil {
@@ -300,12 +306,12 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 					return struct{}{}, err
 				}
 				if fn, err = libvirtx.FindPCI(c, dev.Address); err == nil && fn.Driver == stubDriver {
-					notes = append(notes, "no other driver of the control domain takes the device: "+stubDriver+" keeps it, and it can be assigned")
+					j.Note("no other driver of the control domain takes the device: " + stubDriver + " keeps it, and it can be assigned")
 				}
 				return struct{}{}, err
 			}
 			return struct{}{}, nil
 		})
-		return hypervisor.TaskState{Result: id.Ref(), Notes: notes, Err: err}
+		return id.Ref(), err
 	})
 }

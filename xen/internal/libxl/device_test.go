@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
@@ -23,7 +24,7 @@ func TestPassthrough(t *testing.T) {
 	}{
 		{xenlab.RNG, "0x1af4:0x1044", "", "virtio-pci"},
 		// dom0 has no driver for it.
-		{xenlab.Display, "0x1234:0x1111", hypervisor.Display, stubDriver},
+		{xenlab.Display, "0x1234:0x1111", hypervisor.ClassDisplay, stubDriver},
 	} {
 		t.Run(p.address, func(t *testing.T) {
 			w := newWorld(t, false)
@@ -32,7 +33,7 @@ func TestPassthrough(t *testing.T) {
 	}
 	w := newWorld(t, false)
 	vm := w.create(pvh, "nodevice")
-	if s, err := vm.Supports(w.ctx, hypervisor.DevicePCI); err != nil || s.Level != hypervisor.No || s.Reason != hypervisor.ReasonPlatform {
+	if s, err := vm.Supports(w.ctx, capability.DevicePCI); err != nil || s.Level != hypervisor.LevelNo || s.Reason != hypervisor.ReasonPlatform {
 		t.Errorf("passthrough for a PVH machine: %+v, %v", s, err)
 	}
 }
@@ -108,8 +109,8 @@ func (w *world) owned(vm *hypervisor.VM, d hypervisor.DeviceInfo, a hypervisor.A
 		w.Errorf("AttachDevice of a device in use: %v, want %v", err, hypervisor.ErrBusy)
 	}
 	var u *hypervisor.UnsupportedError
-	if _, err := vm.DetachDevice(w.ctx, a.ID).Wait(w.ctx); !errors.As(err, &u) || u.Capability != hypervisor.DeviceHotplug {
-		w.Errorf("DetachDevice of a running machine: %v, want %s unsupported", err, hypervisor.DeviceHotplug)
+	if _, err := vm.DetachDevice(w.ctx, a.ID).Wait(w.ctx); !errors.As(err, &u) || u.Capability != capability.DeviceHotplug {
+		w.Errorf("DetachDevice of a running machine: %v, want %s unsupported", err, capability.DeviceHotplug)
 	}
 	if _, err := vm.Suspend(w.ctx).Wait(w.ctx); !errors.As(err, &u) || u.Support.Reason != hypervisor.ReasonVMPassthrough {
 		w.Errorf("Suspend with a device: %v, want %s", err, hypervisor.ReasonVMPassthrough)

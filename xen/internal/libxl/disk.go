@@ -8,6 +8,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
@@ -15,7 +16,7 @@ import (
 // GrowDisk implements hypervisor.DiskAttacher, for machines that are off:
 // libvirt's Xen driver has no BlockResize.
 func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervisor.DiskID, size int64) (hypervisor.DriverTask, error) {
-	return d.Simple(ctx, "grow-disk", id, fleet.ShortWork, func(ctx context.Context) error {
+	return d.Simple(ctx, "grow-disk", id, fleet.DiskWork, func(ctx context.Context) error {
 		_, err := fleet.OnDomain(context.WithoutCancel(ctx), d.Fleet, id, 6, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 			s, err := fleet.Changeable(dom, id)
 			if err != nil {
@@ -40,9 +41,9 @@ func (d *driver) GrowDisk(ctx context.Context, id hypervisor.VMID, disk hypervis
 			case v.Capacity == size:
 				return struct{}{}, nil
 			case v.Capacity > size:
-				return struct{}{}, hypervisor.Errorf(hypervisor.KindInvalidArgument, disk.Ref(), "the disk has %d bytes: %d would shrink it", v.Capacity, size)
-			case s != hypervisor.Off:
-				return struct{}{}, refuse(id.Ref(), hypervisor.DiskGrowLive)
+				return struct{}{}, hypervisor.Errorf(hypervisor.ErrInvalidArgument, disk.Ref(), "the disk has %d bytes: %d would shrink it", v.Capacity, size)
+			case s != hypervisor.StateOff:
+				return struct{}{}, refuse(id.Ref(), capability.DiskGrowLive)
 			}
 			return struct{}{}, libvirtx.Resize(c, v.Pool, v.Name, size)
 		})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/lab"
 	"github.com/anyvisor/anyvisor/internal/lab/xenlab"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
@@ -124,7 +125,7 @@ func (w *world) xl(name string) []string {
 // xl.
 func (w *world) agree(vm *hypervisor.VM, name string, want hypervisor.PowerState, after string) hypervisor.HostID {
 	w.Helper()
-	all, err := hypervisor.Collect(w.c.VMs(w.ctx, &hypervisor.ListOptions{Detail: hypervisor.Brief}))
+	all, err := hypervisor.Collect(w.c.VMs(w.ctx, &hypervisor.ListOptions{Detail: hypervisor.DetailBrief}))
 	w.ok(err, "VMs")
 	i := slices.IndexFunc(all, func(v hypervisor.VMInfo) bool { return v.ID == vm.ID() })
 	if i < 0 {
@@ -135,11 +136,11 @@ func (w *world) agree(vm *hypervisor.VM, name string, want hypervisor.PowerState
 	}
 	for n, here := range w.xl(name) {
 		h := w.l.Hosts[n]
-		on := all[i].Host == w.id(h) && (want == hypervisor.Running || want == hypervisor.Paused)
+		on := all[i].Host == w.id(h) && (want == hypervisor.StateRunning || want == hypervisor.StatePaused)
 		switch {
 		case on != (here != ""):
 			w.Errorf("after %s xl on %s has it: %v; the API: %s on %s", after, h.Name, here != "", want, all[i].Host)
-		case on && strings.Contains(here, "p") != (want == hypervisor.Paused):
+		case on && strings.Contains(here, "p") != (want == hypervisor.StatePaused):
 			w.Errorf("after %s xl says %q, the API %s", after, here, want)
 		}
 	}
@@ -165,19 +166,19 @@ func TestGuests(t *testing.T) {
 			if i, err := vm.Info(w.ctx); err != nil || i.Machine != kind {
 				t.Errorf("the machine is %q (%v), want %s", i.Machine, err, kind)
 			}
-			w.agree(vm, name, hypervisor.Off, "CreateVM")
+			w.agree(vm, name, hypervisor.StateOff, "CreateVM")
 			w.do(vm.Start(w.ctx), "Start")
 			n := w.goesOn(vm, 0, "Start")
-			w.agree(vm, name, hypervisor.Running, "Start")
+			w.agree(vm, name, hypervisor.StateRunning, "Start")
 			w.do(vm.Pause(w.ctx), "Pause")
-			w.agree(vm, name, hypervisor.Paused, "Pause")
+			w.agree(vm, name, hypervisor.StatePaused, "Pause")
 			w.do(vm.Resume(w.ctx), "Resume")
 			n = w.goesOn(vm, n, "Resume")
 			w.do(vm.Suspend(w.ctx), "Suspend")
-			w.agree(vm, name, hypervisor.Suspended, "Suspend")
+			w.agree(vm, name, hypervisor.StateSuspended, "Suspend")
 			w.do(vm.Resume(w.ctx), "Resume from disk")
 			n = w.goesOn(vm, n, "Resume from disk")
-			from := w.agree(vm, name, hypervisor.Running, "Resume from disk")
+			from := w.agree(vm, name, hypervisor.StateRunning, "Resume from disk")
 			w.move(vm, name, kind, from, n)
 		})
 	}
@@ -187,11 +188,11 @@ func TestGuests(t *testing.T) {
 func (w *world) move(vm *hypervisor.VM, name, kind string, from hypervisor.HostID, n int) {
 	w.Helper()
 	i := slices.IndexFunc(w.l.Hosts, func(h *xenlab.Host) bool { return w.id(h) != from })
-	opt := hypervisor.MigrateOptions{Host: w.id(w.l.Hosts[i]), Mode: hypervisor.Live}
-	s, err := vm.Supports(w.ctx, hypervisor.MigrateLive)
+	opt := hypervisor.MigrateOptions{Host: w.id(w.l.Hosts[i]), Mode: hypervisor.MigrateModeLive}
+	s, err := vm.Supports(w.ctx, capability.MigrateLive)
 	w.ok(err, "Supports")
 	if kind == pv {
-		if s.Level != hypervisor.No || s.Reason != hypervisor.ReasonPlatform {
+		if s.Level != hypervisor.LevelNo || s.Reason != hypervisor.ReasonPlatform {
 			w.Errorf("live migration of a PV machine: %+v, want No with the reason %s", s, hypervisor.ReasonPlatform)
 		}
 		var b *hypervisor.BlockedError
@@ -199,8 +200,8 @@ func (w *world) move(vm *hypervisor.VM, name, kind string, from hypervisor.HostI
 			w.Errorf("live Migrate of a PV machine: %v, want it blocked by %s", err, hypervisor.ReasonPlatform)
 		}
 		w.goesOn(vm, n, "a refused Migrate")
-		opt.Mode = hypervisor.AutoMigrate
-	} else if s.Level != hypervisor.Yes {
+		opt.Mode = hypervisor.MigrateModeAuto
+	} else if s.Level != hypervisor.LevelYes {
 		w.Errorf("live migration of a PVH machine: %+v", s)
 	}
 	rep, err := vm.CheckMigrate(w.ctx, opt)
@@ -212,7 +213,7 @@ func (w *world) move(vm *hypervisor.VM, name, kind string, from hypervisor.HostI
 	if r.Host != opt.Host || r.Method != rep.Method || r.Total <= 0 {
 		w.Errorf("Migrate did %+v, asked for %s by %q", r, opt.Host, rep.Method)
 	}
-	if at := w.agree(vm, name, hypervisor.Running, "Migrate"); at != opt.Host {
+	if at := w.agree(vm, name, hypervisor.StateRunning, "Migrate"); at != opt.Host {
 		w.Errorf("after Migrate the machine is on %s, want %s", at, opt.Host)
 	}
 	n = w.goesOn(vm, n, "Migrate")
@@ -236,19 +237,19 @@ func (w *world) moveOut(vm *hypervisor.VM, name string, n int) {
 	other, err := openHosts(w.ctx, false, target)
 	w.ok(err, "open the other host")
 	defer other.Close()
-	if s, err := source.Supports(w.ctx, hypervisor.MigrateLive, hypervisor.Ref{}); err != nil || s.Reason != hypervisor.ReasonSingleHost {
+	if s, err := source.Supports(w.ctx, capability.MigrateLive, hypervisor.Ref{}); err != nil || s.Reason != hypervisor.ReasonSingleHost {
 		w.Errorf("live migration with one host: %+v, %v", s, err)
 	}
-	r, err := source.VM(vm.ID()).Migrate(w.ctx, hypervisor.MigrateOptions{To: other, Host: w.id(target), Mode: hypervisor.Live}).Wait(w.ctx)
+	r, err := source.VM(vm.ID()).Migrate(w.ctx, hypervisor.MigrateOptions{To: other, Host: w.id(target), Mode: hypervisor.MigrateModeLive}).Wait(w.ctx)
 	w.ok(err, "Migrate to another Client")
-	if i, err := other.VM(r.VM).Info(w.ctx); err != nil || i.State != hypervisor.Running {
+	if i, err := other.VM(r.VM).Info(w.ctx); err != nil || i.State != hypervisor.StateRunning {
 		w.Errorf("the other Client's machine is %s (%v)", i.State, err)
 	}
 	if _, err := source.VM(vm.ID()).Info(w.ctx); !errors.Is(err, hypervisor.ErrNotFound) {
 		w.Errorf("the source still has the machine: %v", err)
 	}
 	w.goesOn(vm, n, "Migrate to another Client")
-	w.agree(vm, name, hypervisor.Running, "Migrate to another Client")
+	w.agree(vm, name, hypervisor.StateRunning, "Migrate to another Client")
 }
 
 // TestLibvirtdEnds shows that machines run on when libvirtd ends, and that the
@@ -275,9 +276,9 @@ func TestLibvirtdEnds(t *testing.T) {
 	})
 	w.ok(err, "wait for libvirtd")
 	n = w.goesOn(vm, n, "an end of libvirtd")
-	w.agree(vm, "survivor", hypervisor.Running, "an end of libvirtd")
+	w.agree(vm, "survivor", hypervisor.StateRunning, "an end of libvirtd")
 	w.do(vm.Pause(w.ctx), "Pause")
-	w.agree(vm, "survivor", hypervisor.Paused, "Pause after an end of libvirtd")
+	w.agree(vm, "survivor", hypervisor.StatePaused, "Pause after an end of libvirtd")
 	w.do(vm.Resume(w.ctx), "Resume")
 	w.goesOn(vm, n, "Resume")
 }

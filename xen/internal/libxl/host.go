@@ -9,7 +9,7 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// readFacts is libvirtx.ReadFacts with what is different on Xen.
+// readFacts is libvirtx.ReadFacts with the differences of Xen.
 func readFacts(c *libvirt.Connect) (*libvirtx.Facts, error) {
 	f, err := libvirtx.ReadFacts(c)
 	if err != nil {
@@ -21,9 +21,10 @@ func readFacts(c *libvirt.Connect) (*libvirtx.Facts, error) {
 	if f.Arch == "" {
 		f.Arch = "x86_64"
 	}
-	// libvirt asks the control domain's kernel, which Xen shows no IOMMU: that
-	// of Xen itself is in no libvirt call. The same goes for nested paging.
-	f.IOMMU, f.CPU.NestedPaging, f.CPU.APICVirtualization = hypervisor.Unknown, hypervisor.Unknown, hypervisor.Unknown
+	// libvirt asks the control domain's kernel, which Xen shows no IOMMU. No
+	// libvirt call reports that of Xen itself. The same applies to nested
+	// paging.
+	f.IOMMU, f.CPU.NestedPaging, f.CPU.APICVirtualization = hypervisor.FactUnknown, hypervisor.FactUnknown, hypervisor.FactUnknown
 	f.ControlDomains = 1
 	return f, nil
 }

@@ -179,13 +179,13 @@ func platformState(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (hype
 	case err != nil:
 		return "", err
 	case s.state == "running" || s.state == "idle":
-		return hypervisor.Running, nil
+		return hypervisor.StateRunning, nil
 	case s.state == "paused":
-		return hypervisor.Paused, nil
+		return hypervisor.StatePaused, nil
 	case s.state == "shut off" && s.saved:
-		return hypervisor.Suspended, nil
+		return hypervisor.StateSuspended, nil
 	case s.state == "shut off":
-		return hypervisor.Off, nil
+		return hypervisor.StateOff, nil
 	}
 	return "", fmt.Errorf("virsh says %q", s.state)
 }
@@ -274,26 +274,37 @@ func readDisk(ctx context.Context, l *xenlab.Lab, id hypervisor.VMID) (string, e
 	return strings.TrimRight(out, " \x00"), err
 }
 
-// images lists every image of the lab.
-func images(ctx context.Context, l *xenlab.Lab) ([]string, error) {
-	files, err := os.ReadDir(l.Shared)
-	if err != nil {
-		return nil, err
+// images lists the images of the lab's pools by their volume IDs.
+func images(t testing.TB, l *xenlab.Lab) func(context.Context) ([]string, error) {
+	t.Helper()
+	id := func(pool hypervisor.DatastoreID, name string) string {
+		return string(libvirtx.VolumeID(string(pool), name))
 	}
-	var out []string
-	for _, f := range files {
-		out = append(out, f.Name())
-	}
+	shared := poolUUID(t, l.Hosts[0], "shared")
+	var local []hypervisor.DatastoreID
 	for _, h := range l.Hosts {
-		text, err := h.Run(ctx, "ls "+xenlab.ImageDir)
+		local = append(local, poolUUID(t, h, "default"))
+	}
+	return func(ctx context.Context) ([]string, error) {
+		files, err := os.ReadDir(l.Shared)
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range strings.Fields(text) {
-			out = append(out, h.Name+":"+f)
+		var out []string
+		for _, f := range files {
+			out = append(out, id(shared, f.Name()))
 		}
+		for i, h := range l.Hosts {
+			text, err := h.Run(ctx, "ls "+xenlab.ImageDir)
+			if err != nil {
+				return nil, err
+			}
+			for _, f := range strings.Fields(text) {
+				out = append(out, id(local[i], f))
+			}
+		}
+		return out, nil
 	}
-	return out, nil
 }
 
 // backend is the lab as the conformance suite sees it.
@@ -331,6 +342,7 @@ func backend(t testing.TB, l *xenlab.Lab) *hypervisortest.Backend {
 		State: func(ctx context.Context, id hypervisor.VMID) (hypervisor.PowerState, error) {
 			return platformState(ctx, l, id)
 		},
-		Images: func(ctx context.Context) ([]string, error) { return images(ctx, l) },
+		Images:  images(t, l),
+		Foreign: foreignCases(l),
 	}
 }

@@ -11,18 +11,20 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// move is one migration, looked at and not begun.
+// move is one migration that is checked and not started.
 type move struct {
 	from, to *fleet.Host
 	x        *libvirtxml.Domain // the definition for the next start
 	state    hypervisor.PowerState
 	still    bool            // the guest stands still while its memory is sent
 	pools    []libvirtx.Pool // of the source
-	pool     libvirtx.Pool   // where the disks go, if they do
+	pool     libvirtx.Pool   // the destination of the disks, if they move
 	keep     bool            // the old images stay
 	report   hypervisor.MigrateReport
 }
@@ -31,7 +33,8 @@ func (m *move) block(r hypervisor.ReasonCode, on hypervisor.Ref, format string, 
 	m.report.Blockers = append(m.report.Blockers, hypervisor.Blocker{Reason: r, Object: on, Detail: fmt.Sprintf(format, args...)})
 }
 
-// plan refuses what this driver never does and finds all that stands in the way.
+// plan refuses what this driver never does and finds everything that blocks
+// the move.
 func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest) (*move, error) {
 	h, err := d.Locate(ctx, id)
 	if err != nil {
@@ -41,18 +44,18 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 	if r.To != nil {
 		var ok bool
 		if target, ok = r.To.(*driver); !ok {
-			return nil, hypervisor.Unsupported(id.Ref(), hypervisor.MigrateCross, hypervisor.ReasonPlatform, "the other Client is of another kind: only plain Xen takes a Xen machine")
+			return nil, hypervisor.Unsupported(id.Ref(), capability.MigrateCross, hypervisor.ReasonPlatform, "the other Client is of another kind: only plain Xen takes a Xen machine")
 		}
 	}
 	switch {
 	case r.Pool != "":
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.MigrateLive, hypervisor.ReasonPlatform, "libvirt has no resource pools: give a host")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.MigrateLive, hypervisor.ReasonPlatform, "libvirt has no resource pools: give a host")
 	case r.PostCopy:
-		return nil, refuse(id.Ref(), hypervisor.MigratePostCopy)
+		return nil, refuse(id.Ref(), capability.MigratePostCopy)
 	case r.Tuned():
-		return nil, refuse(id.Ref(), hypervisor.MigrateTuning)
+		return nil, refuse(id.Ref(), capability.MigrateTuning)
 	case r.Timeout != 0:
-		return nil, hypervisor.Unsupported(id.Ref(), hypervisor.TaskCancel, hypervisor.ReasonPlatform, "libvirt's Xen driver has no AbortJob: a migration under way can't be limited in time")
+		return nil, hypervisor.Unsupported(id.Ref(), capability.TaskCancel, hypervisor.ReasonPlatform, "libvirt's Xen driver has no AbortJob: a migration under way can't be limited in time")
 	}
 	m := &move{from: h}
 	type seen struct {
@@ -76,20 +79,20 @@ func (d *driver) plan(ctx context.Context, id hypervisor.VMID, r hypervisor.Migr
 		return nil, err
 	}
 	if v.mark.Role != "" {
-		return nil, hypervisor.Errorf(hypervisor.KindNotFound, id.Ref(), "no such machine")
+		return nil, hypervisor.Errorf(hypervisor.ErrNotFound, id.Ref(), "no such machine")
 	}
 	here := r.To == nil && (r.Host == "" || r.Host == h.ID())
 	switch {
-	case r.Storage != "" && here && (m.state == hypervisor.Running || m.state == hypervisor.Paused):
-		return nil, refuse(id.Ref(), hypervisor.MigrateLiveStorage)
+	case r.Storage != "" && here && (m.state == hypervisor.StateRunning || m.state == hypervisor.StatePaused):
+		return nil, refuse(id.Ref(), capability.MigrateLiveStorage)
 	case r.Storage != "" && here:
 		return m, m.planStorage(ctx, id, r, v.live)
 	case r.Storage != "" && !onStorage(m.pools, v.live, r.Storage):
-		return nil, refuse(id.Ref(), hypervisor.MigrateBoth)
+		return nil, refuse(id.Ref(), capability.MigrateBoth)
 	}
 	if r.Host == "" {
 		if len(target.Members) != 1 {
-			return nil, hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "name the host that takes the machine")
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "name the host that takes the machine")
 		}
 		m.to = target.Members[0]
 	} else if m.to, err = target.Host(r.Host); err != nil {
@@ -117,19 +120,20 @@ func onStorage(pools []libvirtx.Pool, x *libvirtxml.Domain, ds hypervisor.Datast
 	return true
 }
 
-// how decides between live, standing still and cold.
+// how decides between a live move, one while the guest stands still, and a
+// cold one.
 func (m *move) how(mode hypervisor.MigrateMode, id hypervisor.VMID, x *libvirtxml.Domain, template bool) {
-	running := m.state == hypervisor.Running
+	running := m.state == hypervisor.StateRunning
 	switch {
-	case template && mode == hypervisor.Live:
+	case template && mode == hypervisor.MigrateModeLive:
 		m.block(hypervisor.ReasonIsTemplate, id.Ref(), "a template does not run")
-	case m.state == hypervisor.Suspended:
+	case m.state == hypervisor.StateSuspended:
 		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is suspended and its saved RAM is a file of its host: resume it or power it off first")
-	case m.state == hypervisor.Paused:
+	case m.state == hypervisor.StatePaused:
 		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is paused, and its guest takes part in a migration: resume it first")
-	case mode == hypervisor.Live && !running:
+	case mode == hypervisor.MigrateModeLive && !running:
 		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is %s: it does not run", m.state)
-	case mode == hypervisor.Cold && running:
+	case mode == hypervisor.MigrateModeCold && running:
 		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is running: power it off first")
 	}
 	m.report.Method = "cold: the definition moves, the disks are shared"
@@ -146,14 +150,14 @@ func (m *move) how(mode hypervisor.MigrateMode, id hypervisor.VMID, x *libvirtxm
 	if kindOfMachine(x) != pv {
 		return
 	}
-	if mode == hypervisor.Live {
+	if mode == hypervisor.MigrateModeLive {
 		m.block(hypervisor.ReasonPlatform, id.Ref(), "%s", pvNotLive)
 	}
 	m.still, m.report.Method = true, "stop and copy: the guest stands still while its RAM is sent"
 	m.report.Warnings = append(m.report.Warnings, hypervisor.Blocker{Reason: hypervisor.ReasonPlatform, Object: id.Ref(), Detail: pvNotLive})
 }
 
-// checkTarget looks whether the other host can take the machine.
+// checkTarget checks whether the other host can take the machine.
 func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxml.Domain) error {
 	to := m.to.ID()
 	type seen struct {
@@ -203,7 +207,7 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 		}
 		here, ok := libvirtx.PoolOf(m.pools, p)
 		if there, found := libvirtx.PoolOf(v.pools, p); !ok || !found || here.UUID != there.UUID {
-			m.block(hypervisor.ReasonDiskUnreachable, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(libvirtx.ImageID(m.pools, m.from.ID(), p))},
+			m.block(hypervisor.ReasonDiskUnreachable, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: string(libvirtx.ImageID(m.pools, m.from.ID(), p))},
 				"image %s is not in a storage pool that both hosts have: move it to a shared one (with one UUID on both)", p)
 		}
 	}
@@ -213,7 +217,7 @@ func (m *move) checkTarget(ctx context.Context, id hypervisor.VMID, x *libvirtxm
 			m.block(hypervisor.ReasonNetworkMissing, want.Ref(), "host %s has no such network", to)
 		}
 	}
-	if need := uint64(libvirtx.CurrentKiB(x)) << 10; m.state == hypervisor.Running && v.free < need {
+	if need := uint64(libvirtx.CurrentKiB(x)) << 10; m.state == hypervisor.StateRunning && v.free < need {
 		m.block(hypervisor.ReasonNoMemory, to.Ref(), "the machine has %d MiB of memory, host %s %d MiB free", need>>20, to, v.free>>20)
 	}
 	return nil
@@ -244,26 +248,25 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 		return nil, err
 	}
 	if !m.report.OK() {
-		return nil, hypervisor.Errorf(hypervisor.KindIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
+		return nil, hypervisor.Errorf(hypervisor.ErrIncompatible, id.Ref(), "%w", &hypervisor.BlockedError{Blockers: m.report.Blockers})
 	}
-	t, err := d.Run(ctx, "migrate", id, fleet.LongWork, func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
-		report(hypervisor.TaskState{Fraction: -1, Phase: m.report.Method})
+	t, err := d.Run(ctx, "migrate", id, fleet.LongWork, func(ctx context.Context, j *job.Job) (hypervisor.Ref, error) {
+		j.Phase(m.report.Method, -1)
 		begin := time.Now()
 		sure := context.WithoutCancel(ctx)
-		s := hypervisor.TaskState{Migration: &hypervisor.MigrateResult{Downtime: -1}}
+		j.Migration = &hypervisor.MigrateResult{Downtime: -1}
+		var err error
 		switch {
 		case m.pool.UUID != "":
-			s = m.copyDisks(ctx, d, id, report)
-		case m.state == hypervisor.Running:
-			s.Err = m.send(sure, id)
+			err = m.copyDisks(ctx, d, id, j)
+		case m.state == hypervisor.StateRunning:
+			err = m.send(sure, id)
 		default:
-			s.Err = m.hand(sure, id)
+			err = m.hand(sure, id)
 		}
-		s.Result = id.Ref()
-		if r := s.Migration; r != nil {
-			r.VM, r.Host, r.Method, r.Total = id, m.to.ID(), m.report.Method, time.Since(begin)
-		}
-		return s
+		r := j.Migration
+		r.VM, r.Host, r.Method, r.Total = id, m.to.ID(), m.report.Method, time.Since(begin)
+		return id.Ref(), err
 	})
 	if err != nil || m.pool.UUID != "" {
 		return t, err
@@ -271,15 +274,15 @@ func (d *driver) Migrate(ctx context.Context, id hypervisor.VMID, r hypervisor.M
 	return unstoppable{t}, nil
 }
 
-// unstoppable is a migration: libvirt's Xen driver has nothing to stop it with.
+// unstoppable is a migration: libvirt's Xen driver can't stop one.
 type unstoppable struct{ hypervisor.DriverTask }
 
 func (u unstoppable) Cancel(context.Context) error {
-	return hypervisor.Unsupported(u.ID().Ref(), hypervisor.TaskCancel, hypervisor.ReasonPlatform, "libvirt's Xen driver has no AbortJob: the migration runs to its end")
+	return hypervisor.Unsupported(u.ID().Ref(), capability.TaskCancel, hypervisor.ReasonPlatform, "libvirt's Xen driver has no AbortJob: the migration runs to its end")
 }
 
-// send moves a running machine. When it fails libvirt lets the machine run on
-// at the source and removes what the target had of it.
+// send moves a running machine. When it fails, libvirt keeps the machine
+// running at the source and removes what the target had of it.
 func (m *move) send(ctx context.Context, id hypervisor.VMID) error {
 	flags := libvirt.MIGRATE_PERSIST_DEST | libvirt.MIGRATE_UNDEFINE_SOURCE
 	if !m.still {
@@ -305,12 +308,12 @@ func (m *move) send(ctx context.Context, id hypervisor.VMID) error {
 }
 
 // hand moves the definition of a machine that is off: the target gets it
-// before the source forgets it.
+// before it is removed from the source.
 func (m *move) hand(ctx context.Context, id hypervisor.VMID) error {
 	_, err := fleet.OnHost(ctx, m.from, id, 1, func(_ *fleet.Host, _ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		s, err := libvirtx.State(dom)
-		if err == nil && s != hypervisor.Off {
-			err = hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s by now", s)
+		if err == nil && s != hypervisor.StateOff {
+			err = hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s by now", s)
 		}
 		return struct{}{}, err
 	})
@@ -321,8 +324,8 @@ func (m *move) hand(ctx context.Context, id hypervisor.VMID) error {
 	err = m.to.Define(ctx, m.x)
 	if err == nil {
 		err = m.from.Undefine(ctx, id, undefine)
-		if err == nil || libvirtx.KindOf(err) == hypervisor.KindUnavailable {
-			return err // nobody knows: two definitions are better than none
+		if err == nil || libvirtx.KindOf(err) == hypervisor.ErrUnavailable {
+			return err // the outcome is unknown: two definitions are better than none
 		}
 	}
 	if back := m.to.Undefine(ctx, id, undefine); back != nil && !libvirtx.NotFound(back) {

@@ -10,23 +10,24 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// planStorage looks whether the disks of a machine can go to another datastore
-// of its host, which copies them while the machine is off.
+// planStorage checks whether the disks of a machine can move to another
+// datastore of its host, which copies them while the machine is off.
 func (m *move) planStorage(ctx context.Context, id hypervisor.VMID, r hypervisor.MigrateRequest, x *libvirtxml.Domain) error {
 	pool, ok := fleet.ChoosePool(m.pools, r.Storage)
 	if !ok {
-		return hypervisor.Errorf(hypervisor.KindNotFound, r.Storage.Ref(), "host %s has no such datastore", m.from.ID())
+		return hypervisor.Errorf(hypervisor.ErrNotFound, r.Storage.Ref(), "host %s has no such datastore", m.from.ID())
 	}
 	m.to, m.pool, m.keep = m.from, pool, r.KeepSource
 	m.report.Method = "cold: the host copies the disks"
 	switch {
-	case m.state == hypervisor.Suspended:
+	case m.state == hypervisor.StateSuspended:
 		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is suspended and its disks belong to the saved RAM: resume it or power it off first")
-	case r.Mode == hypervisor.Live:
+	case r.Mode == hypervisor.MigrateModeLive:
 		m.block(hypervisor.ReasonVMState, id.Ref(), "the machine is %s: it does not run", m.state)
 	}
 	if onStorage(m.pools, x, r.Storage) {
@@ -41,7 +42,7 @@ func (m *move) planStorage(ctx context.Context, id hypervisor.VMID, r hypervisor
 		for _, k := range libvirtx.Writable(x) {
 			v, err := libvirtx.FindImage(c, m.pools, libvirtx.DiskPath(k))
 			if libvirtx.NotFound(err) {
-				m.block(hypervisor.ReasonDiskUnreachable, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: libvirtx.DiskPath(k)}, "image %s is in no storage pool of its host: define a pool for its folder", libvirtx.DiskPath(k))
+				m.block(hypervisor.ReasonDiskUnreachable, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: libvirtx.DiskPath(k)}, "image %s is in no storage pool of its host: define a pool for its folder", libvirtx.DiskPath(k))
 				continue
 			}
 			if err != nil {
@@ -57,63 +58,27 @@ func (m *move) planStorage(ctx context.Context, id hypervisor.VMID, r hypervisor
 	return err
 }
 
-// copyDisks has the host copy the disks of a machine that is off. The
-// definition changes when all are there, the old images go after that.
-func (m *move) copyDisks(ctx context.Context, d *driver, id hypervisor.VMID, report func(hypervisor.TaskState)) hypervisor.TaskState {
+// copyDisks makes the host copy the disks of a machine that is off. The old
+// images are removed when its definition names the copies.
+func (m *move) copyDisks(ctx context.Context, d *driver, id hypervisor.VMID, j *job.Job) error {
 	sure := context.WithoutCancel(ctx)
+	all, err := m.from.CopyDisks(ctx, j, id, m.pools, m.pool)
 	var made []libvirtx.Volume
 	old := fleet.Paths{}
-	next, err := fleet.OnHost(sure, m.from, id, 8, func(_ *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (*libvirtxml.Domain, error) {
-		x, mark, err := libvirtx.Inactive(dom)
-		if err != nil {
-			return nil, err
-		}
-		if err := fleet.Ready(dom, mark, id, "moved"); err != nil {
-			return nil, err // started meanwhile
-		}
-		disks := libvirtx.Writable(x)
-		for i, k := range disks {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			report(hypervisor.TaskState{Fraction: float64(i) / float64(len(disks)), Phase: "copying " + k.Target.Dev})
-			from, err := libvirtx.FindImage(c, m.pools, libvirtx.DiskPath(k))
-			if err != nil {
-				return nil, err
-			}
-			to, err := libvirtx.CreateVolume(c, m.pools, libvirtx.VolumeSpec{Pool: m.pool.UUID, Name: libvirtx.ImageName(string(id), k.Target.Dev, from.Format),
-				Capacity: from.Capacity, Format: from.Format, From: from.Path})
-			if to.Name != "" {
-				made = append(made, to)
-			}
-			if err != nil {
-				return nil, err
-			}
-			old[from.Path] = true
-			libvirtx.SetDiskPath(k, to.Path, to.Format)
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		mark.Images = nil // bases that stay behind
-		return x, libvirtx.MarkDefinition(x, mark)
-	})
-	if err == nil {
-		err = m.from.Define(sure, next)
+	for _, k := range all {
+		made, old[k.From.Path] = append(made, k.To), true
+		j.Migration.BytesCopied += k.To.Allocation
 	}
 	if err != nil {
-		return hypervisor.TaskState{Err: err, Leftover: m.from.Tidy(sure, made)}
+		j.Left(m.from.Tidy(sure, made)...)
+		return err
 	}
-	r := &hypervisor.MigrateResult{Downtime: -1}
-	for _, v := range made {
-		r.BytesCopied += v.Allocation
-	}
-	r.Kept, err = m.dropSource(sure, d, id, old)
-	return hypervisor.TaskState{Migration: r, Err: err}
+	j.Migration.Kept, err = m.dropSource(sure, d, id, old)
+	return err
 }
 
-// dropSource removes images that the machine no longer uses. One that
-// something else stands on or uses stays, and so do all with KeepSource.
+// dropSource removes images that the machine no longer uses. An image that
+// something else uses or depends on stays, and with KeepSource all stay.
 func (m *move) dropSource(ctx context.Context, d *driver, id hypervisor.VMID, old fleet.Paths) (kept []hypervisor.Ref, err error) {
 	b, err := d.Books(ctx, m.from)
 	if err != nil {

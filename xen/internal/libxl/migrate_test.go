@@ -11,13 +11,13 @@ import (
 )
 
 // TestMoveDisks moves the disks of a machine that is off between the datastores
-// of its host, with a linked clone standing on the old ones.
+// of its host, with a linked clone depending on the old ones.
 func TestMoveDisks(t *testing.T) {
 	w := newWorld(t, false)
 	h := w.l.Hosts[0]
 	vm := w.createOn(pvh, "cargo", w.id(h))
 	w.ok(writeDisk(w.ctx, w.l, vm.ID(), "cargo"), "write")
-	clone, err := vm.Clone(w.ctx, "cargo-linked", &hypervisor.CloneOptions{Mode: hypervisor.Linked}).Wait(w.ctx)
+	clone, err := vm.Clone(w.ctx, "cargo-linked", &hypervisor.CloneOptions{Mode: hypervisor.CloneModeLinked}).Wait(w.ctx)
 	w.ok(err, "a linked clone")
 	w.removeAtEnd(clone, "cargo-linked")
 	local := poolUUID(t, h, "default")
@@ -49,7 +49,7 @@ func TestMoveDisks(t *testing.T) {
 	i, err := clone.Info(w.ctx)
 	w.ok(err, "Info of the clone")
 	base := i.Disks[0].Parent
-	blocked(hypervisor.MigrateOptions{Storage: local, Mode: hypervisor.Live}, hypervisor.ReasonVMState)
+	blocked(hypervisor.MigrateOptions{Storage: local, Mode: hypervisor.MigrateModeLive}, hypervisor.ReasonVMState)
 
 	r, err := vm.Migrate(w.ctx, hypervisor.MigrateOptions{Storage: local}).Wait(w.ctx)
 	w.ok(err, "Migrate of storage")

@@ -14,9 +14,9 @@ import (
 )
 
 // bridges lists the bridges that libvirt's own networks did not make. libvirt
-// (9.0, built with udev) fails to describe a bridge as long as an adapter of a
-// machine is on it, for it takes "vif1.0" for a VLAN's name; then the running
-// machines' definitions say that it is a bridge.
+// (9.0, built with udev) fails to describe a bridge while an adapter of a
+// machine is on it, because it mistakes "vif1.0" for a VLAN's name. The
+// running machines' definitions then show that it is a bridge.
 func bridges(c *libvirt.Connect, host hypervisor.HostID) ([]hypervisor.NetworkInfo, error) {
 	all, err := c.ListAllInterfaces(libvirt.CONNECT_LIST_INTERFACES_ACTIVE)
 	if err != nil {

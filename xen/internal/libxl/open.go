@@ -1,78 +1,73 @@
-//go:build cgo
-
+// Package libxl is the driver for plain Xen through libvirt's libxl driver.
+// The documentation of package xen has everything that users need to know
+// about it.
+//
+// libvirt's Xen driver lacks calls that its QEMU driver has (bulk statistics,
+// snapshots, Reset, Rename, AbortJob, BlockResize). What is composed instead,
+// and what is refused, is in capability.go.
 package libxl
 
 import (
 	"context"
 	"net/url"
-
-	"libvirt.org/go/libvirt"
-	"libvirt.org/go/libvirtxml"
+	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
-	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
+	"github.com/anyvisor/anyvisor/internal/endpoint"
+	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// driver is one Client's view of its hosts.
-type driver struct {
-	*fleet.Fleet
+// Config describes how to reach plain Xen hosts; see xen.LibxlConfig.
+type Config struct {
+	Hosts    []string
+	Peers    map[string]Peer
+	Username string
+	Password hypervisor.Secret
 }
 
-// These are the Fleet's, in internal/libvirtx/fleet, under the file names that
-// other drivers have; DependencyLister is in books.go.
-var (
-	_ hypervisor.HostLister       = (*driver)(nil)
-	_ hypervisor.StorageManager   = (*driver)(nil)
-	_ hypervisor.DependencyLister = (*driver)(nil)
-	_ hypervisor.NetworkLister    = (*driver)(nil)
-	_ hypervisor.NICAttacher      = (*driver)(nil)
-	_ hypervisor.DiskAttacher     = (*driver)(nil) // but for GrowDisk
-	_ hypervisor.Templater        = (*driver)(nil)
-	_ hypervisor.Powerer          = (*driver)(nil)
-	_ hypervisor.Labeler          = (*driver)(nil)
-	_ hypervisor.Watcher          = (*driver)(nil)
-)
-
-// platform is what Xen has that QEMU has not, or has otherwise.
-var platform = fleet.Platform{
-	Name: "libxl", Product: "Xen through libvirt", ReadFacts: readFacts,
-	OSType: libvirtxml.DomainOSType{Type: kinds[pv].osType, Machine: kinds[pv].machine}, MACPrefix: "00:16:3e",
-	Networks: bridges, AddDisk: addDisk, Fits: fits, Resize: resize,
-	Passthrough: passthrough, Suspend: suspend, Reset: reset, Reboot: reboot, Shutdown: shutdown,
-	Undefine: libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE,
+// Peer is a plain Xen host as the other hosts see it; see xen.LibxlPeer.
+type Peer struct {
+	URI     string
+	Migrate string
 }
 
-// New makes a Client of connections that the caller goes on owning: they are
-// not closed, and not dialled again when they break.
-func New(conns ...*libvirt.Connect) (*hypervisor.Client, error) {
-	f, err := fleet.Wrap(platform, conns...)
+// Open connects to the hosts of a Config. It fails only if none answers. The
+// others are listed as HostDown and tried again later.
+func Open(ctx context.Context, cfg Config, o *hypervisor.Options) (*hypervisor.Client, error) {
+	endpoint.Login(o, &cfg.Username, &cfg.Password)
+	d, err := open(ctx, cfg)
+	return endpoint.Client(ctx, d, err, libvirtx.Shown(cfg.Hosts), o)
+}
+
+// OpenURL is the hypervisor.Opener of scheme xen.
+func OpenURL(ctx context.Context, u *url.URL, o *hypervisor.Options) (hypervisor.Driver, error) {
+	cfg, err := ParseURL(u)
 	if err != nil {
 		return nil, err
 	}
-	return hypervisor.New(context.Background(), &driver{Fleet: f}, nil)
+	endpoint.Login(o, &cfg.Username, &cfg.Password)
+	return open(ctx, cfg)
 }
 
-func open(ctx context.Context, cfg Config) (hypervisor.Driver, error) {
-	f, err := fleet.Open(ctx, platform, cfg.Credentials, cfg.Hosts)
-	if err != nil {
-		return nil, err
+// ParseURL makes libvirt URIs from a URL with scheme xen, one for each host
+// name between commas.
+func ParseURL(u *url.URL) (Config, error) {
+	var cfg Config
+	if driver, _, _ := strings.Cut(u.Scheme, "+"); driver != "xen" {
+		return cfg, endpoint.Invalid("the scheme is %q, want xen", driver)
 	}
-	for _, h := range f.Members {
-		h.Peer = peerOf(cfg, h.URI)
+	at := *u
+	// libvirt treats xen:/// and xen:///system as the same and requires one
+	// of them.
+	switch u.Path {
+	case "":
+		at.Path = "/"
+	case "/", "/system":
+	default:
+		return cfg, endpoint.Invalid("the URL has the path %q: libvirt's Xen driver has /system alone", u.Path)
 	}
-	return &driver{Fleet: f}, nil
-}
-
-// peerOf returns how other hosts reach this one: as configured, or by the name
-// that this program reaches it by. Without a configured URI this program
-// drives migrations, so that hosts need no credentials for each other.
-func peerOf(cfg Config, uri string) fleet.Peer {
-	if p, ok := cfg.Peers[uri]; ok {
-		return fleet.Peer(p)
-	}
-	u, err := url.Parse(uri)
-	if err != nil || u.Hostname() == "" {
-		return fleet.Peer{}
-	}
-	return fleet.Peer{Migrate: "tcp://" + u.Hostname()}
+	cfg.Username, cfg.Password = libvirtx.UserInfo(u)
+	var err error
+	cfg.Hosts, err = libvirtx.HostURIs(&at, "xen", nil)
+	return cfg, err
 }

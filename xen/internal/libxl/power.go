@@ -9,12 +9,13 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
 func suspend(dom *libvirt.Domain, id hypervisor.VMID, s hypervisor.PowerState) error {
-	if s == hypervisor.Paused {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "the machine is %s: the guest takes part in saving its RAM: resume it first", s)
+	if s == hypervisor.StatePaused {
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: the guest takes part in saving its RAM: resume it first", s)
 	}
 	return dom.ManagedSave(0)
 }
@@ -22,7 +23,7 @@ func suspend(dom *libvirt.Domain, id hypervisor.VMID, s hypervisor.PowerState) e
 // reset is composed: libvirt's Xen driver has no such call.
 func reset(c *libvirt.Connect, dom *libvirt.Domain, x *libvirtxml.Domain) error {
 	if persistent, err := dom.IsPersistent(); err != nil || !persistent {
-		return hypervisor.Unsupported(hypervisor.VMID(x.UUID).Ref(), hypervisor.PowerReset, hypervisor.ReasonConfig, "the domain is transient: destroyed, it would be gone")
+		return hypervisor.Unsupported(hypervisor.VMID(x.UUID).Ref(), capability.PowerReset, hypervisor.ReasonConfig, "the domain is transient: destroyed, it would be gone")
 	}
 	if err := dom.Destroy(); err != nil {
 		return err
@@ -37,8 +38,8 @@ func reboot(dom *libvirt.Domain, _ *libvirtxml.Domain) error {
 	return dom.Reboot(libvirt.DOMAIN_REBOOT_DEFAULT)
 }
 
-// shutdown asks the guest through Xen's own channel, and by the ACPI button if
-// it does not listen there.
+// shutdown asks the guest through Xen's own channel, or presses the ACPI
+// button if the guest does not listen there.
 func shutdown(dom *libvirt.Domain, _ *libvirtxml.Domain) error {
 	return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_DEFAULT)
 }

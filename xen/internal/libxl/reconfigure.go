@@ -10,11 +10,13 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// resize gives a clone the CPUs and memory asked for; 0 leaves them.
+// resize gives a clone the requested CPUs and memory; 0 leaves them
+// unchanged.
 func resize(x *libvirtxml.Domain, n int, kib int64) {
 	if n > 0 {
 		if x.VCPU == nil {
@@ -42,7 +44,7 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 		now = current
 	}
 	if limit == 0 {
-		if limit = int(old); current == limit { // no room for hot add before, none now
+		if limit = int(old); current == limit { // there was no room for hot-plug before, and there is none now
 			limit = now
 		}
 	}
@@ -52,7 +54,7 @@ func setCPUs(x *libvirtxml.Domain, now, limit int) {
 // Reconfigure implements hypervisor.Reconfigurer.
 func (d *driver) Reconfigure(ctx context.Context, id hypervisor.VMID, ch hypervisor.Changes) (hypervisor.DriverTask, error) {
 	return d.Change(ctx, id, ch, func(h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, s hypervisor.PowerState) error {
-		if s == hypervisor.Off {
+		if s == hypervisor.StateOff {
 			return changeOff(context.WithoutCancel(ctx), h, c, dom, id, ch)
 		}
 		return changeLive(c, dom, f, id, ch)
@@ -66,17 +68,17 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 	}
 	if ch.CPUs > 0 || ch.MaxCPUs > 0 {
 		if ch.MaxCPUs > 0 && ch.CPUs == 0 && ch.MaxCPUs < cpus(x) {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, cpus(x))
+			return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "MaxCPUs %d is below the machine's %d CPUs", ch.MaxCPUs, cpus(x))
 		}
 		setCPUs(x, ch.CPUs, ch.MaxCPUs)
 	}
 	if err := fleet.ApplyMemory(x, m, ch, on, resizeMemory); err != nil {
 		return err
 	}
-	if limit := ch.MaxMemory >> 10; limit > 0 {
+	if limit := ch.MaxMemoryBytes >> 10; limit > 0 {
 		now := libvirtx.CurrentKiB(x)
 		if limit < now {
-			return hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "MaxMemory %d is below the machine's memory of %d KiB", ch.MaxMemory, now)
+			return hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "MaxMemoryBytes %d is below the machine's memory of %d KiB", ch.MaxMemoryBytes, now)
 		}
 		libvirtx.SetMemory(x, uint64(limit), uint64(now))
 	}
@@ -86,9 +88,9 @@ func apply(x *libvirtxml.Domain, m *libvirtx.Mark, ch hypervisor.Changes, on hyp
 	return libvirtx.MarkDefinition(x, *m)
 }
 
-// changeOff redefines. libvirt's Xen driver has no Rename, and refuses a
-// definition that changes the name of a UUID: with a new name the old
-// definition is removed first, and comes back if the new one is refused.
+// changeOff redefines the machine. libvirt's Xen driver has no Rename, and
+// refuses a definition that changes the name of a UUID. With a new name, the
+// old definition is removed first, and restored if the new one is refused.
 func changeOff(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain, id hypervisor.VMID, ch hypervisor.Changes) error {
 	x, m, err := libvirtx.Inactive(dom)
 	if err != nil {
@@ -102,7 +104,7 @@ func changeOff(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libv
 	}
 	if other, err := c.LookupDomainByName(ch.Name); err == nil {
 		_ = other.Free() // a local reference
-		return hypervisor.Errorf(hypervisor.KindExists, hypervisor.Ref{Kind: hypervisor.KindOfVM, Name: ch.Name}, "the name is taken: libvirt wants unique names")
+		return hypervisor.Errorf(hypervisor.ErrExists, hypervisor.Ref{Kind: hypervisor.ObjectVM, Name: ch.Name}, "the name is taken: libvirt wants unique names")
 	}
 	old, _, err := libvirtx.Inactive(dom)
 	if err != nil {
@@ -111,7 +113,7 @@ func changeOff(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libv
 	x.Name = ch.Name
 	disks := diskRefs(c, old)
 	err = h.Undefine(ctx, id, func(dom *libvirt.Domain) error { return dom.UndefineFlags(0) })
-	if err != nil && libvirtx.KindOf(err) != hypervisor.KindUnavailable {
+	if err != nil && libvirtx.KindOf(err) != hypervisor.ErrUnavailable {
 		return err
 	}
 	if err == nil {
@@ -129,25 +131,25 @@ func changeOff(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libv
 // diskRefs names the images of a definition.
 func diskRefs(c *libvirt.Connect, x *libvirtxml.Domain) []hypervisor.Ref {
 	var out []hypervisor.Ref
-	pools, _ := libvirtx.Pools(c) // without them the paths have to do
+	pools, _ := libvirtx.Pools(c) // without them the paths are used
 	for _, k := range libvirtx.Writable(x) {
 		p := libvirtx.DiskPath(k)
-		out = append(out, hypervisor.Ref{Kind: hypervisor.KindOfVolume, ID: string(libvirtx.ImageID(pools, "", p)), Name: p})
+		out = append(out, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: string(libvirtx.ImageID(pools, "", p)), Name: p})
 	}
 	return out
 }
 
-// changeLive first looks whether everything can be done, then does it.
+// changeLive first checks whether everything can be done, then does it.
 func changeLive(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, id hypervisor.VMID, ch hypervisor.Changes) error {
 	live, mark, err := libvirtx.Parse(dom, 0)
 	if err != nil {
 		return err
 	}
 	if ch.Name != "" && ch.Name != live.Name {
-		return hypervisor.Errorf(hypervisor.KindInvalidState, id.Ref(), "only machines that are off can be renamed: shut it down first")
+		return hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "only machines that are off can be renamed: shut it down first")
 	}
 	later := hypervisor.Changes{} // at the next start
-	wait := func(s hypervisor.Support, k hypervisor.Capability) error {
+	wait := func(s hypervisor.Support, k capability.Name) error {
 		if ch.NextStart {
 			return nil
 		}
@@ -158,15 +160,15 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, id h
 	}
 	if ch.CPUs > 0 {
 		s, bad := cpuHotAdd(f), true
-		if s.Level != hypervisor.No {
-			s, bad = onMachine(hypervisor.CPUHotAdd, hypervisor.Running, live, mark)
+		if s.Level != hypervisor.LevelNo {
+			s, bad = onMachine(capability.CPUHotAdd, hypervisor.StateRunning, live, mark)
 			bad = bad && ch.CPUs > int(live.VCPU.Value)
 			if !bad && ch.CPUs > f.CPU.Threads {
 				s, bad = no(hypervisor.ReasonConfig, "libvirt gives a running machine at most as many CPUs as the host has, %d", f.CPU.Threads), true
 			}
 		}
 		if bad {
-			if err := wait(s, hypervisor.CPUHotAdd); err != nil {
+			if err := wait(s, capability.CPUHotAdd); err != nil {
 				return err
 			}
 			later.CPUs, ch.CPUs = ch.CPUs, 0
@@ -174,18 +176,18 @@ func changeLive(c *libvirt.Connect, dom *libvirt.Domain, f *libvirtx.Facts, id h
 	}
 	if want := ch.MemoryBytes >> 10; want > libvirtx.MemoryKiB(live) {
 		s := no(hypervisor.ReasonHotAddOff, "the machine was made for at most %d MiB", libvirtx.MemoryKiB(live)>>10)
-		if err := wait(s, hypervisor.MemoryHotAdd); err != nil {
+		if err := wait(s, capability.MemoryHotAdd); err != nil {
 			return err
 		}
 		later.MemoryBytes, ch.MemoryBytes = ch.MemoryBytes, 0
 	} else if ch.MemoryBytes > 0 && want < int64(mark.MinKiB) {
-		return hypervisor.Errorf(hypervisor.KindInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
+		return hypervisor.Errorf(hypervisor.ErrInvalidArgument, id.Ref(), "MemoryBytes %d is below the machine's minimum of %d KiB", ch.MemoryBytes, mark.MinKiB)
 	}
-	if ch.MaxCPUs > 0 || ch.MaxMemory > 0 || ch.DynamicMemory != nil {
-		if err := wait(no(hypervisor.ReasonVMState, "limits can't change while the machine runs"), hypervisor.Reconfigure); err != nil {
+	if ch.MaxCPUs > 0 || ch.MaxMemoryBytes > 0 || ch.DynamicMemory != nil {
+		if err := wait(no(hypervisor.ReasonVMState, "limits can't change while the machine runs"), capability.Reconfigure); err != nil {
 			return err
 		}
-		later.MaxCPUs, later.MaxMemory, later.DynamicMemory = ch.MaxCPUs, ch.MaxMemory, ch.DynamicMemory
+		later.MaxCPUs, later.MaxMemoryBytes, later.DynamicMemory = ch.MaxCPUs, ch.MaxMemoryBytes, ch.DynamicMemory
 	}
 	const both = libvirt.DOMAIN_AFFECT_LIVE | libvirt.DOMAIN_AFFECT_CONFIG
 	if ch.Description != nil {

@@ -9,10 +9,11 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 	"github.com/anyvisor/anyvisor/internal/libvirtx"
 )
 
-// Kinds of machine, as VMSpec.Machine and VMInfo.Machine have them.
+// Kinds of machine, as in VMSpec.Machine and VMInfo.Machine.
 const (
 	pv  = "pv"
 	pvh = "pvh"
@@ -27,7 +28,7 @@ var kinds = map[string]struct{ osType, machine string }{
 	hvm: {"hvm", "xenfv"},
 }
 
-// kindOfMachine is the opposite. An os type "xen" is an old word for "linux".
+// kindOfMachine is the inverse. An os type "xen" is an old word for "linux".
 func kindOfMachine(x *libvirtxml.Domain) string {
 	if x.OS == nil || x.OS.Type == nil {
 		return ""
@@ -54,18 +55,18 @@ func machineKind(on hypervisor.Ref, s hypervisor.VMSpec) (string, error) {
 	}
 	switch {
 	case kinds[kind].osType == "":
-		return "", hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "Machine is %q: Xen has pv, pvh and hvm", s.Machine)
+		return "", hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "Machine is %q: Xen has pv, pvh and hvm", s.Machine)
 	case kind == pvh && s.Boot == nil:
-		return "", hypervisor.Errorf(hypervisor.KindInvalidArgument, on, "a PVH machine has no firmware: set Boot, or make it pv or hvm")
-	case s.Firmware != hypervisor.AnyFirmware && kind != hvm:
-		return "", hypervisor.Unsupported(on, hypervisor.VMCreate, hypervisor.ReasonPlatform, "a "+kind+" machine has no firmware: leave Firmware empty")
-	case s.Firmware == hypervisor.UEFI || s.SecureBoot:
-		return "", hypervisor.Unsupported(on, hypervisor.VMCreate, hypervisor.ReasonNotImplemented, "UEFI machines are not made here: define them with virsh")
+		return "", hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "a PVH machine has no firmware: set Boot, or make it pv or hvm")
+	case s.Firmware != hypervisor.FirmwareAny && kind != hvm:
+		return "", hypervisor.Unsupported(on, capability.VMCreate, hypervisor.ReasonPlatform, "a "+kind+" machine has no firmware: leave Firmware empty")
+	case s.Firmware == hypervisor.FirmwareUEFI || s.SecureBoot:
+		return "", hypervisor.Unsupported(on, capability.VMCreate, hypervisor.ReasonNotImplemented, "UEFI machines are not made here: define them with virsh")
 	}
 	return kind, nil
 }
 
-// newDomain makes the definition of a new machine, but for its disks and
+// newDomain makes the definition of a new machine, without its disks and
 // adapters.
 func newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, kind, uuid string, mark libvirtx.Mark) (*libvirtxml.Domain, error) {
 	x := &libvirtxml.Domain{Type: "xen", Name: s.Name, UUID: uuid, Description: s.Description,
@@ -86,7 +87,8 @@ func newDomain(f *libvirtx.Facts, s hypervisor.VMSpec, kind, uuid string, mark l
 		}
 	case pvh:
 		// Xen's default emulates the TSC after a migration between hosts of
-		// different speed; where it has to, RDTSCP ends some guests.
+		// different speed. Where Xen has to emulate it, RDTSCP ends some
+		// guests.
 		x.Clock.Timer = []libvirtxml.DomainTimer{{Name: "tsc", Present: "yes", Mode: "native"}}
 	case hvm:
 		x.Features = &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}, PAE: &libvirtxml.DomainFeature{}}
@@ -121,7 +123,7 @@ func addDisk(x *libvirtxml.Domain, d hypervisor.DiskSpec, image, format string) 
 	}
 	prefix, ok := busPrefix[bus]
 	if !ok || bus != "xen" && kindOfMachine(x) != hvm {
-		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.KindOfDisk}, hypervisor.DiskAttach, hypervisor.ReasonPlatform,
+		return nil, hypervisor.Unsupported(hypervisor.Ref{Kind: hypervisor.ObjectDisk}, capability.DiskAttach, hypervisor.ReasonPlatform,
 			fmt.Sprintf("no disk bus %q in a %s machine: use xen, and ide or scsi in hvm machines", bus, kindOfMachine(x)))
 	}
 	dev := libvirtx.FreeTarget(x, prefix)

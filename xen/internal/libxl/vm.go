@@ -4,6 +4,7 @@ package libxl
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,15 +16,15 @@ import (
 	"github.com/anyvisor/anyvisor/internal/libvirtx/fleet"
 )
 
-// ListVMs implements hypervisor.Driver. It is three requests for each host, in
-// parallel, and one for each domain: libvirt's Xen driver has no bulk
-// statistics, and the number of CPUs is in the definition alone. Full adds the
-// storage pools and a look-up of each disk's image.
+// ListVMs implements hypervisor.Driver. It takes three requests for each
+// host, in parallel, and one for each domain: libvirt's Xen driver has no
+// bulk statistics, and the number of CPUs is only in the definition. Full
+// adds the storage pools and a look-up of each disk's image.
 func (d *driver) ListVMs(ctx context.Context, q hypervisor.VMQuery) (hypervisor.VMPage, error) {
 	return d.List(ctx, q, d.list)
 }
 
-// list reads one host's machines.
+// list reads the machines of one host.
 func (d *driver) list(ctx context.Context, h *fleet.Host, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
 	if _, err := h.Identify(ctx); err != nil {
 		return nil, err
@@ -47,7 +48,7 @@ func (d *driver) list(ctx context.Context, h *fleet.Host, q hypervisor.VMQuery) 
 		}
 		defer dom.Free()
 		v, err := d.read(ctx, h, c, dom)
-		if d := libvirtx.KindOf(err); d == hypervisor.KindNotFound ||
+		if d := libvirtx.KindOf(err); d == hypervisor.ErrNotFound ||
 			err == nil && (v.Template != q.Templates || q.Name != "" && v.Name != q.Name || q.Token != "" && v.Token != q.Token) {
 			return nil, nil
 		}
@@ -56,7 +57,7 @@ func (d *driver) list(ctx context.Context, h *fleet.Host, q hypervisor.VMQuery) 
 }
 
 func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect, q hypervisor.VMQuery) ([]hypervisor.VMInfo, error) {
-	in := inventory{host: h.ID(), at: time.Now(), full: q.Detail == hypervisor.Full}
+	in := inventory{host: h.ID(), at: time.Now(), full: q.Detail == hypervisor.DetailFull}
 	var all []libvirt.Domain
 	var paused, saved map[string]bool
 	var wg sync.WaitGroup
@@ -88,14 +89,14 @@ func (d *driver) listAll(ctx context.Context, h *fleet.Host, c *libvirt.Connect,
 		if name, err := all[i].GetName(); err != nil || !libvirtx.IsMachine(uuid, name) {
 			return err
 		}
-		state := hypervisor.Off
+		state := hypervisor.StateOff
 		if _, err := all[i].GetID(); err == nil {
-			state = hypervisor.Running
+			state = hypervisor.StateRunning
 			if paused[uuid] {
-				state = hypervisor.Paused
+				state = hypervisor.StatePaused
 			}
 		} else if saved[uuid] {
-			state = hypervisor.Suspended
+			state = hypervisor.StateSuspended
 		}
 		x, mark, err := libvirtx.Parse(&all[i], 0)
 		if libvirtx.NotFound(err) || err == nil && mark.Role != "" {
@@ -133,7 +134,7 @@ func (d *driver) GetVM(ctx context.Context, id hypervisor.VMID) (hypervisor.VMIn
 	})
 }
 
-// read is one machine in full, with its running job.
+// read reads one machine in full, with its running job.
 func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, dom *libvirt.Domain) (hypervisor.VMInfo, error) {
 	s, err := libvirtx.State(dom)
 	if err != nil {
@@ -144,7 +145,7 @@ func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, do
 		return hypervisor.VMInfo{}, err
 	}
 	if mark.Role != "" || !libvirtx.IsMachine(x.UUID, x.Name) {
-		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.KindNotFound, hypervisor.VMID(x.UUID).Ref(), "this domain is no machine")
+		return hypervisor.VMInfo{}, hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.VMID(x.UUID).Ref(), "this domain is no machine")
 	}
 	in := inventory{host: h.ID(), at: time.Now(), full: true}
 	if in.pools, err = libvirtx.Pools(c); err != nil {
@@ -152,6 +153,12 @@ func (d *driver) read(ctx context.Context, h *fleet.Host, c *libvirt.Connect, do
 	}
 	hypervisor.CountCalls(ctx, 5+2*len(in.pools))
 	v := in.machine(ctx, c, x, mark, s)
+	for i := range v.Devices {
+		a := &v.Devices[i]
+		if dev, err := libvirtx.FindPCI(c, a.Address); err == nil { // if it is gone from the host, the address is used
+			a.Vendor, a.Product = dev.Vendor, dev.Product
+		}
+	}
 	if t, ok := d.JobTask(dom, x.UUID); ok {
 		v.Tasks = append(v.Tasks, t)
 	}
@@ -180,10 +187,13 @@ func (in *inventory) machine(ctx context.Context, c *libvirt.Connect, x *libvirt
 	v.Description, v.GuestOS, v.Token, v.Labels, v.CreatedAt = x.Description, mark.GuestOS, mark.Token, mark.LabelMap(), mark.CreatedAt()
 	v.Placement.Host, v.Machine = in.host, kindOfMachine(x)
 	if v.Machine == hvm {
-		v.Firmware = hypervisor.BIOS
+		v.Firmware = hypervisor.FirmwareBIOS
 		if x.OS.Firmware == "efi" || x.OS.Loader != nil && x.OS.Loader.Type == "pflash" {
-			v.Firmware = hypervisor.UEFI
+			v.Firmware = hypervisor.FirmwareUEFI
 		}
+	}
+	if x.OS != nil {
+		v.Boot = libvirtx.DirectBoot(x.OS)
 	}
 	if x.VCPU != nil {
 		v.MaxCPUs = int(x.VCPU.Value)
@@ -194,8 +204,8 @@ func (in *inventory) machine(ctx context.Context, c *libvirt.Connect, x *libvirt
 	for i := range x.Devices.Disks {
 		v.Disks = append(v.Disks, in.disk(ctx, c, &x.Devices.Disks[i]))
 	}
-	if len(v.Disks) > 0 {
-		v.Placement.Datastore = v.Disks[0].Datastore
+	if i := slices.IndexFunc(v.Disks, func(d hypervisor.DiskInfo) bool { return !d.CDROM }); i >= 0 {
+		v.Placement.Datastore = v.Disks[i].Datastore
 	}
 	for i := range x.Devices.Interfaces {
 		if n := &x.Devices.Interfaces[i]; !fleet.IsGuard(n) {
@@ -206,7 +216,7 @@ func (in *inventory) machine(ctx context.Context, c *libvirt.Connect, x *libvirt
 	return v
 }
 
-// cpus is how many CPUs a definition gives, or a running domain has.
+// cpus returns the number of CPUs in a definition or of a running domain.
 func cpus(x *libvirtxml.Domain) int {
 	switch {
 	case x.VCPU == nil:
@@ -217,9 +227,9 @@ func cpus(x *libvirtxml.Domain) int {
 	return int(x.VCPU.Value)
 }
 
-// disk describes one disk, with what its storage pool knows of the image.
+// disk describes one disk, with what its storage pool knows about the image.
 func (in *inventory) disk(ctx context.Context, c *libvirt.Connect, k *libvirtxml.DomainDisk) hypervisor.DiskInfo {
-	i := hypervisor.DiskInfo{CDROM: k.Device == "cdrom", ReadOnly: k.ReadOnly != nil, Provisioning: hypervisor.Thin}
+	i := hypervisor.DiskInfo{CDROM: k.Device == "cdrom", ReadOnly: k.ReadOnly != nil, Provisioning: hypervisor.ProvisioningThin}
 	if k.Target != nil {
 		i.ID, i.Bus = hypervisor.DiskID(k.Target.Dev), k.Target.Bus
 	}
@@ -237,14 +247,14 @@ func (in *inventory) disk(ctx context.Context, c *libvirt.Connect, k *libvirtxml
 	hypervisor.CountCalls(ctx, 3)
 	vol, err := libvirtx.FindImage(c, in.pools, p)
 	if err != nil {
-		return i // in no pool, or gone: what the definition says has to do
+		return i // in no pool, or gone: the definition has to do
 	}
 	i.SizeBytes, i.UsedBytes = vol.Capacity, vol.Allocation
 	if vol.Backing != "" {
 		i.Parent = libvirtx.ImageID(in.pools, in.host, vol.Backing)
 	}
 	if i.UsedBytes >= i.SizeBytes && i.SizeBytes > 0 {
-		i.Provisioning = hypervisor.Thick
+		i.Provisioning = hypervisor.ProvisioningThick
 	}
 	return i
 }

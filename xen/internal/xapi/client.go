@@ -1,36 +1,45 @@
-// Package xapi speaks XAPI's JSON-RPC over HTTPS, or XML-RPC where a server
-// is too old for it, as described in xen-api's
-// doc/content/xen-api/wire-protocol.md: a session that renews itself, a pool
-// member's pointer to its master that is followed, and errors with their code
-// and parameters.
+// Package xapi implements XAPI's JSON-RPC over HTTPS, or XML-RPC where a
+// server is too old for it, as described in xen-api's
+// doc/content/xen-api/wire-protocol.md. Its session renews itself, it follows
+// a pool member's pointer to its master, and its errors have their code and
+// parameters.
 package xapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/guard"
+	"github.com/anyvisor/anyvisor/internal/session"
+	"github.com/anyvisor/anyvisor/xen/internal/xapidata"
 )
 
-// Ref is an opaque reference of an object. It is only good for the pool that
-// gave it.
+// Ref is an opaque reference of an object. It is only valid in the pool that
+// returned it.
 type Ref string
 
 // Null is the reference to nothing.
 const Null Ref = "OpaqueRef:NULL"
 
-// IsNull also counts the empty text, which old servers send.
+// IsNull also accepts the empty text, which old servers send.
 func (r Ref) IsNull() bool { return r == "" || r == Null }
 
 // Error is an error of the API: a code such as VM_BAD_POWER_STATE and its
@@ -41,10 +50,70 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if len(e.Params) == 0 {
-		return e.Code
+	s := e.Code
+	if len(e.Params) > 0 {
+		s += "(" + strings.Join(e.Params, ", ") + ")"
 	}
-	return e.Code + "(" + strings.Join(e.Params, ", ") + ")"
+	if d := e.TooOld(); d != "" {
+		s += ": " + d
+	}
+	return s
+}
+
+// Unwrap returns the reason why a server of another version refuses a message
+// or one of its parameters.
+func (e *Error) Unwrap() error {
+	if d := e.TooOld(); d != "" {
+		return &hypervisor.UnsupportedError{Support: hypervisor.Support{Level: hypervisor.LevelNo, Reason: hypervisor.ReasonAPIVersion, Detail: d}}
+	}
+	return nil
+}
+
+// TooOld says which xapi has the message or parameter that a server refuses
+// because it has another version. It is empty for other errors.
+func (e *Error) TooOld() string {
+	first := ""
+	if len(e.Params) > 0 {
+		first = e.Params[0]
+	}
+	switch e.Code {
+	case "MESSAGE_METHOD_UNKNOWN", "MESSAGE_PARAMETER_COUNT_MISMATCH":
+		return e.lacks(cmp.Or(strings.TrimPrefix(first, "Async."), "this message"))
+	case "NOT_IMPLEMENTED":
+		return "the pool's xapi does not implement " + first + ": it has another version"
+	case "MESSAGE_REMOVED", "MESSAGE_DEPRECATED":
+		return "the pool's xapi no longer has this message: it is newer than those that this library knows"
+	case "INTERNAL_ERROR":
+		if unreadable.MatchString(first) {
+			return "the pool's xapi can't read a value of this message: it has another version"
+		}
+	}
+	return ""
+}
+
+// unreadable matches what xapi answers to a value of another type, an unknown
+// value of an enumeration, and a missing field (gen_api.ml, gen_server.ml).
+var unreadable = regexp.MustCompile(`^(Failure\(")?(Expected [a-z0-9]+, got |Unknown tag/contents)|Dispatcher_FieldNotFound`)
+
+// lacks says from which xapi on there is a message in this form.
+func (e *Error) lacks(name string) string {
+	model, since := xapidata.Load(), ""
+	class, verb, _ := strings.Cut(name, ".")
+	if e.Code == "MESSAGE_METHOD_UNKNOWN" {
+		since = model.Since(name)
+		for _, p := range []string{"get_", "set_", "add_to_", "remove_from_", "add_", "remove_"} {
+			since = cmp.Or(since, model.Since(class+"."+strings.TrimPrefix(verb, p)))
+		}
+		since = cmp.Or(since, model.Since(class))
+	} else if m := model.Message(name); m != nil {
+		for _, p := range m.Params {
+			since = cmp.Or(since, model.Since(name+"."+p.Name))
+		}
+	}
+	if since == "" {
+		return "the pool's xapi does not know " + name + ", or in another form: it has another version"
+	}
+	return name + " in this form needs xapi " + since + " or later: update the pool"
 }
 
 // Code returns the code of an API error, "" for others.
@@ -56,23 +125,25 @@ func Code(err error) string {
 	return ""
 }
 
-// TransportError says that an answer did not come. Unsent is true where the
-// request cannot have reached the server.
+// TransportError means that an answer did not arrive. Unsent is true where
+// the request cannot have reached the server.
 type TransportError struct {
 	Method string
 	Unsent bool
 	Err    error
-	status int // of HTTP, if it was another than 200
+	status int // HTTP status, if it was not 200
 }
 
 func (e *TransportError) Error() string { return e.Method + ": " + e.Err.Error() }
 func (e *TransportError) Unwrap() error { return e.Err }
 
-// Config says where the pool is.
+// Config describes how to reach the pool.
 type Config struct {
-	URL                *url.URL // scheme and host; any member of the pool
-	Username, Password string
-	TLS                *tls.Config // nil: the system's roots
+	URL       *url.URL // scheme and host; any member of the pool
+	Username  string
+	Password  hypervisor.Secret
+	TLS       *tls.Config // nil: the system's roots
+	MaxAnswer int64       // in bytes; 0: guard.Size
 }
 
 // Client is a session with a pool's master. It is safe for concurrent use.
@@ -82,104 +153,159 @@ type Client struct {
 	id   atomic.Uint64
 	xml  atomic.Bool // the pool is too old for JSON-RPC
 
-	mu      sync.Mutex // guards the fields below; login holds it
-	base    string
-	members []string // addresses of the pool's hosts
-	session string
-	closed  bool
+	link   *session.Keeper[loggedIn]
+	logins atomic.Int64
+
+	mu      sync.Mutex // guards the fields below; never held during a call
+	base    string     // address of the last known master
+	members []string   // addresses of the pool's hosts
 	// ctx ends with Close, so that long polls end too.
 	ctx  context.Context
 	stop context.CancelFunc
 }
 
-// originator names this program in the server's log of sessions.
+// loggedIn is a session with the master at base.
+type loggedIn struct{ base, session string }
+
+const (
+	// loginLimit applies to all members of a pool together. One that doesn't
+	// answer at all takes dialLimit.
+	loginLimit = 2 * time.Minute
+	dialLimit  = 10 * time.Second
+	// logoutLimit bounds Close.
+	logoutLimit = time.Second
+)
+
+// originator identifies this program in the server's log of sessions.
 const originator = "anyvisor"
 
 // Open logs in.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	t := &http.Transport{
 		TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: false, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute,
-		DialContext: (&net.Dialer{Timeout: 20 * time.Second, KeepAlive: 30 * time.Second}).DialContext, TLSHandshakeTimeout: 20 * time.Second,
+		DialContext: (&net.Dialer{Timeout: dialLimit, KeepAlive: 30 * time.Second}).DialContext, TLSHandshakeTimeout: dialLimit,
 		Proxy: http.ProxyFromEnvironment,
 	}
-	c := &Client{cfg: cfg, http: &http.Client{Transport: t}, base: (&url.URL{Scheme: cfg.URL.Scheme, Host: cfg.URL.Host}).String()}
+	c := &Client{cfg: cfg, http: &http.Client{Transport: &guard.Transport{Base: t, Size: cfg.MaxAnswer}}, base: (&url.URL{Scheme: cfg.URL.Scheme, Host: cfg.URL.Host}).String()}
 	c.ctx, c.stop = context.WithCancel(context.Background())
-	if _, err := c.login(ctx, ""); err != nil {
-		c.stop()
-		t.CloseIdleConnections()
-		return nil, err
+	c.link = session.New(loginLimit, c.login, c.logout)
+	c.link.Remember(func(err error) bool { return Code(err) == "SESSION_AUTHENTICATION_FAILED" })
+	if _, err := c.current(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
-// login makes a session unless another call has replaced the old one already.
-func (c *Client) login(ctx context.Context, old string) (string, error) {
+// current returns the session, and logs in if there is none.
+func (c *Client) current(ctx context.Context) (loggedIn, error) {
+	l, err := c.link.Get(ctx)
+	var late *session.LimitError
+	switch {
+	case errors.Is(err, session.ErrClosed):
+		err = hypervisor.ErrClosed
+	case errors.As(err, &late):
+		err = &TransportError{Method: loginMethod, Unsent: true, Err: err}
+	}
+	return l, err
+}
+
+// login asks the host that was the master last, and then the other members,
+// for a session with the present master.
+func (c *Client) login(ctx context.Context) (loggedIn, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return "", hypervisor.ErrClosed
-	}
-	if c.session != old && c.session != "" {
-		return c.session, nil
-	}
-	c.session = ""
+	first, hosts := c.base, append([]string{c.base}, c.members...)
+	c.mu.Unlock()
 	var lost error
-	for _, at := range append([]string{c.base}, c.members...) {
+	for _, at := range hosts {
 		base := at
-		if at != c.base {
-			base = withHost(c.base, at)
+		if at != first {
+			base = withHost(first, at)
 		}
 		for range 3 { // a member, its master, and a master that changed meanwhile
 			s, err := c.enter(ctx, base)
 			var e *Error
 			if errors.As(err, &e) && e.Code == "HOST_IS_SLAVE" && len(e.Params) > 0 {
+				if !c.trusts(e.Params[0]) {
+					return loggedIn{}, &TransportError{Method: loginMethod, Unsent: true, Err: fmt.Errorf("%s names another master, which is none of the pool's hosts as they were when this Client was opened: nothing was sent there", base)}
+				}
 				base = withHost(base, e.Params[0])
-				lost = &TransportError{Method: "session.login_with_password", Unsent: true, Err: errors.New("no member of the pool says that it is the master")}
+				lost = &TransportError{Method: loginMethod, Unsent: true, Err: errors.New("no member of the pool says that it is the master")}
 				continue
 			}
-			if Unsent(err) { // this host is down: another one may know the new master
+			if Unsent(err) { // this host is down, but another one may know the new master
 				lost = err
 				break
 			}
 			if err != nil {
-				return "", err
+				return loggedIn{}, err
 			}
-			c.base, c.session = base, s
-			return s, nil
+			c.mu.Lock()
+			c.base = base
+			c.mu.Unlock()
+			c.logins.Add(1)
+			return loggedIn{base, s}, nil
 		}
 	}
-	return "", lost
+	return loggedIn{}, lost
 }
 
-// enter logs in at one host. It finds out whether the host knows JSON-RPC
+const loginMethod = "session.login_with_password"
+
+// enter logs in at one host. It finds out whether the host supports JSON-RPC
 // (XenServer 6.x has only XML-RPC) and the fourth argument (since 6.2).
 func (c *Client) enter(ctx context.Context, base string) (session string, err error) {
-	const method = "session.login_with_password"
-	args := []any{c.cfg.Username, c.cfg.Password, "2.0", originator}
-	err = c.post(ctx, base, method, args, &session)
+	args := []any{c.cfg.Username, string(c.cfg.Password), "2.0", originator}
+	err = c.post(ctx, base, loginMethod, args, &session)
 	var t *TransportError
 	if errors.As(err, &t) && t.status != 0 && c.xml.CompareAndSwap(false, true) {
-		if xerr := c.post(ctx, base, method, args, &session); lost(xerr) {
-			c.xml.Store(false) // whatever this is, it is no old server
+		if xerr := c.post(ctx, base, loginMethod, args, &session); lost(xerr) {
+			c.xml.Store(false) // whatever this is, it is not an old server
 		} else {
 			err = xerr
 		}
 	}
 	if Code(err) == "MESSAGE_PARAMETER_COUNT_MISMATCH" {
-		err = c.post(ctx, base, method, args[:3], &session)
+		err = c.post(ctx, base, loginMethod, args[:3], &session)
 	}
 	return session, err
 }
 
-// SetMembers tells the addresses of the pool's hosts, which are asked for the
-// master when the one known is down.
+// SetMembers sets the addresses of the pool's hosts. They are asked for the
+// master when the known one is down.
 func (c *Client) SetMembers(addresses []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.members = addresses
 }
 
-// withHost replaces the host of a URL. An address without port keeps the old one.
+// trusts reports whether a master that a host names may receive the password:
+// it must be an address or a name, and a host of the pool, if those are
+// known.
+func (c *Client) trusts(master string) bool {
+	name := hostOf(master)
+	if _, err := netip.ParseAddr(name); err != nil && !hostName.MatchString(name) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.members == nil || slices.ContainsFunc(c.members, func(m string) bool { return strings.EqualFold(hostOf(m), name) })
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+
+// hostOf removes a port and brackets.
+func hostOf(address string) string {
+	if h, p, err := net.SplitHostPort(address); err == nil {
+		if _, err := strconv.ParseUint(p, 10, 16); err != nil {
+			return ""
+		}
+		return h
+	}
+	return strings.Trim(address, "[]")
+}
+
+// withHost replaces the host of a URL. An address without a port keeps the
+// old one.
 func withHost(base, host string) string {
 	u, err := url.Parse(base)
 	if err != nil {
@@ -192,60 +318,69 @@ func withHost(base, host string) string {
 	return u.String()
 }
 
-func (c *Client) current() (base, session string) {
+// Logins counts the sessions so far. While it stays the same, so does the
+// master.
+func (c *Client) Logins() int64 { return c.logins.Load() }
+
+// Address returns the address of the master, without secrets.
+func (c *Client) Address() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.base, c.session
-}
-
-// Address is where the master is, without secrets.
-func (c *Client) Address() string {
-	b, _ := c.current()
-	return b
+	return c.base
 }
 
 // Call sends a message with the session as its first argument and decodes the
-// result. A session that has expired is renewed and the call sent again, once:
-// the server refuses such calls before it acts (wire-protocol.md). A connection
-// that broke is renewed once for calls that only read or never reached the
-// server.
+// result. If the session has expired, it is renewed and the call is sent
+// again, three times at most: the server refuses such calls before it acts
+// (wire-protocol.md). A connection that broke is renewed once for calls that
+// only read or never reached the server.
 func (c *Client) Call(ctx context.Context, result any, method string, args ...any) error {
-	base, s := c.current()
-	err := c.post(ctx, base, method, append([]any{s}, args...), result)
+	send := func(l loggedIn) error { return c.post(ctx, l.base, method, append([]any{l.session}, args...), result) }
+	l, err := c.current(ctx)
+	if err != nil {
+		return err
+	}
+	err = send(l)
 	switch code := Code(err); {
-	case code == "HOST_IS_SLAVE": // the master changed: ask the member who it is
-		c.mu.Lock()
-		if c.session == s {
-			c.session = ""
-		}
-		c.mu.Unlock()
+	case code == "HOST_IS_SLAVE": // the master has changed: ask the member for the new one
 	case code == "SESSION_INVALID":
 	case Unsent(err) && ctx.Err() == nil:
-		c.mu.Lock()
-		alone := len(c.members) < 2
-		if c.session == s && !alone {
-			c.session = ""
+		if c.alone() {
+			return send(l)
 		}
-		c.mu.Unlock()
-		if alone {
-			return c.post(ctx, base, method, append([]any{s}, args...), result)
-		}
-	case lost(err) && reads(method) && ctx.Err() == nil:
-		if err = c.post(ctx, base, method, append([]any{s}, args...), result); Code(err) != "SESSION_INVALID" {
+	case lost(err) && reads(method) && !errors.As(err, new(*guard.LimitError)) && ctx.Err() == nil:
+		if err = send(l); Code(err) != "SESSION_INVALID" {
 			return err
 		}
 	default:
 		return err
 	}
-	renewed, lerr := c.login(ctx, s)
-	if lerr != nil {
-		return lerr
+	first := l.base
+	for range renewals {
+		c.link.Invalidate(l)
+		var lerr error
+		if l, lerr = c.current(ctx); lerr != nil {
+			return lerr
+		}
+		if method == "event.from" && l.base != first {
+			return &Error{Code: "EVENTS_LOST"} // the new master's tokens count from elsewhere
+		}
+		if err = send(l); Code(err) != "SESSION_INVALID" {
+			return err
+		}
 	}
-	master, _ := c.current()
-	if method == "event.from" && master != base {
-		return &Error{Code: "EVENTS_LOST"} // the new master's tokens count from elsewhere
-	}
-	return c.post(ctx, master, method, append([]any{renewed}, args...), result)
+	return err
+}
+
+// renewals is how often one call renews the session. A new one may have ended
+// before the call arrives.
+const renewals = 3
+
+// alone reports whether no other host could be the master.
+func (c *Client) alone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.members) < 2
 }
 
 // reads reports whether a message changes nothing on the server.
@@ -266,20 +401,25 @@ func Unsent(err error) bool {
 }
 
 // Lost reports whether a call may have reached the server although its answer
-// did not come.
+// did not arrive.
 func Lost(err error) bool { return lost(err) && !Unsent(err) }
 
-// maxAnswer bounds an answer: 10,000 machines with all their fields take some
-// 60 MB.
-const maxAnswer = 1 << 30
-
+// post sends a message; Close ends it.
 func (c *Client) post(ctx context.Context, base, method string, args []any, result any) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
+	return c.send(ctx, base, method, args, result)
+}
+
+func (c *Client) send(ctx context.Context, base, method string, args []any, result any) error {
 	hypervisor.CountCalls(ctx, 1)
-	path, kind, answer := "/jsonrpc", "application/json", jsonAnswer
+	path, kind, answer, read := "/jsonrpc", "application/json", jsonAnswer, readJSON
 	var send []byte
 	var err error
 	if c.xml.Load() {
 		path, kind = "/", "text/xml"
+		read = io.ReadAll
 		answer = func(data []byte, result any) error { return xmlAnswer(method, data, result) }
 		send, err = xmlCall(method, args)
 	} else {
@@ -288,27 +428,28 @@ func (c *Client) post(ctx context.Context, base, method string, args []any, resu
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+path, bytes.NewReader(send))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", kind)
-	// Without it net/http may send a request again whose connection broke.
+	// Otherwise net/http may repeat a request whose connection broke.
 	req.GetBody = nil
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return c.transport(ctx, method, err)
 	}
 	defer resp.Body.Close()
-	data, err := body(resp)
+	if resp.StatusCode != http.StatusOK {
+		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // the connection can be used again
+		return &TransportError{Method: method, Err: fmt.Errorf("HTTP status %s", resp.Status), status: resp.StatusCode}
+	}
+	data, err := read(resp.Body)
+	if e := (*json.SyntaxError)(nil); errors.As(err, &e) {
+		return &TransportError{Method: method, Err: fmt.Errorf("unexpected answer: %w", err)}
+	}
 	if err != nil {
 		return c.transport(ctx, method, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return &TransportError{Method: method, Err: fmt.Errorf("HTTP status %s", resp.Status), status: resp.StatusCode}
 	}
 	err = answer(data, result)
 	if e := (*Error)(nil); err != nil && !errors.As(err, &e) {
@@ -317,18 +458,8 @@ func (c *Client) post(ctx context.Context, base, method string, args []any, resu
 	return err
 }
 
-// body reads an answer whose length is known without growing the buffer.
-func body(r *http.Response) ([]byte, error) {
-	if n := r.ContentLength; n >= 0 && n <= maxAnswer {
-		data := make([]byte, n)
-		_, err := io.ReadFull(r.Body, data)
-		return data, err
-	}
-	return io.ReadAll(io.LimitReader(r.Body, maxAnswer))
-}
-
-// transport tells the caller's context from a Client that was closed from a
-// broken connection.
+// transport distinguishes the end of the caller's context, a closed Client
+// and a broken connection.
 func (c *Client) transport(ctx context.Context, method string, err error) error {
 	if c.ctx.Err() != nil {
 		return hypervisor.ErrClosed
@@ -346,23 +477,22 @@ func (c *Client) transport(ctx context.Context, method string, err error) error 
 	return &TransportError{Method: method, Unsent: unsent, Err: err}
 }
 
-// Close logs out and ends every call under way.
+// Close ends every call under way and logs out.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	s, base := c.session, c.base
-	was := c.closed
-	c.closed = true
-	c.mu.Unlock()
-	if was {
-		return nil
-	}
-	if s != "" {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		// A session that is gone already, or a server that is: nothing to do.
-		_ = c.post(ctx, base, "session.logout", []any{s}, nil)
-		cancel()
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), logoutLimit)
+	defer cancel()
 	c.stop()
+	if l, ok := c.link.Close(ctx); ok {
+		c.logout(l)
+	}
 	c.http.CloseIdleConnections()
 	return nil
+}
+
+// logout ends a session. It does nothing for a session that is gone already,
+// or whose server is.
+func (c *Client) logout(l loggedIn) {
+	ctx, cancel := context.WithTimeout(context.Background(), logoutLimit)
+	defer cancel()
+	_ = c.send(ctx, l.base, "session.logout", []any{l.session}, nil)
 }

@@ -231,3 +231,66 @@ func TestTexts(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestNullResult: null where a value is due is no answer, neither for a login
+// nor for a list.
+func TestNullResult(t *testing.T) {
+	null := false
+	s := server(t, "", func(method string, _ []any) any {
+		if null || method == "session.logout" {
+			return json.RawMessage("null")
+		}
+		return "OpaqueRef:session"
+	})
+	c := open(t, s)
+	null = true
+	var all map[Ref]any
+	if err := c.Call(t.Context(), &all, "VM.get_all_records"); !lost(err) || !strings.Contains(err.Error(), "null") {
+		t.Errorf("a list: %v", err)
+	}
+	if err := c.Call(t.Context(), nil, "VM.destroy"); err != nil {
+		t.Errorf("a call without a result: %v", err)
+	}
+	if _, err := dial(t, s); !lost(err) {
+		t.Errorf("a login: %v", err)
+	}
+	for _, text := range []string{`{"jsonrpc":"2.0","id":1}`, `null`, `{}`} {
+		if err := jsonAnswer([]byte(text), &all); err == nil {
+			t.Errorf("%s is an answer", text)
+		}
+	}
+}
+
+// TestStrangeMaster: a host that names something else as its master does not
+// get the password sent there.
+func TestStrangeMaster(t *testing.T) {
+	var logins atomic.Int32
+	other := server(t, "127.0.0.2:0", func(string, []any) any { logins.Add(1); return "OpaqueRef:session" })
+	_, port, err := net.SplitHostPort(other.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	master := ""
+	s := server(t, "", func(method string, _ []any) any {
+		if master != "" {
+			return &Error{"HOST_IS_SLAVE", []string{master}}
+		}
+		return "OpaqueRef:session"
+	})
+	c := open(t, s)
+	c.SetMembers([]string{"127.0.0.1"})
+	for _, master = range []string{"127.0.0.2:" + port, "user:pw@127.0.0.2:" + port, "127.0.0.2:" + port + "/x?y", "", " ", "127.0.0.1@127.0.0.2:" + port, "a b", "h\x00"} {
+		if master == "" {
+			continue
+		}
+		if err := c.Call(t.Context(), nil, "VM.destroy"); !Unsent(err) {
+			t.Errorf("%q: %v", master, err)
+		}
+		if _, err := dial(t, s); master != "127.0.0.2:"+port && err == nil {
+			t.Errorf("%q is a master", master)
+		}
+	}
+	if n := logins.Load(); n > 1 { // the one of dial, which knows no members yet
+		t.Errorf("%d logins at the other server", n)
+	}
+}

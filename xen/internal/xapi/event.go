@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Event is one change told by event.from.
+// Event is one change reported by event.from.
 type Event struct {
 	Class     string          `json:"class"` // lower case
 	Operation string          `json:"operation"`
@@ -20,11 +20,13 @@ type Event struct {
 type Events struct {
 	Events []Event `json:"events"`
 	Token  string  `json:"token"`
+	// Counts are the numbers of objects, by class in lower case.
+	Counts map[string]int `json:"valid_ref_counts"`
 }
 
-// From waits for events of the classes after a token, up to timeout; an empty
-// token gives every object as an event of operation add. EVENTS_LOST also comes
-// when the pool has got another master.
+// From waits for events of the classes after a token, up to timeout. An empty
+// token returns every object as an event of operation add. EVENTS_LOST is
+// returned when the pool has another master. No server returns it.
 func (c *Client) From(ctx context.Context, classes []string, token string, timeout time.Duration) (Events, error) {
 	var e Events
 	err := c.Call(ctx, &e, "event.from", classes, token, Float(timeout.Seconds()))
@@ -32,7 +34,7 @@ func (c *Client) From(ctx context.Context, classes []string, token string, timeo
 }
 
 // Float is a number that is always sent with a decimal point, as the server
-// wants its floats.
+// requires for its floats.
 type Float float64
 
 // MarshalJSON keeps the point.
@@ -55,13 +57,13 @@ func (t *Time) UnmarshalJSON(b []byte) error {
 	}
 	for _, layout := range []string{"20060102T15:04:05Z", "20060102T15:04:05", time.RFC3339} {
 		if p, err := time.Parse(layout, s); err == nil {
-			if p.Unix() > 0 { // the epoch stands for "never"
+			if p.Unix() > 0 { // the epoch means "never"
 				t.Time = p
 			}
 			return nil
 		}
 	}
-	return nil // an odd date is no reason to lose the record
+	return nil // an unusual date is no reason to lose the record
 }
 
 // Task is a task's record.
@@ -74,6 +76,7 @@ type Task struct {
 	ErrorInfo []string          `json:"error_info"`
 	Allowed   []string          `json:"allowed_operations"`
 	Other     map[string]string `json:"other_config"`
+	Subtasks  []Ref             `json:"subtasks"`
 }
 
 // Ended reports whether the task is over.
@@ -109,7 +112,7 @@ func (c *Client) Async(ctx context.Context, method string, args ...any) (Ref, er
 	return t, err
 }
 
-// poll is how long one event.from waits; servers bound it by minutes.
+// poll is the time that one event.from waits. Servers limit it to minutes.
 const poll = 30 * time.Second
 
 // TaskWatch follows one task.
@@ -123,13 +126,34 @@ type TaskWatch struct {
 // WatchTask makes a watch. Its methods are for one goroutine at a time.
 func (c *Client) WatchTask(ref Ref) *TaskWatch { return &TaskWatch{c: c, ref: ref} }
 
+// patience is how often in a row a watch tries again over a new connection.
+// The watch only reads, and a caller that gives up a watch leaves work that
+// continues.
+const patience = 5
+
 // Next returns the present state first, and then blocks until status or
 // progress change or ctx ends.
 func (w *TaskWatch) Next(ctx context.Context) (Task, error) {
+	for n := 1; ; n++ {
+		t, err := w.next(ctx)
+		if n > patience || !lost(err) || ctx.Err() != nil {
+			return t, err
+		}
+		select {
+		case <-time.After(time.Duration(n*n) * 20 * time.Millisecond):
+		case <-ctx.Done():
+			return t, err
+		case <-w.c.ctx.Done():
+			return t, err
+		}
+	}
+}
+
+func (w *TaskWatch) next(ctx context.Context) (Task, error) {
 	for {
 		wait := poll
 		if w.token == "" {
-			wait = 0 // all that is known of the task comes at once
+			wait = 0 // everything that is known about the task is returned at once
 		}
 		e, err := w.c.From(ctx, []string{"task/" + string(w.ref)}, w.token, wait)
 		switch Code(err) {
@@ -157,8 +181,8 @@ func (w *TaskWatch) Next(ctx context.Context) (Task, error) {
 			}
 		}
 		if len(e.Events) == 0 {
-			// event.from says nothing of references that don't exist, and a new
-			// master doesn't tell of tasks that the old one had.
+			// event.from reports nothing about references that don't exist,
+			// and a new master doesn't report tasks of the old one.
 			var t Task
 			if err := w.c.Call(ctx, &t, "task.get_record", w.ref); err != nil {
 				return Task{}, err

@@ -12,12 +12,13 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/anyvisor/anyvisor/internal/guard"
 	"github.com/anyvisor/anyvisor/xen/internal/xapidata"
 )
 
-// XML-RPC as servers without JSON-RPC speak it (wire-protocol.md): integers
-// are texts, so the data model's types are needed to read an answer. It is
-// made JSON of, which the rest of the package reads.
+// XML-RPC as used by servers without JSON-RPC (wire-protocol.md): integers
+// are texts, so the data model's types are needed to read an answer. The
+// answer is converted to JSON, which the rest of the package reads.
 
 // xmlCall writes a request.
 func xmlCall(method string, args []any) ([]byte, error) {
@@ -45,7 +46,7 @@ func xmlCall(method string, args []any) ([]byte, error) {
 func xmlValue(b *bytes.Buffer, v any) {
 	text := func(tag, s string) {
 		b.WriteString("<" + tag + ">")
-		_ = xml.EscapeText(b, []byte(s)) // a Buffer takes everything
+		_ = xml.EscapeText(b, []byte(s)) // a Buffer accepts everything
 		b.WriteString("</" + tag + ">")
 	}
 	b.WriteString("<value>")
@@ -81,7 +82,7 @@ func xmlValue(b *bytes.Buffer, v any) {
 
 // xmlAnswer reads the answer to a method.
 func xmlAnswer(method string, data []byte, result any) error {
-	root, err := readXML(xml.NewDecoder(bytes.NewReader(data)))
+	root, err := readXML(xml.NewDecoder(guard.XML(bytes.NewReader(data), guard.Depth)))
 	if err != nil {
 		return err
 	}
@@ -95,14 +96,17 @@ func xmlAnswer(method string, data []byte, result any) error {
 			return errors.New("the answer has neither a value nor an error")
 		}
 		var list []string
-		if err := json.Unmarshal(description.json(nil, nil), &list); err != nil || len(list) == 0 {
-			return fmt.Errorf("an error without a code: %w", err)
+		if err := json.Unmarshal(description.json(nil, nil), &list); err != nil || len(list) == 0 || list[0] == "" {
+			return errors.Join(errors.New("the answer has an error without a code"), err)
 		}
 		return &Error{Code: list[0], Params: list[1:]}
 	}
-	value := answer.member("Value")
-	if value == nil || result == nil {
+	if result == nil {
 		return nil
+	}
+	value := answer.member("Value")
+	if value == nil {
+		return errNoResult
 	}
 	var t *xapidata.Type
 	if m := xapidata.Load().Message(method); m != nil { // not that of Async: its result is a reference
@@ -142,7 +146,7 @@ func readXML(d *xml.Decoder) (*element, error) {
 	}
 }
 
-// at goes down along first children of these names; nil if there are none.
+// at follows first children of these names. It returns nil if there are none.
 func (e *element) at(names ...string) *element {
 	for _, n := range names {
 		i := slices.IndexFunc(e.kids, func(k *element) bool { return k.name == n })
@@ -164,7 +168,7 @@ func (e *element) member(name string) *element {
 	return nil
 }
 
-// plain is a <value>'s text, with or without a type around it.
+// plain returns a <value>'s text, with or without a type around it.
 func (e *element) plain() string {
 	if len(e.kids) > 0 {
 		e = e.kids[0]
@@ -172,7 +176,7 @@ func (e *element) plain() string {
 	return string(e.text)
 }
 
-// json appends a <value> as JSON. t may be nil: then a text is a string.
+// json appends a <value> as JSON. t may be nil; a text is then a string.
 func (e *element) json(b []byte, t *xapidata.Type) []byte {
 	if t == nil {
 		t = &xapidata.Type{Kind: xapidata.Other}
@@ -227,9 +231,9 @@ func (e *element) json(b []byte, t *xapidata.Type) []byte {
 	return jsonString(b, text)
 }
 
-// typeOf is the type of a <struct>'s member: a map's value, a record's field,
-// or in event.from's batch, whose type the model leaves open, the record of
-// the event's class.
+// typeOf returns the type of a <struct>'s member: a map's value, a record's
+// field, or in event.from's batch, whose type the model leaves open, the
+// record of the event's class, and numbers of objects.
 func (e *element) typeOf(name string, t *xapidata.Type) *xapidata.Type {
 	switch t.Kind {
 	case xapidata.Map:
@@ -241,6 +245,9 @@ func (e *element) typeOf(name string, t *xapidata.Type) *xapidata.Type {
 			}
 		}
 	case xapidata.Other:
+		if name == "valid_ref_counts" {
+			return &xapidata.Type{Kind: xapidata.Map, Elem: &xapidata.Type{Kind: xapidata.Int}}
+		}
 		if class := e.member("class"); class != nil && name == "snapshot" {
 			if c := xapidata.Load().ClassFold(class.plain()); c != nil {
 				return &xapidata.Type{Kind: xapidata.Record, Name: c.Name}
@@ -251,6 +258,6 @@ func (e *element) typeOf(name string, t *xapidata.Type) *xapidata.Type {
 }
 
 func jsonString(b []byte, s string) []byte {
-	q, _ := json.Marshal(s) // of a string it can't fail
+	q, _ := json.Marshal(s) // can't fail for a string
 	return append(b, q...)
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/anyvisor/anyvisor/internal/guard"
 )
 
 // serve answers every request of a path with what f makes of its body; other
@@ -135,5 +137,15 @@ func TestNoPool(t *testing.T) {
 		if _, err := dial(t, s); !Lost(err) || !strings.Contains(err.Error(), "404") {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// TestNestedXML: an answer that would fill the stack.
+func TestNestedXML(t *testing.T) {
+	text := "<methodResponse><params><param><value><struct><member><name>Status</name><value>Success</value></member><member><name>Value</name>" +
+		strings.Repeat("<value><array><data>", 1000) + strings.Repeat("</data></array></value>", 1000) + "</member></struct></value></param></params></methodResponse>"
+	var got any
+	if err := xmlAnswer("VM.get_record", []byte(text), &got); !errors.As(err, new(*guard.LimitError)) {
+		t.Errorf("%v", err)
 	}
 }

@@ -1,6 +1,8 @@
-// Package xapidata holds XAPI's data model as tables: classes with their fields, types, defaults and messages. The facts are
-// those of the published model (xapi-project.github.io, xenapi.json); tables.txt is made by the gen command beside this file.
-// It is the only thing that the driver and the simulator have in common.
+// Package xapidata holds XAPI's data model as tables: classes with their
+// fields, types, defaults and messages. The facts are those of the published
+// model (xapi-project.github.io, xenapi.json). The gen command beside this
+// file makes tables.txt. Nothing else is shared by the driver and the
+// simulator.
 package xapidata
 
 import (
@@ -43,7 +45,7 @@ type Type struct {
 	Text string
 }
 
-// Qualifier tells who may set a field.
+// Qualifier is who may set a field.
 type Qualifier byte
 
 // The qualifiers: set by the server, at creation, or at any time.
@@ -58,7 +60,7 @@ type Field struct {
 	Name       string
 	Type       *Type
 	Qualifier  Qualifier
-	Default    string // as the model writes it
+	Default    string // in the model's spelling
 	HasDefault bool
 }
 
@@ -74,13 +76,14 @@ type Message struct {
 	Class, Name string
 	Params      []Param
 	Result      *Type
-	Session     bool // its first parameter is a session
-	Implicit    bool // follows from a field or from being a class
+	Session     bool // the first parameter is a session
+	Implicit    bool // derived from a field or from being a class
 	Async       bool // Async.class.name exists
 	Removed     bool
 }
 
-// Required is how many parameters, without the session, a call must have.
+// Required returns the number of parameters, without the session, that a call
+// must have.
 func (m *Message) Required() int {
 	n := 0
 	for _, p := range m.Params {
@@ -100,7 +103,7 @@ type Class struct {
 	message  map[string]*Message
 }
 
-// FieldIndex gives a field's place in Fields, or -1.
+// FieldIndex returns a field's place in Fields, or -1.
 func (c *Class) FieldIndex(name string) int {
 	if i, ok := c.index[name]; ok {
 		return i
@@ -108,7 +111,7 @@ func (c *Class) FieldIndex(name string) int {
 	return -1
 }
 
-// Field gives a field by name, or nil.
+// Field returns a field by name, or nil.
 func (c *Class) Field(name string) *Field {
 	if i, ok := c.index[name]; ok {
 		return &c.Fields[i]
@@ -116,7 +119,7 @@ func (c *Class) Field(name string) *Field {
 	return nil
 }
 
-// Message gives a message by name, or nil.
+// Message returns a message by name, or nil.
 func (c *Class) Message(name string) *Message { return c.message[name] }
 
 // Model is the whole model.
@@ -125,18 +128,28 @@ type Model struct {
 	byName  map[string]*Class
 	byLower map[string]*Class
 	enums   map[string][]string
+	since   map[string]string
 }
 
-// Class gives a class by its exact name, or nil.
+// Class returns a class by its exact name, or nil.
 func (m *Model) Class(name string) *Class { return m.byName[name] }
 
-// ClassFold gives a class by its name in any case (events write it in lower case), or nil.
+// ClassFold returns a class by its name in any case (events use lower case),
+// or nil.
 func (m *Model) ClassFold(name string) *Class { return m.byLower[strings.ToLower(name)] }
 
-// Enum gives an enum's values in the model's order, or nil.
+// Enum returns an enum's values in the model's order, or nil.
 func (m *Model) Enum(name string) []string { return m.enums[name] }
 
-// Message gives "class.message", or nil.
+// Since returns the first xapi that has a class, "class.field",
+// "class.message" or "class.message.parameter", such as "25.31.0". It is empty
+// for what came with XenServer 7 or before, and for names that are unknown.
+func (m *Model) Since(name string) string { return m.since[name] }
+
+// Additions is everything for which Since is not empty. It must not be changed.
+func (m *Model) Additions() map[string]string { return m.since }
+
+// Message returns "class.message", or nil.
 func (m *Model) Message(full string) *Message {
 	class, name, ok := strings.Cut(full, ".")
 	if c := m.byName[class]; ok && c != nil {
@@ -145,7 +158,7 @@ func (m *Model) Message(full string) *Message {
 	return nil
 }
 
-// Load gives the model; it is read once.
+// Load returns the model. It is read once.
 var Load = sync.OnceValue(func() *Model {
 	m, err := parse(tables)
 	if err != nil {
@@ -155,7 +168,7 @@ var Load = sync.OnceValue(func() *Model {
 })
 
 func parse(text string) (*Model, error) {
-	m := &Model{byName: map[string]*Class{}, byLower: map[string]*Class{}, enums: map[string][]string{}}
+	m := &Model{byName: map[string]*Class{}, byLower: map[string]*Class{}, enums: map[string][]string{}, since: map[string]string{}}
 	types := map[string]*Type{}
 	typ := func(s string) *Type {
 		if t := types[s]; t != nil {
@@ -185,6 +198,8 @@ func parse(text string) (*Model, error) {
 			}
 			c.index[f.Name] = len(c.Fields)
 			c.Fields = append(c.Fields, f)
+		case p[0] == "S" && len(p) == 3:
+			m.since[p[1]] = p[2]
 		case p[0] == "M" && len(p) == 5:
 			msg := &Message{
 				Class: c.Name, Name: p[1], Result: typ(p[3]), Session: strings.Contains(p[2], "s"),

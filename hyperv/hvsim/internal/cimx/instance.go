@@ -19,17 +19,17 @@ func New(c *schema.Class, host string) *Instance {
 	return &Instance{Class: c, Host: host, vals: make([]any, len(c.Props))}
 }
 
-// Copy makes an independent copy; array values are shared and must not be changed in place.
+// Copy makes an independent copy. Array values are shared and must not be changed in place.
 func (i *Instance) Copy() *Instance {
 	c := *i
 	c.vals = slices.Clone(i.vals)
 	return &c
 }
 
-// At gives the value of the n-th property of the class.
+// At returns the value of the n-th property of the class.
 func (i *Instance) At(n int) any { return i.vals[n] }
 
-// Get gives a property's value; nil if it is NULL or the class has no such property.
+// Get returns a property's value, or nil if it is NULL or the class has no such property.
 func (i *Instance) Get(name string) any {
 	if n := i.Class.Prop(name); n >= 0 {
 		return i.vals[n]
@@ -51,18 +51,22 @@ func (i *Instance) Put(name string, v any) error {
 	return nil
 }
 
-// Set is Put for the simulator's own values, where a failure is a programming error.
+// Set is Put for the simulator's own values, where a failure is a programming error. Properties that a later build added are left
+// out.
 func (i *Instance) Set(name string, v any) *Instance {
+	if i.Class.Later[name] {
+		return i
+	}
 	if err := i.Put(name, v); err != nil {
 		panic("hvsim: " + err.Error())
 	}
 	return i
 }
 
-// Str gives a property as text; empty if NULL.
+// Str returns a property as text; empty if NULL.
 func (i *Instance) Str(name string) string { return Text(i.Get(name)) }
 
-// Uint gives an unsigned property; 0 if NULL or not a number.
+// Uint returns an unsigned property; 0 if NULL or not a number.
 func (i *Instance) Uint(name string) uint64 {
 	switch x := i.Get(name).(type) {
 	case uint8:
@@ -77,10 +81,10 @@ func (i *Instance) Uint(name string) uint64 {
 	return 0
 }
 
-// Bool gives a boolean property; false if NULL.
+// Bool returns a boolean property; false if NULL.
 func (i *Instance) Bool(name string) bool { b, _ := i.Get(name).(bool); return b }
 
-// Strings gives an array of strings.
+// Strings returns an array of strings.
 func (i *Instance) Strings(name string) []string {
 	a, _ := i.Get(name).([]any)
 	out := make([]string, 0, len(a))
@@ -90,13 +94,22 @@ func (i *Instance) Strings(name string) []string {
 	return out
 }
 
-// Ref gives the reference to the instance.
+// Ref returns the reference to the instance.
 func (i *Instance) Ref() Ref {
 	r := Ref{Host: i.Host, Namespace: i.Class.Namespace, Class: i.Class.Name}
 	for _, k := range i.Class.Keys {
 		r.Keys = append(r.Keys, KeyValue{i.Class.Props[k].Name, Text(i.vals[k])})
 	}
 	return r
+}
+
+// Recast changes the instance's class to that of another build. Properties that the build lacks are dropped.
+func (i *Instance) Recast(c *schema.Class) {
+	was := *i
+	i.Class, i.vals = c, make([]any, len(c.Props))
+	for n, p := range c.Props {
+		i.vals[n] = was.Get(p.Name)
+	}
 }
 
 // Merge copies every property that is set in from, keys excepted, where the class has it.

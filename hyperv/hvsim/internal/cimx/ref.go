@@ -17,7 +17,7 @@ type Ref struct {
 // KeyValue is one key of a Ref.
 type KeyValue struct{ Name, Value string }
 
-// Key is the part of a reference that tells instances of one class family apart, in a canonical form.
+// Key is the part of a reference that distinguishes instances of one class family, in a canonical form.
 func (r Ref) Key() string {
 	ks := make([]string, len(r.Keys))
 	for i, k := range r.Keys {
@@ -27,7 +27,7 @@ func (r Ref) Key() string {
 	return strings.Join(ks, "\x00")
 }
 
-// Value gives a key's value.
+// Value returns a key's value.
 func (r Ref) Value(name string) string {
 	for _, k := range r.Keys {
 		if strings.EqualFold(k.Name, name) {
@@ -37,7 +37,7 @@ func (r Ref) Value(name string) string {
 	return ""
 }
 
-// RelPath prints the object path below the namespace.
+// RelPath formats the object path below the namespace.
 func (r Ref) RelPath() string {
 	if len(r.Keys) == 0 {
 		return r.Class
@@ -56,7 +56,7 @@ func (r Ref) RelPath() string {
 
 var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// Path prints the whole object path.
+// Path formats the whole object path.
 func (r Ref) Path() string {
 	ns := strings.ReplaceAll(r.Namespace, "/", `\`)
 	if r.Host == "" {
@@ -70,7 +70,7 @@ func ParsePath(s string) (Ref, error) {
 	var r Ref
 	bad := func(why string) (Ref, error) { return Ref{}, fmt.Errorf("%w: object path %q: %s", ErrType, s, why) }
 	rest := strings.TrimSpace(s)
-	if q := strings.IndexByte(rest, '"'); true {
+	if q := strings.IndexAny(rest, `"'`); true {
 		head := rest
 		if q >= 0 {
 			head = rest[:q]

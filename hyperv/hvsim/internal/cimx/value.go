@@ -112,7 +112,7 @@ func toFloat(v any) (float64, error) {
 	return 0, fmt.Errorf("%w: %T is no number", ErrType, v)
 }
 
-// limits are the ranges of the integer kinds; uint64 is handled apart.
+// limits are the ranges of the integer kinds; uint64 is handled separately.
 var limits = map[schema.Kind][2]int64{
 	schema.Uint8: {0, math.MaxUint8}, schema.Uint16: {0, math.MaxUint16}, schema.Uint32: {0, math.MaxUint32},
 	schema.Sint8: {math.MinInt8, math.MaxInt8}, schema.Sint16: {math.MinInt16, math.MaxInt16},
@@ -193,7 +193,7 @@ func integer(k schema.Kind, v any) (any, error) {
 	return n, nil
 }
 
-// Text prints a scalar value as WMI does in XML.
+// Text formats a scalar value as WMI does in XML.
 func Text(v any) string {
 	switch x := v.(type) {
 	case nil:
@@ -211,10 +211,10 @@ func Text(v any) string {
 	return fmt.Sprint(v)
 }
 
-// Datetime prints a time in CIM form, UTC.
+// Datetime formats a time in CIM form, UTC.
 func Datetime(t time.Time) string { return t.UTC().Format("20060102150405.000000") + "+000" }
 
-// Interval prints a duration in CIM form.
+// Interval formats a duration in CIM form.
 func Interval(d time.Duration) string {
 	s := int64(d / time.Second)
 	return fmt.Sprintf("%08d%02d%02d%02d.%06d:000", s/86400, s/3600%24, s/60%60, s%60, d%time.Second/time.Microsecond)

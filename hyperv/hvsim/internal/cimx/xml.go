@@ -38,8 +38,8 @@ func clean(s string) bool {
 	return true
 }
 
-// Format prints an instance as the INSTANCE element of DSP0201, the text of WMI's GetText with wmiTextFormatCIMDTD20.
-// NULL properties are printed without a VALUE.
+// Format formats an instance as the INSTANCE element of DSP0201, the text of WMI's GetText with wmiTextFormatCIMDTD20. NULL
+// properties are written without a VALUE.
 func Format(i *Instance) string {
 	var b strings.Builder
 	write(&b, i)
@@ -53,7 +53,7 @@ func write(b *strings.Builder, i *Instance) {
 		name, kind := Escape(p.Name), string(p.Type.Kind)
 		switch {
 		case p.Type.Kind == schema.Object:
-			continue // no nested objects in the texts that the services take
+			continue // the services accept no nested objects in these texts
 		case p.Type.Kind == schema.Ref:
 			if r, ok := v.(Ref); ok {
 				b.WriteString(`<PROPERTY.REFERENCE NAME="` + name + `" REFERENCECLASS="` + p.Type.Class + `"><VALUE.REFERENCE>` + Escape(r.Path()) + `</VALUE.REFERENCE></PROPERTY.REFERENCE>`)
@@ -122,7 +122,7 @@ func Parse(ns *schema.Namespace, host, text string) (*Instance, error) {
 		n := c.Prop(p.Name)
 		if n < 0 {
 			if strings.HasPrefix(p.Name, "__") {
-				continue // system properties travel in some texts
+				continue // some texts contain system properties
 			}
 			return nil, fmt.Errorf("%w: class %s has no property %s", ErrProperty, c.Name, p.Name)
 		}

@@ -1,5 +1,5 @@
-// Package krbd is the acceptor's side of Kerberos logins as a simulated WinRM listener needs it: the request is checked
-// with a keytab, the answer proves the host's identity, and messages are sealed [D: RFC 4120, RFC 4121, RFC 4178].
+// Package krbd is the acceptor's side of Kerberos logins for a simulated WinRM listener: the request is checked with a keytab,
+// the answer proves the host's identity, and messages are sealed [D: RFC 4120, RFC 4121, RFC 4178].
 package krbd
 
 import (
@@ -23,7 +23,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/types"
 )
 
-// skew is how far clocks may differ [D: RFC 4120 1.6; the default of Windows too].
+// skew is the largest difference between clocks [D: RFC 4120 1.6; also the default of Windows].
 const skew = 5 * time.Minute
 
 // Error codes [D: RFC 4120 7.5.9].
@@ -47,7 +47,7 @@ type Acceptor struct {
 	seen map[string]time.Time // authenticators that were used
 }
 
-// Refusal is a request that the acceptor does not take. Reply, if not nil, is the token that tells the client why.
+// Refusal is a request that the acceptor does not accept. Reply, if not nil, is the token that reports the reason to the client.
 type Refusal struct {
 	Reply []byte
 	Err   error
@@ -56,7 +56,7 @@ type Refusal struct {
 func (r *Refusal) Error() string { return "login refused: " + r.Err.Error() }
 func (r *Refusal) Unwrap() error { return r.Err }
 
-// Login is a request that was taken.
+// Login is a request that was accepted.
 type Login struct {
 	User, Realm string
 	// Reply is the token of the answer, and Session has the keys of the connection. Without mutual authentication there
@@ -65,7 +65,7 @@ type Login struct {
 	Session *Session
 }
 
-// token is a client's first token, taken out of its frames.
+// token is a client's first token, without its frames.
 type token struct {
 	request []byte
 	spnego  bool
@@ -101,7 +101,7 @@ func open(raw []byte) (token, error) {
 	return token{request: b, spnego: true}, nil
 }
 
-// unframe takes the frame off a token of a kind [D: RFC 2743 3.1; RFC 4121 4.1].
+// unframe removes the frame from a token of a kind [D: RFC 2743 3.1; RFC 4121 4.1].
 func unframe(raw []byte, kind byte) ([]byte, bool) {
 	var v asn1.RawValue
 	if rest, err := asn1.Unmarshal(raw, &v); err != nil || len(rest) > 0 || v.Class != asn1.ClassApplication || v.Tag != 0 {
@@ -110,7 +110,7 @@ func unframe(raw []byte, kind byte) ([]byte, bool) {
 	return bytes.CutPrefix(v.Bytes, append(bytes.Clone(mechKerberos), kind, 0))
 }
 
-// frame is the reverse, and puts the token into a NegTokenResp if the client's was in SPNEGO.
+// frame is the inverse, and puts the token into a NegTokenResp if the client's was in SPNEGO.
 func (t token) frame(kind byte, msg []byte) ([]byte, error) {
 	b, err := asn1.Marshal(asn1.RawValue{Class: asn1.ClassApplication, IsCompound: true, Bytes: append(append(bytes.Clone(mechKerberos), kind, 0), msg...)})
 	if err != nil || !t.spnego {
@@ -123,7 +123,7 @@ func (t token) frame(kind byte, msg []byte) ([]byte, error) {
 	return n.Marshal()
 }
 
-// Accept checks a login. binding is the application data of the channel's bindings, nil on a channel without; strict
+// Accept checks a login. binding is the application data of the channel's bindings, or nil on a channel without them. strict
 // refuses a request that is not bound to the channel.
 func (a *Acceptor) Accept(raw, binding []byte, strict bool) (*Login, error) {
 	t, err := open(raw)
@@ -178,7 +178,7 @@ func (a *Acceptor) Accept(raw, binding []byte, strict bool) (*Login, error) {
 		return nil, refuse(errBadChecksum, "no GSS-API checksum")
 	}
 	if bound := !bytes.Equal(sum[4:20], make([]byte, 16)); binding != nil && (bound || strict) && !hmac.Equal(sum[4:20], bindingHash(binding)) {
-		// Without a token: requests-kerberos tries again with a binding then [L], and could not with one.
+		// Without a token, because requests-kerberos then tries again with a binding [L], and could not with one.
 		return nil, &Refusal{Err: errors.New("the request is not bound to this channel")}
 	}
 	l := &Login{User: tkt.CName.PrincipalNameString(), Realm: tkt.CRealm}
@@ -194,7 +194,7 @@ func (a *Acceptor) Accept(raw, binding []byte, strict bool) (*Login, error) {
 	return l, err
 }
 
-// first remembers an authenticator and tells whether it is new.
+// first records an authenticator and reports whether it is new.
 func (a *Acceptor) first(id string, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -217,7 +217,7 @@ func (a *Acceptor) first(id string, now time.Time) bool {
 func bindingHash(data []byte) []byte {
 	h := md5.New()
 	for _, n := range []uint32{0, 0, 0, 0, uint32(len(data))} {
-		_ = binary.Write(h, binary.LittleEndian, n) // a hash takes everything
+		_ = binary.Write(h, binary.LittleEndian, n) // a hash accepts everything
 	}
 	h.Write(data)
 	return h.Sum(nil)
@@ -245,7 +245,7 @@ func application(tag int, v any) ([]byte, error) {
 	return asn1.Marshal(asn1.RawValue{Class: asn1.ClassApplication, Tag: tag, IsCompound: true, Bytes: b})
 }
 
-// answer makes the answer to a request, with a key of the acceptor's own, as Windows does [M].
+// answer makes the answer to a request, with a key of the acceptor's own, like Windows does [M].
 func answer(key types.EncryptionKey, auth types.Authenticator) (*Session, []byte, error) {
 	et, err := crypto.GetEtype(key.KeyType)
 	if err != nil {

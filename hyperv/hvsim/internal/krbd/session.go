@@ -37,8 +37,8 @@ func newHeader(flags byte, ec, rrc uint16, seq uint64) (h header) {
 	return h
 }
 
-// Seal encrypts a message: 4 bytes length of the signature, signature, message. The signature is the token's header and all
-// that encryption adds, 60 bytes with AES and SHA-1 [L: python3-winrm with MIT's gss_wrap_iov].
+// Seal encrypts a message: 4 bytes length of the signature, signature, message. The signature is the token's header and
+// everything that encryption adds, 60 bytes with AES and SHA-1 [L: python3-winrm with MIT's gss_wrap_iov].
 func (s *Session) Seal(msg []byte) ([]byte, error) {
 	h := newHeader(fromAcceptor|isSealed|byAcceptorsKey, 0, 0, s.out)
 	_, c, err := s.et.EncryptMessage(s.key.KeyValue, append(bytes.Clone(msg), h[:]...), usageAcceptor)

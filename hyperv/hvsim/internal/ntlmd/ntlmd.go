@@ -57,6 +57,8 @@ type Login struct {
 	Certificate []byte
 	// RequireBinding refuses a login on TLS without a channel binding.
 	RequireBinding bool
+	// Without are flags that the CHALLENGE message lacks.
+	Without uint32
 
 	negotiate, challenge []byte
 	nonce                [8]byte
@@ -72,6 +74,7 @@ func (l *Login) Challenge(msg []byte) ([]byte, error) {
 	}
 	want := binary.LittleEndian.Uint32(msg[12:])
 	flags := uint32(flUnicode|flTarget|flNTLM|flAlwaysSign|flServer|flExtended|flTargetInfo|flVersion) | want&(flSign|flSeal|fl128|fl56|flKeyExch)
+	flags &^= l.Without
 	name := utf16le(l.Computer)
 	var info []byte
 	pair := func(id uint16, v []byte) {
@@ -106,9 +109,9 @@ func field(m []byte, n, offset int) []byte {
 	return binary.LittleEndian.AppendUint32(m, uint32(offset))
 }
 
-// Authenticate checks an AUTHENTICATE message; the session seals messages if the client asked for it, otherwise it is nil.
+// Authenticate checks an AUTHENTICATE message. The session seals messages if the client asked for it; otherwise it is nil.
 func (l *Login) Authenticate(msg []byte) (user string, s *Session, err error) {
-	if len(msg) < 88 || !bytes.HasPrefix(msg, signature) || binary.LittleEndian.Uint32(msg[8:]) != 3 || l.challenge == nil {
+	if len(msg) < 64 || !bytes.HasPrefix(msg, signature) || binary.LittleEndian.Uint32(msg[8:]) != 3 || l.challenge == nil {
 		return "", nil, refuse("not an AUTHENTICATE message")
 	}
 	get := func(at int) []byte {
@@ -149,14 +152,15 @@ func (l *Login) Authenticate(msg []byte) (user string, s *Session, err error) {
 	}
 	pairs := avPairs(blob[28:])
 	if f := pairs[avFlags]; len(f) == 4 && f[0]&2 != 0 {
+		if len(msg) < 88 {
+			return "", nil, refuse("no message integrity code where its flag is set")
+		}
 		zeroed := append([]byte(nil), msg...)
 		clear(zeroed[72:88])
 		if !hmac.Equal(msg[72:88], mac(session, l.negotiate, l.challenge, zeroed)) {
 			return "", nil, refuse("wrong message integrity code")
 		}
-	} else {
-		return "", nil, refuse("no message integrity code, though the challenge has a time") // [D: MS-NLMP 3.1.5.1.2]
-	}
+	} // a client may send none: WinRM takes it [O: masterzen/winrm logs in so; MS-NLMP has the server check a code that is there]
 	if l.Certificate != nil {
 		b := pairs[avBinding]
 		none := len(b) == 0 || bytes.Equal(b, make([]byte, 16))

@@ -6,8 +6,8 @@ import (
 	"encoding/binary"
 )
 
-// Unwrap finds the NTLM message in a token: raw, or inside SPNEGO [D: RFC 4178, MS-SPNG]. Init says that the
-// token opened a SPNEGO exchange without carrying an NTLM message.
+// Unwrap finds the NTLM message in a token: raw, or inside SPNEGO [D: RFC 4178, MS-SPNG]. Init means that the token opened a
+// SPNEGO exchange without carrying an NTLM message.
 func Unwrap(token []byte) (msg []byte, spnego bool) {
 	if bytes.HasPrefix(token, signature) {
 		return token, false
@@ -34,7 +34,7 @@ func Unwrap(token []byte) (msg []byte, spnego bool) {
 
 var oidNTLM = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 2, 2, 10}
 
-// Wrap puts an NTLM message into a NegTokenResp; done says that the login is complete.
+// Wrap puts an NTLM message into a NegTokenResp. done means that the login is complete.
 func Wrap(msg []byte, done bool) ([]byte, error) {
 	tlv := func(tag byte, content []byte) []byte {
 		b := []byte{tag}

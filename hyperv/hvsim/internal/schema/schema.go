@@ -5,6 +5,8 @@ package schema
 import (
 	_ "embed"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -43,7 +45,7 @@ type Type struct {
 	Array bool
 }
 
-// String prints the type as it is in the table.
+// String formats the type as in the table.
 func (t Type) String() string {
 	s := string(t.Kind)
 	if t.Class != "" {
@@ -55,7 +57,7 @@ func (t Type) String() string {
 	return s
 }
 
-// Property is a property of a class; Key marks those that identify an instance.
+// Property is a property of a class. Key marks those that identify an instance.
 type Property struct {
 	Name string
 	Type Type
@@ -75,7 +77,7 @@ type Method struct {
 	Params []Param
 }
 
-// Param finds a parameter by name, case-insensitively as WMI does; nil if there is none.
+// Param finds a parameter by name, case-insensitively like WMI, or nil if there is none.
 func (m *Method) Param(name string) *Param {
 	for i := range m.Params {
 		if strings.EqualFold(m.Params[i].Name, name) {
@@ -85,7 +87,7 @@ func (m *Method) Param(name string) *Param {
 	return nil
 }
 
-// Class is a class with everything it inherits.
+// Class is a class with everything that it inherits, as in one build of Windows.
 type Class struct {
 	Name      string
 	Namespace string
@@ -94,7 +96,9 @@ type Class struct {
 	Keys      []int      // indexes into Props
 	Methods   map[string]*Method
 	Subs      []*Class
-	index     map[string]int
+	// Later are the properties that a later build added.
+	Later map[string]bool
+	index map[string]int
 }
 
 // Prop finds a property by name, case-insensitively; -1 if there is none.
@@ -147,19 +151,70 @@ func (n *Namespace) Class(name string) *Class {
 	return n.classes[strings.ToLower(name)]
 }
 
-var load = sync.OnceValues(parse)
+// Newest is a build with everything that the table has.
+const Newest = math.MaxInt
 
-// Lookup gives a namespace by its name with slashes, case-insensitively; nil if there is none.
-func Lookup(namespace string) *Namespace {
-	all, err := load()
+// Lookup returns a namespace by its name with slashes, case-insensitively, as in a build of Windows, or nil if there is none.
+func Lookup(namespace string, build int) *Namespace {
+	all, err := at(build)
 	if err != nil {
 		panic("hvsim: class table: " + err.Error()) // the table is part of the binary; a test loads it
 	}
 	return all[strings.ToLower(namespace)]
 }
 
-func parse() (map[string]*Namespace, error) {
+var loaded struct {
+	sync.Mutex
+	by map[int]map[string]*Namespace // by the build of the last change
+}
+
+// at loads the table of a build. Builds without a change between them share one.
+func at(build int) (map[string]*Namespace, error) {
+	changes, err := later()
+	if err != nil {
+		return nil, err
+	}
+	last := 0
+	for _, b := range changes {
+		if b <= build {
+			last = max(last, b)
+		}
+	}
+	loaded.Lock()
+	defer loaded.Unlock()
+	if all := loaded.by[last]; all != nil {
+		return all, nil
+	}
+	all, err := parse(changes, last)
+	if err == nil {
+		if loaded.by == nil {
+			loaded.by = map[int]map[string]*Namespace{}
+		}
+		loaded.by[last] = all
+	}
+	return all, err
+}
+
+// later reads the first builds of classes ("class -") and of members ("class member").
+var later = sync.OnceValues(func() (map[string]int, error) {
+	out := map[string]int{}
+	for n, line := range strings.Split(table, "\n") {
+		f := strings.Fields(line)
+		if len(f) != 4 || f[0] != "s" {
+			continue
+		}
+		b, err := strconv.Atoi(f[1])
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n+1, err)
+		}
+		out[f[2]+" "+f[3]] = b
+	}
+	return out, nil
+})
+
+func parse(changes map[string]int, build int) (map[string]*Namespace, error) {
 	all := map[string]*Namespace{}
+	lacks := func(class, member string) bool { return changes[class+" "+member] > build }
 	var ns *Namespace
 	var cl *Class
 	var keys []string
@@ -179,7 +234,7 @@ func parse() (map[string]*Namespace, error) {
 	}
 	for n, line := range strings.Split(table, "\n") {
 		f := strings.Fields(line)
-		if len(f) == 0 || f[0] == "#" {
+		if len(f) == 0 || f[0] == "#" || f[0] == "s" {
 			continue
 		}
 		switch {
@@ -190,11 +245,18 @@ func parse() (map[string]*Namespace, error) {
 			}
 			ns = &Namespace{Name: f[1], classes: map[string]*Class{}}
 			all[strings.ToLower(f[1])] = ns
+			system := newClass(ns, "__NAMESPACE", "") // every namespace has it
+			system.add(Property{Name: "Name", Type: Type{Kind: String}, Key: true})
+			system.Keys = []int{0}
 		case f[0] == "c" && len(f) == 4 && ns != nil:
 			if cl != nil {
 				finish()
 			}
-			cl = newClass(ns, f[1], f[2])
+			to := ns
+			if lacks(f[1], "-") {
+				to = &Namespace{Name: ns.Name, classes: map[string]*Class{}} // which nobody sees
+			}
+			cl = newClass(to, f[1], f[2])
 			keys = nil
 			if f[3] != "-" {
 				keys = strings.Split(f[3], ",")
@@ -203,6 +265,10 @@ func parse() (map[string]*Namespace, error) {
 			t, err := parseType(f[2])
 			if err != nil {
 				return nil, fmt.Errorf("line %d: %w", n+1, err)
+			}
+			if lacks(cl.Name, f[1]) {
+				cl.Later[f[1]] = true
+				continue
 			}
 			cl.add(Property{Name: f[1], Type: t})
 		case f[0] == "m" && len(f) >= 2 && cl != nil:
@@ -218,7 +284,9 @@ func parse() (map[string]*Namespace, error) {
 				}
 				m.Params = append(m.Params, Param{Name: p[0], Type: t, In: strings.HasPrefix(p[2], "in"), Out: strings.HasSuffix(p[2], "out")})
 			}
-			cl.Methods[strings.ToLower(m.Name)] = m
+			if !lacks(cl.Name, m.Name) {
+				cl.Methods[strings.ToLower(m.Name)] = m
+			}
 		default:
 			return nil, fmt.Errorf("line %d: %q", n+1, line)
 		}
@@ -230,7 +298,7 @@ func parse() (map[string]*Namespace, error) {
 }
 
 func newClass(ns *Namespace, name, super string) *Class {
-	c := &Class{Name: name, Namespace: ns.Name, Methods: map[string]*Method{}, index: map[string]int{}}
+	c := &Class{Name: name, Namespace: ns.Name, Methods: map[string]*Method{}, Later: map[string]bool{}, index: map[string]int{}}
 	if s := ns.Class(super); s != nil {
 		c.Super = s
 		s.Subs = append(s.Subs, c)

@@ -1,9 +1,13 @@
 package schema
 
-import "testing"
+import (
+	"slices"
+	"strings"
+	"testing"
+)
 
 func TestTable(t *testing.T) {
-	all, err := parse()
+	all, err := at(Newest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,15 +23,48 @@ func TestTable(t *testing.T) {
 	}
 	for class, keys := range map[string]int{"Msvm_ComputerSystem": 2, "Msvm_VirtualSystemSettingData": 1, "Msvm_VirtualSystemManagementService": 4,
 		"Msvm_ConcreteJob": 1, "Msvm_SettingsDefineState": 2, "Msvm_PciExpress": 4, "Msvm_PartitionableGpu": 2} {
-		if c := Lookup("root/virtualization/v2").Class(class); c == nil || len(c.Keys) != keys {
+		if c := Lookup("root/virtualization/v2", Newest).Class(class); c == nil || len(c.Keys) != keys {
 			t.Errorf("%s has the wrong keys", class)
 		}
 	}
-	if c := Lookup("ROOT/CIMV2").Class("win32_pnpentity"); c == nil || len(c.Keys) != 1 || c.Method("disable") == nil {
+	if c := Lookup("ROOT/CIMV2", Newest).Class("win32_pnpentity"); c == nil || len(c.Keys) != 1 || c.Method("disable") == nil {
 		t.Error("Win32_PnPEntity is wrong")
 	}
-	m := Lookup("root/virtualization/v2").Class("Msvm_VirtualSystemSnapshotService").Method("CreateSnapshot")
+	m := Lookup("root/virtualization/v2", Newest).Class("Msvm_VirtualSystemSnapshotService").Method("CreateSnapshot")
 	if p := m.Param("ResultingSnapshot"); p == nil || !p.In || !p.Out || p.Type.Kind != Ref {
 		t.Error("CreateSnapshot is wrong")
+	}
+}
+
+// TestBuilds: a class table goes by the build of Windows.
+func TestBuilds(t *testing.T) {
+	for _, x := range []struct {
+		class, property string
+		builds          []int
+	}{
+		{"Msvm_VirtualSystemSettingData", "AutomaticSnapshotsEnabled", []int{17763, 20348, 26100}},
+		{"Msvm_VirtualSystemSettingData", "HighMmioGapSize", []int{14393, 17763, 20348, 26100}},
+		{"Msvm_GpuPartitionSettingData", "InstanceID", []int{17763, 20348, 26100}},
+		{"Msvm_GpuPartitionSettingData", "NumaAwarePlacement", []int{26100}},
+		{"Msvm_VirtualSystemSnapshotSettingData", "GuestBackupType", []int{17763, 20348, 26100}},
+	} {
+		for _, b := range []int{14393, 17763, 20348, 26100} {
+			c := Lookup("root/virtualization/v2", b).Class(x.class)
+			if has := c != nil && c.Prop(x.property) >= 0; has != slices.Contains(x.builds, b) {
+				t.Errorf("%d: %s.%s: %v", b, x.class, x.property, has)
+			}
+		}
+	}
+	changes, err := later()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := Lookup("root/virtualization/v2", Newest)
+	for k := range changes {
+		class, member, _ := strings.Cut(k, " ")
+		c := all.Class(class)
+		if c == nil || member != "-" && c.Prop(member) < 0 && c.Method(member) == nil {
+			t.Errorf("the table names %s and has no such thing", k)
+		}
 	}
 }

@@ -115,7 +115,7 @@ func (w *Watcher) poll() error {
 	return nil
 }
 
-// same compares instances; a running machine's up time alone is no change.
+// same compares instances. A changed up time of a running machine does not count.
 func same(a, b *cimx.Instance) bool {
 	x, y := a.Copy(), b.Copy()
 	for _, p := range []string{"OnTimeInMilliseconds", "UpTime", "LocalDateTime"} {
@@ -127,7 +127,7 @@ func same(a, b *cimx.Instance) bool {
 	return cimx.Format(x) == cimx.Format(y)
 }
 
-// field gives TargetInstance, PreviousInstance or a property of theirs.
+// field returns TargetInstance, PreviousInstance or a property of theirs.
 func (e *Event) field(name string) any {
 	head, prop, dotted := strings.Cut(name, ".")
 	i := e.Target
@@ -145,7 +145,7 @@ func (e *Event) field(name string) any {
 	return i.Get(prop)
 }
 
-// Next gives the next event; nil when wait is over. A negative wait is endless.
+// Next returns the next event, or nil when wait is over. A negative wait is endless.
 func (w *Watcher) Next(wait time.Duration) (*Event, error) {
 	end := time.Now().Add(wait)
 	pause := min(max(w.every, time.Millisecond), 20*time.Millisecond)

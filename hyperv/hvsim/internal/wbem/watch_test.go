@@ -22,7 +22,7 @@ func TestWatch(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	wmi := sim.Host(0).WMI()
+	wmi := wbem.Of(sim.Host(0))
 	w, err := wbem.Watch(wmi, virt, "SELECT * FROM __InstanceOperationEvent WITHIN 1 WHERE TargetInstance ISA 'Msvm_ComputerSystem'")
 	if err != nil {
 		t.Fatal(err)

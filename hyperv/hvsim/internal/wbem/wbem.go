@@ -1,4 +1,4 @@
-// Package wbem is the face that the simulated host shows to its transports: queries, objects, methods, WBEM errors.
+// Package wbem is the interface of the simulated host for its transports: queries, objects, methods, WBEM errors.
 package wbem
 
 import (
@@ -21,7 +21,7 @@ type Server interface {
 	Invoke(namespace string, ref cimx.Ref, method string, args map[string]any) (*Output, error)
 	// Put writes the changed properties of an existing instance.
 	Put(namespace string, ref cimx.Ref, props map[string]any) error
-	// Open says whether a namespace can be connected to.
+	// Open checks that a namespace can be connected to.
 	Open(namespace string) error
 	// Login checks a user of the host.
 	Login(user, password string) bool
@@ -48,7 +48,7 @@ type Error struct {
 	Text string
 }
 
-// Error prints the code and the text.
+// Error returns the code and the text.
 func (e *Error) Error() string { return fmt.Sprintf("0x%08X %s", e.Code, e.Text) }
 
 // WBEM error codes [D: "WMI Error Constants"].
@@ -70,6 +70,7 @@ const (
 	InvalidMethodArgs = 0x8004102F
 	InvalidObjectPath = 0x8004103A
 	ReadOnly          = 0x80041024
+	QuotaViolation    = 0x80041048
 	NotImplemented    = 0x80041055
 	RPCUnavailable    = 0x800706BA
 	RPCFailed         = 0x800706BE // the call may have been executed [D: winerror.h]
@@ -79,10 +80,10 @@ var texts = map[uint32]string{Failed: "Generic failure", NotFound: "Not found", 
 	TypeMismatch: "Type mismatch", InvalidParameter: "Invalid parameter", NotAvailable: "Not available", NotSupported: "Not supported",
 	InvalidNamespace: "Invalid namespace", InvalidObject: "Invalid object", InvalidClass: "Invalid class", InvalidQuery: "Invalid query",
 	InvalidProperty: "Invalid property", InvalidMethod: "Invalid method", InvalidMethodArgs: "Invalid method Parameter(s)",
-	InvalidObjectPath: "Invalid object path", ReadOnly: "Read-only", NotImplemented: "Provider is not capable of the attempted operation",
+	InvalidObjectPath: "Invalid object path", ReadOnly: "Read-only", QuotaViolation: "Quota violation", NotImplemented: "Provider is not capable of the attempted operation",
 	RPCUnavailable: "The RPC server is unavailable.", RPCFailed: "The remote procedure call failed."}
 
-// Errorf makes an Error; the text starts with WMI's own sentence for the code.
+// Errorf makes an Error. The text starts with WMI's own sentence for the code.
 func Errorf(code uint32, format string, args ...any) *Error {
 	t := texts[code]
 	if d := fmt.Sprintf(format, args...); d != "" {
@@ -94,5 +95,5 @@ func Errorf(code uint32, format string, args ...any) *Error {
 	return &Error{code, t}
 }
 
-// Dropped is the error of a call whose connection breaks: over HTTP nothing is answered, on COM the call fails.
+// Dropped is the error of a call whose connection breaks: over HTTP there is no answer, on COM the call fails.
 func Dropped() *Error { return Errorf(RPCFailed, "") }

@@ -41,6 +41,9 @@ func checkExpr(e Expr, c *schema.Class) error {
 		if n < 0 {
 			return fmt.Errorf("%w: class %s has no property %s", ErrQuery, c.Name, x.Name)
 		}
+		if f, ok := x.Value.(Field); ok && !strings.HasPrefix(string(f), "__") && c.Prop(string(f)) < 0 {
+			return fmt.Errorf("%w: class %s has no property %s", ErrQuery, c.Name, f)
+		}
 		t := c.Props[n].Type
 		if t.Array && x.Op != "NULL" && x.Op != "NOTNULL" {
 			return fmt.Errorf("%w: %s is an array", ErrQuery, x.Name) // [D: "Querying with WQL": arrays cannot be compared]
@@ -62,7 +65,7 @@ func number(k schema.Kind) bool {
 	return true
 }
 
-// Match evaluates a condition; get gives the value of a (possibly dotted) name.
+// Match evaluates a condition. get returns the value of a (possibly dotted) name.
 func Match(e Expr, get func(name string) any) bool {
 	switch x := e.(type) {
 	case nil:
@@ -93,6 +96,8 @@ func MatchInstance(e Expr, i *cimx.Instance) bool {
 		switch strings.ToUpper(n) {
 		case "__CLASS":
 			return i.Class.Name
+		case "__SERVER":
+			return i.Host
 		case "__PATH":
 			return i.Ref().Path()
 		case "__RELPATH":

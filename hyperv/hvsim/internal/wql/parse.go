@@ -194,7 +194,7 @@ func (p *parser) not() (Expr, error) {
 
 func (p *parser) compare() (Expr, error) {
 	if t := p.peek(); t.kind != 'w' {
-		// WQL takes the constant on either side.
+		// WQL accepts the constant on either side.
 		v, err := p.value()
 		if err != nil {
 			return nil, err
@@ -250,8 +250,8 @@ func (p *parser) compare() (Expr, error) {
 		p.pos--
 		return nil, p.bad("an operator")
 	}
-	// Event queries compare TargetInstance with PreviousInstance.
-	if t := p.peek(); t.kind == 'w' && strings.Contains(t.text, ".") {
+	// A property may be compared with another one, or with __SERVER [O: libvirt].
+	if t := p.peek(); t.kind == 'w' && !constant[strings.ToUpper(t.text)] {
 		p.pos++
 		return Compare{n, op, Field(t.text)}, nil
 	}
@@ -270,6 +270,8 @@ func (p *parser) compare() (Expr, error) {
 	}
 	return Compare{n, op, v}, nil
 }
+
+var constant = map[string]bool{"TRUE": true, "FALSE": true, "NULL": true}
 
 // Field is the right side of a comparison of two fields.
 type Field string

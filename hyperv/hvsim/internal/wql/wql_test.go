@@ -10,7 +10,7 @@ import (
 )
 
 func machine(t testing.TB) *cimx.Instance {
-	c := schema.Lookup("root/virtualization/v2").Class("Msvm_ComputerSystem")
+	c := schema.Lookup("root/virtualization/v2", schema.Newest).Class("Msvm_ComputerSystem")
 	if c == nil {
 		t.Fatal("no class")
 	}

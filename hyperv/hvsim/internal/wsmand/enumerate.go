@@ -56,21 +56,22 @@ func (q *request) query(in *node, ns, class string) (string, error) {
 	}
 	if f == nil {
 		if class == "*" {
-			return "", &fault{sub: "w:CannotProcessFilter", code: codeFilter, reason: "The resource URI ends in * and there is no filter."}
+			return "", &fault{sub: "n:CannotProcessFilter", code: codeFilter, reason: "The resource URI ends in * and there is no filter."}
 		}
 		return "SELECT * FROM " + class, nil
 	}
 	switch d := f.attr("Dialect"); d {
 	case wqlDialect:
+		q.wql = f.str()
 		if class != "*" {
 			// [D: "Enumerating or Listing All of the Instances of a Resource": a WQL filter goes with a URI that ends in *]
-			return "", &fault{sub: "w:CannotProcessFilter", code: codeFilter, reason: "A WQL filter needs a resource URI that ends in *."}
+			return "", &fault{sub: "n:CannotProcessFilter", code: codeFilter, reason: "A WQL filter needs a resource URI that ends in *."}
 		}
 		return f.str(), nil
 	case selDialect:
 		keys, _ := selectors(f.kid(nsWSMan, "SelectorSet"), q.srv.wmi.Host())
 		if len(keys) == 0 {
-			return "", &fault{sub: "w:CannotProcessFilter", code: codeFilter, reason: "The selector filter is empty."}
+			return "", &fault{sub: "n:CannotProcessFilter", code: codeFilter, reason: "The selector filter is empty."}
 		}
 		var b strings.Builder
 		b.WriteString("SELECT * FROM " + class + " WHERE ")
@@ -92,7 +93,7 @@ func quote(s string) string { return strings.NewReplacer(`\`, `\\`, `'`, `\'`).R
 
 // associationQuery turns the association filter of DSP0227 into WQL.
 func (q *request) associationQuery(f *node) (string, error) {
-	bad := &fault{sub: "w:CannotProcessFilter", code: codeFilter, reason: "The association filter is not valid."}
+	bad := &fault{sub: "n:CannotProcessFilter", code: codeFilter, reason: "The association filter is not valid."}
 	kind := "ASSOCIATORS"
 	a := f.kid(nsAssoc, "AssociatedInstances")
 	if a == nil {
@@ -154,7 +155,7 @@ func (q *request) release() (string, error) {
 	return q.reply("")
 }
 
-// page writes as many items as the client asked for and the envelope holds.
+// page writes as many items as the client requested and the envelope holds.
 func (q *request) page(e *enumeration, tag, prefix string, n int) (string, error) {
 	var w writer
 	room := q.max - 2048 // for the envelope around

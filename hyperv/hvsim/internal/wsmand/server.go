@@ -19,8 +19,8 @@ func messageID() string { return strings.ToUpper(uuid.NewString()) }
 
 // Hooks let the simulation count operations and make them fail.
 type Hooks struct {
-	// Operation is called for each request after authentication; status other than 0 is the HTTP answer, drop closes
-	// the connection in the middle of the reply.
+	// Operation is called for each request after authentication. A status other than 0 is the HTTP answer; drop closes the
+	// connection in the middle of the reply.
 	Operation func(op string) (status int, drop bool)
 }
 
@@ -29,20 +29,22 @@ type Server struct {
 	wmi   wbem.Server
 	hooks Hooks
 	limit int // bytes of an envelope
+	old   bool
 	mu    sync.Mutex
 	open  map[string]*enumeration
 	order []string
 }
 
-// maxOpen is how many enumerations may be open at once; the oldest goes [believed; WinRM limits operations per user].
+// maxOpen is the number of enumerations that may be open at the same time; the oldest is closed [believed; WinRM limits
+// operations per user].
 const maxOpen = 1500
 
-// New makes a server; limit is WinRM's MaxEnvelopeSizekb.
-func New(wmi wbem.Server, limitKB int, hooks Hooks) *Server {
-	return &Server{wmi: wmi, hooks: hooks, limit: limitKB * 1024, open: map[string]*enumeration{}}
+// New makes a server. limit is WinRM's MaxEnvelopeSizekb; old makes it write faults like WinRM 2.0.
+func New(wmi wbem.Server, limitKB int, old bool, hooks Hooks) *Server {
+	return &Server{wmi: wmi, hooks: hooks, limit: limitKB * 1024, old: old, open: map[string]*enumeration{}}
 }
 
-// maxRequest bounds what is read of a request; WinRM refuses more than its envelope limit.
+// maxRequest limits how much of a request is read. WinRM refuses more than its envelope limit.
 const maxRequest = 16 << 20
 
 // ServeHTTP answers one SOAP request.
@@ -68,7 +70,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	Write(w, "application/soap+xml;charset=UTF-8", status, []byte(reply), drop)
 }
 
-// Write sends a reply; with drop it sends half of it and closes the connection.
+// Write sends a reply. With drop it sends half of it and closes the connection.
 func Write(w http.ResponseWriter, contentType string, status int, reply []byte, drop bool) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(reply)))
@@ -80,7 +82,7 @@ func Write(w http.ResponseWriter, contentType string, status int, reply []byte, 
 	_, _ = w.Write(reply)
 }
 
-// Refuse sends a status without a reply; with drop it closes the connection instead.
+// Refuse sends a status without a reply. With drop it closes the connection instead.
 func Refuse(w http.ResponseWriter, status int, drop bool) {
 	if drop {
 		panic(http.ErrAbortHandler)
@@ -88,11 +90,11 @@ func Refuse(w http.ResponseWriter, status int, drop bool) {
 	w.WriteHeader(status)
 }
 
-// Answer does a request and gives the HTTP status and the reply.
+// Answer processes a request and returns the HTTP status and the reply.
 func (s *Server) Answer(body []byte) (status int, reply string, drop bool) {
 	n, err := parse(bytes.NewReader(body))
 	if err != nil || n.name.Local != "Envelope" || n.name.Space != nsSOAP {
-		return http.StatusBadRequest, (&fault{sub: "w:SchemaValidationError", code: codeSchema, reason: "The SOAP XML in the message does not match the corresponding XML schema definition."}).xml("", s.wmi.Host()), false
+		return http.StatusBadRequest, (&fault{sub: "w:SchemaValidationError", code: codeSchema, reason: "The SOAP XML in the message does not match the corresponding XML schema definition."}).xml("", s.wmi.Host(), s.old), false
 	}
 	bd := n.kid(nsSOAP, "Body")
 	if bd.kid(nsIdent, "Identify") != nil {
@@ -108,14 +110,14 @@ func (s *Server) Answer(body []byte) (status int, reply string, drop bool) {
 	if m, err := strconv.Atoi(h.kid(nsWSMan, "MaxEnvelopeSize").str()); err == nil && m > 0 {
 		if m < 8192 { // [D: DSP0226 R13.1: below 8192 a service faults]
 			f := &fault{sub: "w:EncodingLimit", code: codeEnvelope, reason: "The MaxEnvelopeSize is too small."}
-			return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host()), false
+			return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host(), s.old), false
 		}
 		q.max = min(m, s.limit)
 	}
 	for _, k := range h.kids {
 		if mu := k.attr("mustUnderstand"); (mu == "true" || mu == "1") && !understood[k.name.Local] {
 			f := &fault{sub: "s:MustUnderstand", code: codeUnknownHeaders, reason: "The WS-Management service cannot process the header " + k.name.Local + "."}
-			return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host()), false
+			return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host(), s.old), false
 		}
 	}
 	op, do := q.operation()
@@ -142,11 +144,11 @@ func (s *Server) Answer(body []byte) (status int, reply string, drop bool) {
 		case errors.As(err, &we) && we.Code == wbem.RPCFailed: // Dropped
 			return 0, "", true
 		case errors.As(err, &we):
-			f = fromWBEM(we.Code, we.Text)
+			f = q.fromWBEM(we)
 		default:
 			f = &fault{sub: "w:InternalError", code: 0x80338000, reason: err.Error()}
 		}
-		return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host()), drop
+		return http.StatusInternalServerError, f.xml(q.id, s.wmi.Host(), s.old), drop
 	}
 	return http.StatusOK, out, drop
 }
@@ -165,9 +167,10 @@ type request struct {
 	keys   []cimx.KeyValue
 	keyNS  string
 	max    int
+	wql    string // of an enumeration
 }
 
-// operation names the request and gives what does it; nil for an unknown action.
+// operation returns the name of the request and the function for it, or nil for an unknown action.
 func (q *request) operation() (string, func() (string, error)) {
 	switch q.action {
 	case nsEnum + "/Enumerate":
@@ -187,11 +190,11 @@ func (q *request) operation() (string, func() (string, error)) {
 	return "Unknown", nil
 }
 
-// resource gives the namespace and class of the request.
+// resource returns the namespace and class of the request.
 func (q *request) resource() (ns, class string, err error) {
 	ns, class, ok := splitURI(q.uri)
 	if !ok {
-		return "", "", &fault{sub: "a:DestinationUnreachable", code: codeInvalidURI, reason: "The WS-Management service cannot process the request. The resource URI is not valid.", detail: "http://schemas.dmtf.org/wbem/wsman/1/wsman/faultDetail/InvalidResourceURI"}
+		return "", "", &fault{sub: "a:DestinationUnreachable", code: codeNotFound, reason: "The WS-Management service cannot process the request. The resource URI is not valid.", detail: "http://schemas.dmtf.org/wbem/wsman/1/wsman/faultDetail/InvalidResourceURI"}
 	}
 	if q.keyNS != "" {
 		ns = q.keyNS
@@ -297,11 +300,41 @@ func (q *request) invoke(method string) (string, error) {
 			}
 			args[p.Name] = v
 		}
+		if rv := namedReference(args); rv != 0 {
+			return q.output(&wbem.Output{Method: m, Return: rv})
+		}
 	}
 	out, err := q.srv.wmi.Invoke(ns, r, method, args)
 	if err != nil {
 		return "", err
 	}
+	return q.output(out)
+}
+
+// namedReference refuses what a host refused in the values of embedded instances: &amp; as a failure, &lt; as an invalid
+// parameter. The host accepted numeric references and &gt; [r4sd/go-wsman: its notes of what a client edition refused; seen with
+// ModifySystemSettings]. COM accepts all of them: SWbemObject.GetText_ writes names [O].
+func namedReference(in map[string]any) uint32 {
+	for _, v := range in {
+		all, ok := v.([]any)
+		if !ok {
+			all = []any{v}
+		}
+		for _, x := range all {
+			switch s, _ := x.(string); {
+			case !strings.Contains(s, "<INSTANCE"):
+			case strings.Contains(s, "&amp;"):
+				return 32768
+			case strings.Contains(s, "&lt;"):
+				return 32773
+			}
+		}
+	}
+	return 0
+}
+
+// output writes what a method returned.
+func (q *request) output(out *wbem.Output) (string, error) {
 	var w writer
 	w.WriteString(`<p:` + out.Method.Name + `_OUTPUT xmlns:p="` + q.uri + `">`)
 	for _, p := range out.Method.Params {
@@ -327,7 +360,7 @@ func (s *Server) remember(e *enumeration) string {
 	return id
 }
 
-// take gives an enumeration back and closes it; whoever goes on remembers it anew.
+// take returns an enumeration and closes it. A caller that continues with it remembers it again.
 func (s *Server) take(id string) *enumeration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

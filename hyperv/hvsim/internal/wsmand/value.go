@@ -12,12 +12,12 @@ import (
 
 func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
-// epr prints the inside of an endpoint reference.
+// epr formats the inside of an endpoint reference. It has no selector for the namespace [O: recorded replies of a host].
 func epr(r cimx.Ref) string {
 	var b strings.Builder
 	ns := r.Namespace
 	b.WriteString(`<a:Address>` + anonymous + `</a:Address><a:ReferenceParameters><w:ResourceURI>` + wmiBase + cimx.Escape(ns) + `/` + cimx.Escape(r.Class) +
-		`</w:ResourceURI><w:SelectorSet><w:Selector Name="__cimnamespace">` + cimx.Escape(ns) + `</w:Selector>`)
+		`</w:ResourceURI><w:SelectorSet>`)
 	for _, k := range r.Keys {
 		b.WriteString(`<w:Selector Name="` + cimx.Escape(k.Name) + `">` + cimx.Escape(k.Value) + `</w:Selector>`)
 	}
@@ -25,7 +25,7 @@ func epr(r cimx.Ref) string {
 	return b.String()
 }
 
-// readEPR reads an endpoint reference; ok is false if it is none.
+// readEPR reads an endpoint reference. ok is false if it is not one.
 func readEPR(n *node, host string) (cimx.Ref, bool) {
 	rp := n.kid(nsAddr, "ReferenceParameters")
 	if rp == nil {
@@ -40,11 +40,11 @@ func readEPR(n *node, host string) (cimx.Ref, bool) {
 	return r, true
 }
 
-// splitURI takes a resource URI apart; the namespace's last part may be *.
+// splitURI splits a resource URI into its parts; the namespace's last part may be *.
 func splitURI(uri string) (ns, class string, ok bool) {
 	rest, ok := strings.CutPrefix(uri, wmiBase)
 	if !ok {
-		// WinRM takes the short form too.
+		// WinRM accepts the short form too.
 		if rest, ok = strings.CutPrefix(uri, "wmi/"); !ok {
 			return "", "", false
 		}
@@ -80,10 +80,10 @@ func selectors(n *node, host string) (keys []cimx.KeyValue, ns string) {
 	return keys, ns
 }
 
-// writer prints instances in the WS-CIM mapping [D: DSP0230; X for datetime].
+// writer formats instances in the WS-CIM mapping [D: DSP0230; X for datetime].
 type writer struct{ strings.Builder }
 
-// instance prints one instance as an element of its class, NULL properties as xsi:nil.
+// instance formats one instance as an element of its class, NULL properties as xsi:nil. NULL arrays are left out [O: recorded replies of a host].
 func (w *writer) instance(i *cimx.Instance) {
 	c := i.Class
 	uri := wmiBase + c.Namespace + "/" + c.Name
@@ -94,8 +94,8 @@ func (w *writer) instance(i *cimx.Instance) {
 	w.WriteString(`</p:` + c.Name + `>`)
 }
 
-// fragment prints the selected properties of an instance: the answer to a query with a property list is an XmlFragment
-// with elements in no namespace [X].
+// fragment formats the selected properties of an instance: the answer to a query with a property list is an XmlFragment with
+// elements in no namespace [X].
 func (w *writer) fragment(i *cimx.Instance, fields []string) {
 	w.WriteString(`<w:XmlFragment xmlns:w="` + nsWSMan + `">`)
 	for _, f := range fields {
@@ -110,8 +110,11 @@ func (w *writer) fragment(i *cimx.Instance, fields []string) {
 	w.WriteString(`</w:XmlFragment>`)
 }
 
-// value prints one property or parameter; an empty array is left out, as repeated elements cannot show it.
+// value formats one property or parameter. An empty array is left out, as repeated elements cannot express it.
 func (w *writer) value(name string, t schema.Type, v any, dt string) {
+	if v == nil && t.Array {
+		return
+	}
 	if v == nil {
 		w.WriteString(`<` + name + ` xsi:nil="true"/>`)
 		return
@@ -185,7 +188,7 @@ func argument(n *node, host string) any {
 	return n.text
 }
 
-// cimDatetime turns XML Schema's forms back into CIM's; what it does not know it passes on, to be refused by type.
+// cimDatetime converts XML Schema's forms back into CIM's. It passes unknown text on, to be refused by type.
 func cimDatetime(s string) string {
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 		return cimx.Datetime(t)

@@ -12,6 +12,11 @@ from xml.sax.saxutils import escape, quoteattr
 import requests
 from os_win import exceptions
 
+
+def numeric(s):
+    return escape(s).replace("&amp;", "&#38;").replace("&lt;", "&#60;")
+
+
 S = "http://www.w3.org/2003/05/soap-envelope"
 A = "http://schemas.xmlsoap.org/ws/2004/08/addressing"
 W = "http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd"
@@ -237,7 +242,8 @@ class Inst:
             v = self._values.get(p)
             if v is None or t.startswith(("ref(", "object(")) or t.startswith("datetime"):
                 continue
-            text = lambda x: escape(str(x).lower() if t.startswith("boolean") else str(x))
+            # the simulator takes &amp; and &lt; over COM alone, as this stands in for
+            text = lambda x: numeric(str(x).lower() if t.startswith("boolean") else str(x))
             if t.endswith("[]"):
                 out += '<PROPERTY.ARRAY NAME="%s" TYPE="%s"><VALUE.ARRAY>%s</VALUE.ARRAY></PROPERTY.ARRAY>' % (p, t[:-2], "".join("<VALUE>%s</VALUE>" % text(x) for x in v))
             else:

@@ -1,13 +1,15 @@
 package main
 
-// classes names what the driver and the simulator use.
-const classes = `session event task pool pool_update VM VM_metrics VM_guest_metrics VM_appliance VM_group VMSS host host_metrics
-host_cpu network VIF VIF_metrics PIF PIF_metrics Bond VLAN SM SR VDI VBD VBD_metrics PBD console crashdump message PCI PGPU
-GPU_group VGPU VGPU_type network_sriov VTPM PUSB USB_group VUSB Feature blob secret role tunnel`
-
 // syncOnly lists the explicit messages that have no Async form. The published model leaves this out; the fact is
 // the flags argument of each call in xen-api's ocaml/idl/datamodel*.ml.
 var syncOnly = map[string]string{
+	"VMPP": `protect_now archive_now get_alerts set_backup_retention_value set_is_alarm_enabled set_archive_frequency
+set_archive_target_type set_backup_frequency set_backup_schedule set_archive_target_config set_archive_schedule set_alarm_config
+set_backup_last_run_time set_archive_last_run_time add_to_backup_schedule add_to_archive_target_config add_to_archive_schedule
+add_to_alarm_config remove_from_backup_schedule remove_from_archive_target_config remove_from_archive_schedule remove_from_alarm_config`,
+	"auth":    "get_subject_identifier get_subject_information_from_identifier get_group_membership",
+	"subject": "add_to_roles remove_from_roles get_permissions_name_label",
+
 	"SR":  "forget_data_source_archives get_data_sources get_supported_types query_data_source record_data_source set_physical_size",
 	"VDI": "get_nbd_info set_read_only set_sharable",
 	"VM": `add_to_NVRAM forget_data_source_archives get_allowed_VBD_devices get_allowed_VIF_devices get_boot_record

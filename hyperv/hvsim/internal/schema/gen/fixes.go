@@ -40,6 +40,7 @@ var keysOf = map[string]string{
 	"Msvm_ParentChildSettingData":           "Parent,Child",
 	"CIM_SettingsDefineCapabilities":        "GroupComponent,PartComponent",
 	"CIM_ServiceAffectsElement":             "AffectedElement,AffectingElement",
+	"Win32_ComputerSystemProduct":           "Name,IdentifyingNumber,Version",
 	"Win32_OperatingSystem":                 "Name",
 	"CIM_OperatingSystem":                   "",
 	"Win32_ComputerSystem":                  "Name",
@@ -74,6 +75,8 @@ var widths = map[string]string{
 	"EthernetSwitchPortOffloadSettingData_IOVInterruptModeration": "uint32",
 	"EthernetSwitchFeatureCapabilities_Applicability":             "uint8",
 	"StorageSettingData_ThreadCountPerChannel":                    "uint16",
+	"VirtualSystemSnapshotSettingData_ConsistencyLevel":           "uint8", // its reference page says uint8
+	"VirtualSystemSnapshotSettingData_GuestBackupType":            "uint8", // likewise
 	"OperatingSystem_OperatingSystemSKU":                          "uint32",
 	"OperatingSystem_ProductType":                                 "uint32",
 	"OperatingSystem_SuiteMask":                                   "uint32",

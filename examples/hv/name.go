@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+)
+
+// vm finds a machine by name or id:ID.
+func (a *app) vm(name string) (*hypervisor.VM, error) {
+	if id, ok := strings.CutPrefix(name, "id:"); ok {
+		return a.c.VM(hypervisor.VMID(id)), nil
+	}
+	vm, err := a.c.FindVM(a.ctx, name)
+	if hypervisor.KindOf(err) == hypervisor.ErrNotFound {
+		if _, no := a.c.FindTemplate(a.ctx, name); no == nil {
+			err = fmt.Errorf("%w: %s is a template: deploy it with hv clone --template, or make it a machine with hv template unmark", err, name)
+		}
+	}
+	return vm, err
+}
+
+func (a *app) template(name string) (*hypervisor.Template, error) {
+	if id, ok := strings.CutPrefix(name, "id:"); ok {
+		return a.c.Template(hypervisor.TemplateID(id)), nil
+	}
+	t, err := a.c.FindTemplate(a.ctx, name)
+	if hypervisor.KindOf(err) == hypervisor.ErrNotFound {
+		if _, no := a.c.FindVM(a.ctx, name); no == nil {
+			err = fmt.Errorf("%w: %s is a machine, not a template", err, name)
+		}
+	}
+	return t, err
+}
+
+func (a *app) host(name string) (hypervisor.HostID, error) {
+	if name == "" {
+		return "", nil
+	}
+	if id, ok := strings.CutPrefix(name, "id:"); ok {
+		return hypervisor.HostID(id), nil
+	}
+	h, err := a.c.FindHost(a.ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return h.ID(), nil
+}
+
+// snapshot finds a snapshot of a machine by name or id:ID.
+func (a *app) snapshot(vm *hypervisor.VM, name string) (*hypervisor.Snapshot, error) {
+	if id, ok := strings.CutPrefix(name, "id:"); ok {
+		return vm.Snapshot(hypervisor.SnapshotID(id)), nil
+	}
+	return vm.FindSnapshot(a.ctx, name)
+}
+
+// store finds a datastore by name or id:ID; an empty name is an empty ID.
+func (a *app) store(name string) (hypervisor.DatastoreID, error) {
+	return named(a.c.Datastores(a.ctx), "datastore", name, func(d hypervisor.DatastoreInfo) (string, hypervisor.DatastoreID) { return d.Name, d.ID })
+}
+
+// network finds a network by name or id:ID; an empty name is an empty ID.
+func (a *app) network(name string) (hypervisor.NetworkID, error) {
+	return named(a.c.Networks(a.ctx), "network", name, func(n hypervisor.NetworkInfo) (string, hypervisor.NetworkID) { return n.Name, n.ID })
+}
+
+// volume finds a disk image by name, on one datastore or on all, or by id:ID.
+func (a *app) volume(name string, at hypervisor.DatastoreID) (hypervisor.VolumeID, error) {
+	return named(a.c.Volumes(a.ctx, at), "disk image", name, func(v hypervisor.VolumeInfo) (string, hypervisor.VolumeID) { return v.Name, v.ID })
+}
+
+// named returns the ID of the one item with a name.
+func named[T any, ID ~string](all iter.Seq2[T, error], kind, name string, of func(T) (string, ID)) (found ID, err error) {
+	if id, ok := strings.CutPrefix(name, "id:"); ok || name == "" {
+		return ID(id), nil
+	}
+	n := 0
+	var ids []string
+	for item, err := range all {
+		if err != nil {
+			return "", err
+		}
+		if is, id := of(item); is == name {
+			found, ids, n = id, append(ids, "id:"+string(id)), n+1
+		}
+	}
+	switch n {
+	case 0:
+		return "", hypervisor.Errorf(hypervisor.ErrNotFound, hypervisor.Ref{}, "no %s is named %q", kind, name)
+	case 1:
+		return found, nil
+	}
+	return "", hypervisor.Errorf(hypervisor.ErrAmbiguous, hypervisor.Ref{}, "%d of kind %s are named %q: give one of %s", n, kind, name, strings.Join(ids, ", "))
+}

@@ -1,0 +1,53 @@
+package hyperv
+
+// untold are the fields of results that Hyper-V does not report.
+var untold = map[string]string{
+	"VMInfo.Placement.Folder":         "Hyper-V has no folders for machines",
+	"VMInfo.Tasks":                    "the jobs of a clone are the image service's, which name no machine",
+	"TemplateInfo.Placement.Folder":   "Hyper-V has no folders for machines",
+	"SnapshotInfo.SizeBytes":          "it takes a query for each file",
+	"AttachedDevice.Address":          "Hyper-V knows devices by their location path",
+	"HostInfo.CPU.APICVirtualization": "WMI does not report",
+	"HostInfo.NUMA.ID":                "the simulator's hosts have one node",
+	"NetworkInfo.VLAN":                "a VLAN is a property of each adapter",
+	"DeviceInfo.ClassCode":            "WMI does not report",
+	"DeviceInfo.VendorName":           "WMI does not report",
+	"DeviceInfo.GroupPeers":           "Windows hides its IOMMU groups",
+	"DeviceInfo.Parent":               "virtual functions are a switch's, not devices",
+	"DeviceInfo.MaxVFs":               "virtual functions are a switch's, not devices",
+	"DeviceInfo.VFs":                  "virtual functions are a switch's, not devices",
+	"DeviceInfo.BARBytes":             "WMI does not report",
+	"DeviceInfo.Driver":               "WMI does not report",
+	"HAInfo.FailuresToTolerate":       "a failover cluster keeps no room",
+	"HAInfo.DefaultPriority":          "a failover cluster has no default",
+	"Availability.Inherited":          "a failover cluster has no default",
+	"TaskState.BytesDone":             "jobs report percentages",
+	"TaskState.BytesTotal":            "jobs report percentages",
+	"TaskState.ExpectedDowntime":      "Hyper-V does not report",
+	"MigrateReport.Warnings.Reason":   "Hyper-V warns of nothing",
+	"MigrateReport.Warnings.Object":   "Hyper-V warns of nothing",
+	"MigrateReport.Warnings.Detail":   "Hyper-V warns of nothing",
+	"MigrateResult.BytesCopied":       "jobs report percentages",
+	"Event.Detail":                    "events are changes of objects",
+}
+
+// unheard are the fields that Hyper-V can't honour.
+var unheard = map[string]string{
+	"ListOptions.PageSize":          "all machines come in one page",
+	"VMSpec.Placement.Folder":       "Hyper-V has no folders for machines",
+	"CloneOptions.Placement.Folder": "Hyper-V has no folders for machines",
+	"Placement.Folder":              "Hyper-V has no folders for machines",
+	"Placement.Datastore":           "a template becomes a machine where its disks are",
+	"Placement.Host":                "a template becomes a machine where it is",
+	"CloneOptions.Placement.Host":   "a clone is made on its source's host",
+	"VMSpec.Disks.Bus":              "disks are on SCSI controllers",
+	"DiskSpec.Bus":                  "disks are on SCSI controllers",
+	"VMSpec.Disks.ReadOnly":         "disks are attached for writing",
+	"DiskSpec.ReadOnly":             "disks are attached for writing",
+	"Changes.NextStart":             "Hyper-V keeps no changes for the next start",
+	"MigrateOptions.MaxDowntime":    "a setting of the hosts",
+	"MigrateOptions.BandwidthBytes": "a setting of the hosts",
+	"MigrateOptions.AutoConverge":   "Hyper-V has no such thing",
+	"MigrateOptions.Channels":       "Hyper-V has no such thing",
+	"MigrateOptions.Pool":           "Hyper-V has no resource pools",
+}

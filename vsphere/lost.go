@@ -1,0 +1,161 @@
+package vsphere
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/internal/job"
+)
+
+// launch starts a task. When the connection breaks before the answer arrives,
+// the server may have started the task all the same. The call is not sent
+// again; the server's list of recent tasks is searched instead. hint is the
+// end of the task's descriptionId ("clone" of "VirtualMachine.clone").
+func (d *driver) launch(ctx context.Context, entity ref, hint string, mine func(context.Context, types.TaskInfo) (bool, error), call func() (ref, error)) (ref, error) {
+	began := time.Now()
+	return job.Call[ref]{
+		Send: func(context.Context) (ref, error) { return call() },
+		Lost: func(err error) bool { return lost(ctx, err) },
+		Goal: func(ctx context.Context) (ref, bool, error) {
+			for wait := 100 * time.Millisecond; ; wait *= 2 {
+				self, found, err := d.search4task(ctx, entity, hint, began, mine)
+				if !lost(ctx, err) || wait > searchLimit {
+					return self, found, err
+				}
+				select { // what broke the call's connection may break these too
+				case <-time.After(wait):
+				case <-d.ctx.Done():
+					return self, found, err
+				}
+			}
+		},
+	}.Do(ctx)
+}
+
+// searchLimit bounds the pauses between searches for a task.
+const searchLimit = 2 * time.Second
+
+// launchMachine is launch for a task that makes a machine with the mark call.
+// If nobody can say whether the task was started, the error names the machine.
+func (d *driver) launchMachine(ctx context.Context, entity ref, hint, call, name string, send func() (ref, error)) (ref, error) {
+	self, err := d.launch(ctx, entity, hint, d.made(call), send)
+	var e *hypervisor.Error
+	if !errors.Is(err, job.ErrNotKnown) || !errors.As(err, &e) {
+		return self, err
+	}
+	named := *e
+	named.Err, named.Leftover = err, d.leftBy(ctx, call, name)
+	if len(named.Leftover) == 0 {
+		named.Leftover = []hypervisor.Ref{{Kind: hypervisor.ObjectVM, Name: name}}
+	}
+	return self, &named
+}
+
+// lost reports whether an error says that a call's answer was lost.
+func lost(ctx context.Context, err error) bool {
+	var e *hypervisor.Error
+	return errors.As(err, &e) && e.Kind == hypervisor.ErrUnavailable && !e.Unsent && ctx.Err() == nil
+}
+
+// rounding is the largest difference between the server's two times, that of
+// the call and that of the task, which comes from their number of digits. It
+// must be short: a longer one would accept the task of the previous call for
+// this one.
+const rounding = 10 * time.Millisecond
+
+// search4task returns the task of the entity that was queued since the call
+// was sent, by the server's clock, if it is the only one of its kind. The
+// server's clock is read after the call, so its time less the time that has
+// passed here since then is never later than the call.
+func (d *driver) search4task(ctx context.Context, entity ref, hint string, began time.Time, mine func(context.Context, types.TaskInfo) (bool, error)) (ref, bool, error) {
+	now, err := methods.GetCurrentTime(ctx, d.rt)
+	if err != nil {
+		if now, err = methods.GetCurrentTime(ctx, d.rt); err != nil {
+			return ref{}, false, err
+		}
+	}
+	since := now.Add(-time.Since(began)).Add(-rounding)
+	list, err := d.all(ctx, hopSpec(*d.vc.ServiceContent.TaskManager, "recentTask", "Task", taskPaths))
+	if err != nil {
+		return ref{}, false, err
+	}
+	var found []ref
+	for _, o := range list {
+		t := get[types.TaskInfo](props(o), "info")
+		if t.Entity == nil || *t.Entity != entity || t.QueueTime.Before(since) || !strings.HasSuffix(strings.ToLower(t.DescriptionId), "."+strings.ToLower(hint)) {
+			continue
+		}
+		if mine != nil {
+			if ok, err := mine(ctx, t); err != nil {
+				return ref{}, false, err
+			} else if !ok {
+				continue
+			}
+		}
+		found = append(found, o.Obj)
+	}
+	if len(found) > 1 {
+		return ref{}, false, fmt.Errorf("%d such tasks were begun at once", len(found))
+	}
+	if len(found) == 0 {
+		return ref{}, false, nil
+	}
+	return found[0], true, nil
+}
+
+// callKey marks the object that one call makes, so that it can be
+// distinguished from objects that others make at the same place and time.
+const callKey = "anyvisor.call"
+
+// made returns a function that reports whether a task made the machine of a
+// call. It waits for the task.
+func (d *driver) made(call string) func(context.Context, types.TaskInfo) (bool, error) {
+	return func(ctx context.Context, t types.TaskInfo) (bool, error) {
+		info, err := d.await(ctx, t.Task)
+		if err != nil {
+			return false, maybe(ctx, err)
+		}
+		vm, ok := info.Result.(ref)
+		if !ok {
+			return false, nil
+		}
+		p, err := d.one(ctx, vm, `config.extraConfig["`+callKey+`"]`)
+		return err == nil && optionValue(p[`config.extraConfig["`+callKey+`"]`]) == call, maybe(ctx, err)
+	}
+}
+
+// maybe returns the errors that say nothing about a task.
+func maybe(ctx context.Context, err error) error {
+	if lost(ctx, err) {
+		return err
+	}
+	return nil
+}
+
+// leftBy names the machines that a failed call made and left.
+func (d *driver) leftBy(ctx context.Context, call, name string) []hypervisor.Ref {
+	path := `config.extraConfig["` + callKey + `"]`
+	refs, err := d.matching(ctx, path, func(v any) bool { return optionValue(v) == call })
+	if err != nil { // unknown: name what may exist
+		return []hypervisor.Ref{{Kind: hypervisor.ObjectVM, Name: name}}
+	}
+	var out []hypervisor.Ref
+	for _, r := range refs {
+		out = append(out, hypervisor.Ref{Kind: hypervisor.ObjectVM, ID: r.Value, Name: name})
+	}
+	return out
+}
+
+// startReconfigure starts a reconfiguration.
+func (d *driver) startReconfigure(ctx context.Context, id hypervisor.VMID, spec types.VirtualMachineConfigSpec) (ref, error) {
+	return d.launch(ctx, vmRef(id), "reconfigure", nil, func() (ref, error) {
+		return taskOf(methods.ReconfigVM_Task(ctx, d.rt, &types.ReconfigVM_Task{This: vmRef(id), Spec: spec}))
+	})
+}
