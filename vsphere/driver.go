@@ -36,6 +36,8 @@ type driver struct {
 	views   map[string]view
 	pages   pageBook
 	folders folderBook
+	// launched is used while the answer to another call is looked for.
+	launched taskBook
 	tokens  job.Tokens
 	bases   baseBook
 	chains  ownerBook

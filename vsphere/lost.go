@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/methods"
@@ -20,23 +22,50 @@ import (
 // end of the task's descriptionId ("clone" of "VirtualMachine.clone").
 func (d *driver) launch(ctx context.Context, entity ref, hint string, mine func(context.Context, types.TaskInfo) (bool, error), call func() (ref, error)) (ref, error) {
 	began := time.Now()
-	return job.Call[ref]{
+	self, err := job.Call[ref]{
 		Send: func(context.Context) (ref, error) { return call() },
 		Lost: func(err error) bool { return lost(ctx, err) },
 		Goal: func(ctx context.Context) (ref, bool, error) {
+			again := true
 			for wait := 100 * time.Millisecond; ; wait *= 2 {
 				self, found, err := d.search4task(ctx, entity, hint, began, mine)
-				if !lost(ctx, err) || wait > searchLimit {
+				switch {
+				case err == nil && !found && again: // a busy server may read the call after its connection broke
+					again = false
+				case kindOf(err) != hypervisor.ErrUnavailable || wait > searchLimit: // what broke the call's connection may break these too
 					return self, found, err
 				}
-				select { // what broke the call's connection may break these too
-				case <-time.After(wait):
-				case <-d.ctx.Done():
-					return self, found, err
+				if err := pause(ctx, wait); err != nil {
+					return ref{}, false, err
 				}
 			}
 		},
 	}.Do(ctx)
+	if err == nil {
+		d.launched.add(self)
+	}
+	return self, err
+}
+
+// taskBook has the last tasks that this Client launched: none of them is the
+// one of a later call.
+type taskBook struct {
+	mu   sync.Mutex
+	last [512]ref
+	n    int
+}
+
+func (b *taskBook) add(task ref) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last[b.n%len(b.last)] = task
+	b.n++
+}
+
+func (b *taskBook) has(task ref) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(b.last[:], task)
 }
 
 // searchLimit bounds the pauses between searches for a task.
@@ -46,11 +75,13 @@ const searchLimit = 2 * time.Second
 // If nobody can say whether the task was started, the error names the machine.
 func (d *driver) launchMachine(ctx context.Context, entity ref, hint, call, name string, send func() (ref, error)) (ref, error) {
 	self, err := d.launch(ctx, entity, hint, d.made(call), send)
-	var e *hypervisor.Error
-	if !errors.Is(err, job.ErrNotKnown) || !errors.As(err, &e) {
+	if err == nil || !errors.Is(err, job.ErrNotKnown) && ctx.Err() == nil {
 		return self, err
 	}
-	named := *e
+	named := hypervisor.Error{Kind: kindOf(err)}
+	if e := (*hypervisor.Error)(nil); errors.As(err, &e) {
+		named = *e
+	}
 	named.Err, named.Leftover = err, d.leftBy(ctx, call, name)
 	if len(named.Leftover) == 0 {
 		named.Leftover = []hypervisor.Ref{{Kind: hypervisor.ObjectVM, Name: name}}
@@ -89,7 +120,7 @@ func (d *driver) search4task(ctx context.Context, entity ref, hint string, began
 	var found []ref
 	for _, o := range list {
 		t := get[types.TaskInfo](props(o), "info")
-		if t.Entity == nil || *t.Entity != entity || t.QueueTime.Before(since) || !strings.HasSuffix(strings.ToLower(t.DescriptionId), "."+strings.ToLower(hint)) {
+		if t.Entity == nil || *t.Entity != entity || d.launched.has(o.Obj) || t.QueueTime.Before(since) || !strings.HasSuffix(strings.ToLower(t.DescriptionId), "."+strings.ToLower(hint)) {
 			continue
 		}
 		if mine != nil {
@@ -119,24 +150,22 @@ const callKey = "anyvisor.call"
 func (d *driver) made(call string) func(context.Context, types.TaskInfo) (bool, error) {
 	return func(ctx context.Context, t types.TaskInfo) (bool, error) {
 		info, err := d.await(ctx, t.Task)
-		if err != nil {
-			return false, maybe(ctx, err)
+		switch {
+		case info.State == types.TaskInfoStateError:
+			return false, nil
+		case err != nil:
+			return false, err
 		}
 		vm, ok := info.Result.(ref)
 		if !ok {
 			return false, nil
 		}
 		p, err := d.one(ctx, vm, `config.extraConfig["`+callKey+`"]`)
-		return err == nil && optionValue(p[`config.extraConfig["`+callKey+`"]`]) == call, maybe(ctx, err)
+		if isNotFound(err) {
+			return false, nil
+		}
+		return err == nil && optionValue(p[`config.extraConfig["`+callKey+`"]`]) == call, err
 	}
-}
-
-// maybe returns the errors that say nothing about a task.
-func maybe(ctx context.Context, err error) error {
-	if lost(ctx, err) {
-		return err
-	}
-	return nil
 }
 
 // leftBy names the machines that a failed call made and left.
