@@ -217,13 +217,23 @@ func (o *op) define(tobe hypervisor.Ref, again bool, find func(context.Context) 
 	return m, nil
 }
 
-// destroy removes a machine, planned or real, if it exists.
+// destroy removes a machine, planned or real, if it exists. The host may
+// realize a planned machine at the same time, after a call whose answer was
+// lost. The planned one is then an invalid parameter, and the real one is
+// removed.
 func (o *op) destroy(ctx context.Context, id hypervisor.VMID) error {
-	m, err := o.d.read(ctx, o.h, o.s, id)
-	if err != nil || m == nil {
-		return err
+	var failed error
+	for range 3 {
+		m, err := o.d.read(ctx, o.h, o.s, id)
+		if err != nil || m == nil {
+			return err
+		}
+		failed = m.destroy(ctx)
+		if !m.planned || failed != nil && cim.KindOf(failed) != cim.InvalidArgument {
+			return failed
+		}
 	}
-	return m.destroy(ctx)
+	return failed
 }
 
 // madeBy returns the machine that an answer names.

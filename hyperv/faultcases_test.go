@@ -186,6 +186,34 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// TestUndoWhileRealizing: the answer to RealizePlannedSystem is lost, and the
+// host realizes the clone while the undo looks at it, or between that look and
+// the removal.
+func TestUndoWhileRealizing(t *testing.T) {
+	for _, class := range []string{"Msvm_ComputerSystem", "Msvm_VirtualSystemSettingData"} { // the last one to be read
+		t.Run(class, func(t *testing.T) {
+			s := startSite(t, hvsim.Config{JobTimes: map[string]time.Duration{"RealizePlannedSystem": time.Hour}})
+			c := openSite(t, s)
+			vm := create(t, c, small("source"))
+			realized := false
+			s.sim.Inject(hvsim.Fault{Op: "Invoke", Target: "*.RealizePlannedSystem", Drop: true,
+				Next: &hvsim.Fault{DropBefore: true, Times: 4, Next: &hvsim.Fault{Op: "Query", Target: class, Late: func() {
+					realized = true
+					s.sim.Advance(2 * time.Hour)
+				}}}})
+			_, err := vm.Clone(t.Context(), "copy", nil).Wait(t.Context())
+			if err == nil || !realized {
+				t.Fatalf("the clone was realized meanwhile: %t, %v", realized, err)
+			}
+			for _, m := range s.sim.Machines() {
+				if m.Name == "copy" {
+					t.Errorf("machine %s is left: %v", m.ID, err)
+				}
+			}
+		})
+	}
+}
+
 // TestHostDown: one of two hosts does not answer.
 func TestHostDown(t *testing.T) {
 	s := startSite(t, hvsim.Config{})

@@ -157,20 +157,23 @@ func (d *driver) find(ctx context.Context, id hypervisor.VMID, unfinished bool) 
 
 // read reads a machine from one host. It returns nil if there is none.
 func (d *driver) read(ctx context.Context, h *host, s cim.Session, id hypervisor.VMID) (*machine, error) {
-	inv, err := readInventory(ctx, h, s, []int{rowSettings, rowSystems}, only(id))
-	if err != nil {
-		return nil, err
+	for range 3 {
+		inv, err := readInventory(ctx, h, s, []int{rowSettings, rowSystems}, only(id))
+		if err != nil {
+			return nil, err
+		}
+		r := inv.byID[string(id)]
+		if r == nil || r.settings == nil {
+			return nil, nil
+		}
+		m := &machine{d: d, h: h, s: s, id: id, settings: r.settings, system: r.system, snaps: inv.snapshot[string(id)],
+			notes: parseNotes(r.settings.Strs("Notes")), state: state(r.system), planned: r.settings.Str("VirtualSystemType") == typePlanned}
+		if m.system != nil || m.planned {
+			return m, nil
+		}
+		// Between the two queries it was removed, or realized.
 	}
-	r := inv.byID[string(id)]
-	if r == nil || r.settings == nil {
-		return nil, nil
-	}
-	m := &machine{d: d, h: h, s: s, id: id, settings: r.settings, system: r.system, snaps: inv.snapshot[string(id)],
-		notes: parseNotes(r.settings.Strs("Notes")), state: state(r.system), planned: r.settings.Str("VirtualSystemType") == typePlanned}
-	if m.system == nil && !m.planned {
-		return nil, nil // vanished between the two queries
-	}
-	return m, nil
+	return nil, nil
 }
 
 // only narrows the tables of an inventory to one machine.
