@@ -38,10 +38,10 @@ type driver struct {
 	folders folderBook
 	// launched is used while the answer to another call is looked for.
 	launched taskBook
-	tokens  job.Tokens
-	bases   baseBook
-	chains  ownerBook
-	rights  *rights
+	tokens   job.Tokens
+	bases    baseBook
+	chains   ownerBook
+	rights   *rights
 }
 
 var _ interface {

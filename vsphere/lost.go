@@ -26,15 +26,12 @@ func (d *driver) launch(ctx context.Context, entity ref, hint string, mine func(
 		Send: func(context.Context) (ref, error) { return call() },
 		Lost: func(err error) bool { return lost(ctx, err) },
 		Goal: func(ctx context.Context) (ref, bool, error) {
-			again := true
 			for wait := 100 * time.Millisecond; ; wait *= 2 {
 				self, found, err := d.search4task(ctx, entity, hint, began, mine)
-				switch {
-				case err == nil && !found && again: // a busy server may read the call after its connection broke
-					again = false
-				case kindOf(err) != hypervisor.ErrUnavailable || wait > searchLimit: // what broke the call's connection may break these too
+				if kindOf(err) != hypervisor.ErrUnavailable || wait > searchLimit {
 					return self, found, err
 				}
+				// What broke the call's connection may break these too.
 				if err := pause(ctx, wait); err != nil {
 					return ref{}, false, err
 				}

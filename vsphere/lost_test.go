@@ -55,3 +55,17 @@ func TestLostAnswerNamesTheMachine(t *testing.T) {
 		t.Errorf("%d errors named the machine, %d calls found it: the test shows nothing", named, found)
 	}
 }
+
+// TestLostCallActsLate: the server reads the call only after its connection
+// broke and the client has looked for its task. The machine is not lost.
+func TestLostCallActsLate(t *testing.T) {
+	sim, c := once(t, simConfig(vspheresim.VCenter))
+	sim.Cut("CreateVM_Task", vspheresim.CutLate)
+	vm, err := c.CreateVM(t.Context(), spec("late")).Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := vm.Info(t.Context()); err != nil || info.Name != "late" {
+		t.Errorf("%+v, %v", info, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Call is a call that changes something. If the connection breaks, its answer
@@ -35,7 +36,7 @@ func (c Call[T]) Do(ctx context.Context) (T, error) {
 // After continues with the first answer.
 func (c Call[T]) After(ctx context.Context, r T, err error) (T, error) {
 	for again := c.Again; err != nil && c.Lost(err); again = false {
-		found, reached, gerr := c.Goal(ctx)
+		found, reached, gerr := c.look(ctx, !again)
 		switch {
 		case gerr != nil:
 			return r, fmt.Errorf("%w; %w: %v", err, ErrNotKnown, gerr)
@@ -47,4 +48,23 @@ func (c Call[T]) After(ctx context.Context, r T, err error) (T, error) {
 		r, err = c.Send(ctx)
 	}
 	return r, err
+}
+
+// lookLimit bounds the pauses between looks at the goal.
+const lookLimit = 400 * time.Millisecond
+
+// look checks the goal. A platform that is busy may read a call only after its
+// connection broke, so a call that is not sent again is looked for repeatedly.
+func (c Call[T]) look(ctx context.Context, repeatedly bool) (T, bool, error) {
+	for wait := lookLimit / 4; ; wait *= 2 {
+		found, reached, err := c.Goal(ctx)
+		if err != nil || reached || !repeatedly || wait > lookLimit {
+			return found, reached, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return found, false, ctx.Err()
+		}
+	}
 }

@@ -26,7 +26,13 @@ const (
 	CutInside
 	// CutAfter lets the server act and sends nothing of the answer.
 	CutAfter
+	// CutLate closes the connection and then lets the server act, as one that
+	// is so busy that the client has reconnected before.
+	CutLate
 )
+
+// lateAct is the time from the cut to the act of CutLate.
+const lateAct = 200 * time.Millisecond
 
 // front stands between the network and govmomi's simulator. It counts calls and simulates a bad network. What it passes on, it passes on unchanged.
 type front struct {
@@ -151,6 +157,14 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.step(method, body, rec, func() { f.next.ServeHTTP(rec, req) })
 		f.noteLogin(rec)
 		return rec
+	}
+	if h, ok := w.(http.Hijacker); ok && cut == CutLate {
+		if conn, _, err := h.Hijack(); err == nil {
+			conn.Close()
+		}
+		f.sleep(context.WithoutCancel(r.Context()), lateAct)
+		serve()
+		return
 	}
 	var rec *recorder
 	if method == "WaitForUpdatesEx" || method == "WaitForUpdates" {
