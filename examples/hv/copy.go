@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type snapshotCmd struct {
@@ -20,6 +21,9 @@ func (k *snapshotCmd) Run(a *app) error {
 	vm, err := a.vm(k.VM)
 	if err != nil {
 		return err
+	}
+	if a.DryRun && k.Op != "list" {
+		return k.rehearse(a, vm)
 	}
 	switch k.Op {
 	case "list":
@@ -53,6 +57,24 @@ func (k *snapshotCmd) Run(a *app) error {
 	return only(a, s.Delete(a.ctx, &hypervisor.DeleteSnapshotOptions{Children: k.Children}))
 }
 
+// rehearse looks up the snapshot and asks for what the operation needs.
+func (k *snapshotCmd) rehearse(a *app, vm *hypervisor.VM) error {
+	needs := []capability.Name{capability.SnapshotDisk}
+	if k.Op != "create" {
+		if _, err := a.snapshot(vm, k.Name); err != nil {
+			return err
+		}
+		return a.rehearse(vm.Ref(), fmt.Sprintf("%s the snapshot %s of %s", k.Op, k.Name, k.VM), needs...)
+	}
+	if k.Memory {
+		needs = append(needs, capability.SnapshotMemory)
+	}
+	if k.Quiesce {
+		needs = append(needs, capability.SnapshotQuiesce)
+	}
+	return a.rehearse(vm.Ref(), fmt.Sprintf("make the snapshot %s of %s", k.Name, k.VM), needs...)
+}
+
 type cloneCmd struct {
 	Source   string `arg:"" help:"Machine, or template with --template."`
 	Name     string `arg:""`
@@ -81,6 +103,9 @@ func (k *cloneCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
+		if a.DryRun {
+			return a.rehearse(t.Ref(), fmt.Sprintf("deploy the template %s as %s", k.Source, k.Name), o.Capability())
+		}
 		return a.made(t.Deploy(a.ctx, k.Name, o))
 	}
 	vm, err := a.vm(k.Source)
@@ -93,6 +118,13 @@ func (k *cloneCmd) Run(a *app) error {
 			return err
 		}
 		o.From = s.ID()
+	}
+	if a.DryRun {
+		live := capability.CloneRunning
+		if o.Mode == hypervisor.CloneModeInstant || o.From != "" {
+			live = ""
+		}
+		return a.rehearseVM(vm, fmt.Sprintf("copy the machine %s to %s", k.Source, k.Name), o.Capability(), live)
 	}
 	return a.made(vm.Clone(a.ctx, k.Name, o))
 }
@@ -108,11 +140,18 @@ func (k *templateCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
+		if a.DryRun {
+			return a.rehearseVM(vm, "make the machine "+k.Name+" a template", capability.Templates, "")
+		}
 		return only(a, vm.MarkTemplate(a.ctx))
 	}
 	t, err := a.template(k.Name)
 	if err != nil {
 		return err
+	}
+	if a.DryRun {
+		need := map[string]capability.Name{"unmark": capability.Templates, "delete": capability.VMDelete}[k.Op]
+		return a.rehearse(t.Ref(), k.Op+" the template "+k.Name, need)
 	}
 	if k.Op == "unmark" {
 		return only(a, t.MarkVM(a.ctx, hypervisor.Placement{}))

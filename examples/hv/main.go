@@ -41,6 +41,7 @@ type globals struct {
 	Connect string           `short:"c" env:"HV_URL" help:"URL of the hypervisor, or name of a connection (${env}; by default the current connection, or else the fake)."`
 	Config  string           `env:"HV_CONFIG" type:"path" help:"File with the connections (${env}; by default hv/config.yaml in the user's folder for configurations)."`
 	Output  string           `short:"o" enum:"table,json,yaml" default:"table" help:"How to print: table, json or yaml."`
+	DryRun  bool             `help:"Say what a command would do and check what can be checked, and change nothing."`
 	Debug   bool             `help:"Log every operation."`
 	Grace   time.Duration    `default:"1m" help:"How long to wait for the true outcome after an interrupt."`
 	Version kong.VersionFlag `help:"Print hv's version."`
