@@ -24,21 +24,6 @@ var reads = []string{"caps", "hosts", "vms", "templates", "stores", "networks", 
 var harmless = []op.Name{op.ClientSupports, op.ClientPlace, op.VMList, op.VMFind, op.VMInfo, op.VMCheckMigrate, op.SnapshotList, op.SnapshotFind, op.SnapshotInfo,
 	op.TemplateList, op.TemplateFind, op.TemplateInfo, op.HostList, op.HostFind, op.HostInfo, op.DeviceList, op.DatastoreList, op.NetworkList, op.VolumeList, op.TaskFind}
 
-// hvOn returns a function that runs a command line on a URL and returns what
-// it printed.
-func hvOn(t *testing.T, url string) func(line string) (string, error) {
-	return func(line string) (string, error) {
-		var args cli
-		k, err := parser(&args).Parse(append([]string{"-c", url, "--config", "testdata/empty.yaml"}, strings.Fields(line)...))
-		if err != nil {
-			return "", err
-		}
-		var out bytes.Buffer
-		err = run(t.Context(), k, args.globals, &out)
-		return out.String(), err
-	}
-}
-
 // verbs returns every command of hv, with each of its operations: "power off".
 func verbs(k *kong.Kong) (out []string) {
 	for _, n := range k.Model.Leaves(true) {

@@ -20,11 +20,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestCommands runs a small story, each command as a user would type it.
-func TestCommands(t *testing.T) {
-	hv := func(line string) (string, error) {
+// hvOn returns a function that runs a command line on a URL and returns what
+// it printed.
+func hvOn(t *testing.T, url string) func(line string) (string, error) {
+	return func(line string) (string, error) {
 		var args cli
-		k, err := parser(&args).Parse(append([]string{"-c", "fake://hv-test", "--config", "testdata/empty.yaml"}, strings.Fields(line)...))
+		k, err := parser(&args).Parse(append([]string{"-c", url, "--config", "testdata/empty.yaml"}, strings.Fields(line)...))
 		if err != nil {
 			return "", err
 		}
@@ -32,6 +33,11 @@ func TestCommands(t *testing.T) {
 		err = run(t.Context(), k, args.globals, &out)
 		return out.String(), err
 	}
+}
+
+// TestCommands runs a small story, each command as a user would type it.
+func TestCommands(t *testing.T) {
+	hv := hvOn(t, "fake://hv-test")
 	for _, step := range []struct {
 		line string
 		want string // in the output, or in the error after a !
@@ -119,12 +125,14 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestGuide runs each command of the guide, one after the other.
+// TestGuide runs each command of the guide, one after the other, on a state
+// file as the guide says.
 func TestGuide(t *testing.T) {
 	text, err := os.ReadFile("../../docs/guides/hv.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	hv := hvOn(t, "fake:///"+strings.TrimPrefix(filepath.ToSlash(filepath.Join(t.TempDir(), "lab.json")), "/"))
 	n := 0
 	for line := range strings.Lines(string(text)) {
 		command, ok := strings.CutPrefix(strings.TrimSpace(line), "$ hv ")
@@ -132,12 +140,7 @@ func TestGuide(t *testing.T) {
 			continue
 		}
 		n++
-		var args cli
-		k, err := parser(&args).Parse(append([]string{"-c", "fake://hv-guide", "--config", "testdata/empty.yaml"}, strings.Fields(command)...))
-		if err == nil {
-			err = run(t.Context(), k, args.globals, new(bytes.Buffer))
-		}
-		if err != nil {
+		if _, err := hv(command); err != nil {
 			t.Errorf("hv %s: %v", command, err)
 		}
 	}
