@@ -32,12 +32,12 @@ func (k *snapshotCmd) Run(a *app) error {
 			return err
 		}
 		var rows [][]any
-		for _, s := range all {
-			mark := ""
+		for _, b := range forest(all, func(s hypervisor.SnapshotInfo) (id, parent hypervisor.SnapshotID) { return s.ID, s.Parent }) {
+			s, mark := b.item, ""
 			if s.Current {
 				mark = "*"
 			}
-			rows = append(rows, []any{fmt.Sprintf("%*s%s", 2*s.Depth, "", s.Name) + mark, s.State, s.Memory, s.CreatedAt.Format(time.DateTime), "id:" + s.ID})
+			rows = append(rows, []any{indent(b.depth, s.Name) + mark, s.State, s.Memory, s.CreatedAt.Format(time.DateTime), "id:" + s.ID})
 		}
 		return a.print(all, "NAME STATE MEMORY MADE ID", rows)
 	case "create":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
 	"github.com/anyvisor/anyvisor/hypervisor/capability"
@@ -147,18 +148,20 @@ func (k *volumeCmd) Run(a *app) error {
 			return err
 		}
 		var rows [][]any
-		for _, v := range d.Volumes {
-			rows = append(rows, []any{v.Volume, v.Parent, v.Depth, v.Dependants})
+		for _, b := range forest(d.Volumes, func(v hypervisor.VolumeDependency) (id, parent hypervisor.VolumeID) { return v.Volume, v.Parent }) {
+			v := b.item
+			rows = append(rows, []any{indent(b.depth, string(v.Volume)), v.Disk, mib(v.SizeBytes), strings.Join(ids(v.Dependants, hypervisor.Ref.String), ", ")})
 		}
-		return a.print(d, "VOLUME PARENT DEPTH DEPENDANTS", rows)
+		return a.print(d, "VOLUME DISK SIZE DEPENDANTS", rows)
 	}
 	all, err := hypervisor.Collect(a.c.Volumes(a.ctx, ds))
 	if err != nil {
 		return err
 	}
 	var rows [][]any
-	for _, v := range all {
-		rows = append(rows, []any{v.Name, v.Datastore, mib(v.SizeBytes), mib(v.UsedBytes), "id:" + v.ID})
+	for _, b := range forest(all, func(v hypervisor.VolumeInfo) (id, parent hypervisor.VolumeID) { return v.ID, v.Parent }) {
+		v := b.item
+		rows = append(rows, []any{indent(b.depth, v.Name), v.Datastore, mib(v.SizeBytes), mib(v.UsedBytes), "id:" + v.ID})
 	}
 	return a.print(all, "NAME STORE SIZE USED ID", rows)
 }

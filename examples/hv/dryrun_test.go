@@ -126,7 +126,7 @@ func TestDryRun(t *testing.T) {
 		{"template mark", "web-01", "template: yes"},
 		{"template unmark", "gold", "template: yes"},
 		{"template delete", "gold", "vm.delete: yes"},
-		{"migrate", "web-01 --host fakehost2", "WHAT"},
+		{"migrate", "web-01 --host fakehost2", "nothing stands"},
 		{"migrate", "web-01 --host fakehost1", "!blocked"},
 		{"migrate", "gpu-01 --host fakehost2", "!vm-has-passthrough"},
 		{"evacuate", "fakehost1", "host-2"},

@@ -156,14 +156,16 @@ func run(ctx context.Context, k *kong.Context, g globals, out io.Writer) (err er
 
 // done shows progress and waits for the true outcome.
 func done[T any](a *app, t *hypervisor.Task[T]) (T, error) {
-	for p, err := range t.Progress(a.ctx) {
-		if err != nil || p.Done {
+	p := progress{w: os.Stderr, terminal: isTerminal(os.Stderr)}
+	for s, err := range t.Progress(a.ctx) {
+		if err != nil || s.Done {
 			break
 		}
-		if p.Fraction >= 0 && a.Output == "table" {
-			fmt.Fprintf(os.Stderr, "%3.0f%% %s\n", 100*p.Fraction, p.Phase)
+		if a.Output == "table" {
+			p.show(s, time.Now())
 		}
 	}
+	p.end()
 	r, err := t.Run(a.ctx, a.Grace)
 	for _, n := range t.Notes() {
 		fmt.Fprintln(os.Stderr, "note:", n)

@@ -47,6 +47,10 @@ func (k *migrateCmd) Run(a *app) error {
 		for _, b := range r.Warnings {
 			rows = append(rows, []any{"warning", b.Reason, b.Detail})
 		}
+		if len(rows) == 0 && a.Output == "table" {
+			_, err := fmt.Fprintln(a.out, "nothing stands in the way")
+			return err
+		}
 		if err := a.print(r, "WHAT REASON DETAIL", rows); err != nil || k.Check || r.OK() {
 			return err
 		}
