@@ -18,7 +18,7 @@
 // Clients in the process with that name share. fake:///path/of/a/file keeps the
 // backend in a file, which the last Close in the process writes, so that one
 // process after the other can work on it. A process that is killed loses its
-// changes and leaves the file's lock, path/of/a/file.lock. The parameters are hosts (a
+// changes. The file path/of/a/file.lock keeps other processes away meanwhile. The parameters are hosts (a
 // number), seed, edition, and delay (of every task, "2s"). Any user and
 // password are accepted.
 package fake

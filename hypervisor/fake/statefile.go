@@ -15,10 +15,12 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// stateFile is a backend that a file keeps. The file path + ".lock" is there as
-// long as a process has the backend, so that no two change it at once.
+// stateFile is a backend that a file keeps. While a process has the backend it
+// has a lock on the file path + ".lock", so that no two change it at once. The
+// system drops the lock of a process that ends.
 type stateFile struct {
 	path string
+	lock *os.File
 	b    *Backend
 	open int // sessions
 }
@@ -49,14 +51,15 @@ func openStateFile(path string, cfg Config, query string) (*Driver, error) {
 	defer stateFiles.Unlock()
 	f := stateFiles.m[path]
 	if f == nil {
-		if err := lockState(path); err != nil {
+		lock, err := lockState(path)
+		if err != nil {
 			return nil, err
 		}
 		b, err := readState(path, cfg, query)
 		if err != nil {
-			return nil, errors.Join(err, os.Remove(path+".lock"))
+			return nil, errors.Join(err, lock.Close())
 		}
-		f = &stateFile{path: path, b: b}
+		f = &stateFile{path: path, lock: lock, b: b}
 		if stateFiles.m == nil {
 			stateFiles.m = map[string]*stateFile{}
 		}
@@ -79,24 +82,29 @@ func (f *stateFile) close() error {
 		return nil
 	}
 	delete(stateFiles.m, f.path)
-	return errors.Join(writeState(f.path, f.b), os.Remove(f.path+".lock"))
+	return errors.Join(writeState(f.path, f.b), f.lock.Close())
 }
 
-func lockState(path string) error {
-	lock := path + ".lock"
-	f, err := os.OpenFile(lock, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		by, _ := os.ReadFile(lock)
-		return hypervisor.Errorf(hypervisor.ErrBusy, stateRef(path), "process %s has this file open: wait for it, or remove %s if that process was killed", strings.TrimSpace(string(by)), lock)
+// errLocked is lockFile's error for a file that another process has.
+var errLocked = errors.New("another process has this file open")
+
+// lockState takes the lock and writes this process's number into it.
+func lockState(path string) (*os.File, error) {
+	f, err := lockFile(path + ".lock")
+	if errors.Is(err, errLocked) {
+		by, _ := os.ReadFile(path + ".lock") // its text is a help only
+		return nil, hypervisor.Errorf(hypervisor.ErrBusy, stateRef(path), "process %s has this file open: wait for it, or name another file", strings.TrimSpace(string(by)))
 	}
 	if err != nil {
-		return stateError(path, err)
+		return nil, stateError(path, err)
 	}
-	_, err = fmt.Fprintln(f, os.Getpid())
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(stateError(path, err), os.Remove(lock))
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(stateError(path, err), f.Close())
 	}
-	return nil
+	if _, err := fmt.Fprintln(f, os.Getpid()); err != nil {
+		return nil, errors.Join(stateError(path, err), f.Close())
+	}
+	return f, nil
 }
 
 // readState makes the backend that a file holds, or that cfg describes if there

@@ -51,7 +51,7 @@ func TestStateFile(t *testing.T) {
 	if err := second.Close(); err != nil {
 		t.Error(err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) != 1 {
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) != 2 { // with the lock
 		t.Errorf("the folder has %v", left)
 	}
 
@@ -93,8 +93,8 @@ func TestStateFile(t *testing.T) {
 	c.Close()
 }
 
-// TestStateFileRefused: a file that can't be used is left as it is, and so is
-// no lock.
+// TestStateFileRefused: a file that can't be used is left as it is, and nothing
+// stays locked.
 func TestStateFileRefused(t *testing.T) {
 	newer, err := json.Marshal(map[string]any{"Format": 99})
 	if err != nil {
@@ -117,9 +117,14 @@ func TestStateFileRefused(t *testing.T) {
 			if left, _ := os.ReadFile(path); string(left) != data {
 				t.Errorf("the file has now %q", left)
 			}
-			if _, err := os.Stat(path + ".lock"); err == nil {
-				t.Error("the lock is still there")
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
 			}
+			c, err := hypervisor.Open(t.Context(), url, nil)
+			if err != nil {
+				t.Fatal("without the file:", err)
+			}
+			c.Close()
 		})
 	}
 	url, _ := stateURL(t)
@@ -144,24 +149,28 @@ func TestStateFileCannotBeWritten(t *testing.T) {
 }
 
 // TestStateFileOfAnotherProcess: while one process has the file, another is
-// refused and learns which one it is.
+// refused and learns which one it is. A process that is killed keeps nobody
+// away.
 func TestStateFileOfAnotherProcess(t *testing.T) {
 	if url := os.Getenv("ANYVISOR_STATE_URL"); url != "" { // the other process
 		c, err := hypervisor.Open(t.Context(), url, nil)
 		if err != nil {
 			t.Fatal(hypervisor.KindOf(err), err)
 		}
+		if os.Getenv("ANYVISOR_STATE_KILLED") != "" {
+			os.Exit(3)
+		}
 		c.Close()
 		return
 	}
 	url, path := stateURL(t)
-	other := func() string {
+	other := func(env ...string) string {
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(self, "-test.run", "^TestStateFileOfAnotherProcess$")
-		cmd.Env = append(os.Environ(), "ANYVISOR_STATE_URL="+url)
+		cmd.Env = append(append(os.Environ(), "ANYVISOR_STATE_URL="+url), env...)
 		out, _ := cmd.CombinedOutput()
 		return string(out)
 	}
@@ -181,5 +190,9 @@ func TestStateFileOfAnotherProcess(t *testing.T) {
 	}
 	if out := other(); !strings.Contains(out, "PASS") {
 		t.Errorf("afterwards: %s", out)
+	}
+	other("ANYVISOR_STATE_KILLED=1")
+	if out := other(); !strings.Contains(out, "PASS") {
+		t.Errorf("after one was killed: %s", out)
 	}
 }
