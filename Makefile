@@ -7,13 +7,15 @@
 # make fuzz       each fuzz target for FUZZTIME, a minute by default
 # make lint       gofmt, vet, builds for more platforms, staticcheck, govulncheck
 # make bench      benchmarks; as root the labs' too
+# make release-check  what a release needs beside the tests: API changes since the
+#                 last tag, tidy modules, local replace lines, licences in NOTICE
 # make docs       docs/capabilities.md from what a full test run saw
 
 GO ?= go
 
 FUZZTIME ?= 1m
 
-.PHONY: test test-fast acceptance mutants fuzz lint bench docs deps
+.PHONY: test test-fast acceptance mutants fuzz lint bench docs deps release-check
 
 test: deps
 	@GO="$(GO)" bash internal/lab/test.sh
@@ -54,6 +56,9 @@ lint:
 
 bench: deps
 	@GO="$(GO)" bash internal/lab/bench.sh
+
+release-check:
+	@GO="$(GO)" bash internal/release-check.sh
 
 docs:
 	ANYVISOR_RESULTS="$(CURDIR)/docs/results" $(MAKE) test
