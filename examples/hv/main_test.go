@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -151,6 +152,36 @@ func TestGuide(t *testing.T) {
 	}
 	if n < 15 {
 		t.Errorf("the guide has %d commands", n)
+	}
+}
+
+// TestCommandsInPages: each command of hv that the pages mention in backquotes is one that hv accepts.
+func TestCommandsInPages(t *testing.T) {
+	command := regexp.MustCompile("`(?:go run \\./examples/)?hv ([^`]+)`")
+	n := 0
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/guides/*.md"} {
+		pages, err := filepath.Glob(pattern)
+		if err != nil || len(pages) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, page := range pages {
+			text, err := os.ReadFile(page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range command.FindAllStringSubmatch(string(text), -1) {
+				n++
+				if strings.HasPrefix(m[1], "--") { // a flag alone
+					m[1] += " vms"
+				}
+				if _, err := parser(new(cli)).Parse(strings.Fields(m[1])); err != nil {
+					t.Errorf("%s has hv %s: %v", page, m[1], err)
+				}
+			}
+		}
+	}
+	if n < 12 {
+		t.Errorf("the pages mention %d commands", n)
 	}
 }
 
