@@ -9,13 +9,15 @@
 # make bench      benchmarks; as root the labs' too
 # make release-check  what a release needs beside the tests: API changes since the
 #                 last tag, tidy modules, local replace lines, licences in NOTICE
+# make site       the pages in docs as a static site in the folder site, with checked
+#                 links; needs Node.js 20
 # make docs       docs/capabilities.md from what a full test run saw
 
 GO ?= go
 
 FUZZTIME ?= 1m
 
-.PHONY: test test-fast acceptance mutants fuzz lint bench docs deps release-check
+.PHONY: test test-fast acceptance mutants fuzz lint bench docs deps release-check site
 
 test: deps
 	@GO="$(GO)" bash internal/lab/test.sh
@@ -56,6 +58,9 @@ lint:
 
 bench: deps
 	@GO="$(GO)" bash internal/lab/bench.sh
+
+site:
+	@bash internal/site.sh
 
 release-check:
 	@GO="$(GO)" bash internal/release-check.sh
