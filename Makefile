@@ -7,13 +7,17 @@
 # make fuzz       each fuzz target for FUZZTIME, a minute by default
 # make lint       gofmt, vet, builds for more platforms, staticcheck, govulncheck
 # make bench      benchmarks; as root the labs' too
+# make release-check  what a release needs beside the tests: API changes since the
+#                 last tag, tidy modules, local replace lines, licences in NOTICE
+# make site       the pages in docs as a static site in the folder site, with checked
+#                 links; needs Node.js 20
 # make docs       docs/capabilities.md from what a full test run saw
 
 GO ?= go
 
 FUZZTIME ?= 1m
 
-.PHONY: test test-fast acceptance mutants fuzz lint bench docs deps
+.PHONY: test test-fast acceptance mutants fuzz lint bench docs deps release-check site
 
 test: deps
 	@GO="$(GO)" bash internal/lab/test.sh
@@ -42,7 +46,7 @@ lint:
 	$(GO) vet ./...
 	GOOS=windows CGO_ENABLED=0 $(GO) vet ./...
 	@for t in linux/arm64 windows/arm64 darwin/amd64; do CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build ./... || exit 1; done
-	$(GO) vet -C internal/interop ./...
+	$(GO) vet -C internal/interop -tags release ./...
 	$(GO) vet -C hypervisor/fleet ./...
 	$(GO) vet -C hypervisor/fleet/dbosfleet ./...
 	@for d in hypervisor/fleet hypervisor/fleet/dbosfleet; do (cd $$d && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit 1; done
@@ -54,6 +58,12 @@ lint:
 
 bench: deps
 	@GO="$(GO)" bash internal/lab/bench.sh
+
+site:
+	@bash internal/site.sh
+
+release-check:
+	@GO="$(GO)" bash internal/release-check.sh
 
 docs:
 	ANYVISOR_RESULTS="$(CURDIR)/docs/results" $(MAKE) test

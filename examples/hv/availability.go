@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type haCmd struct {
@@ -26,6 +28,9 @@ func (k *haCmd) Run(a *app) error {
 	vm, err := a.vm(k.VM)
 	if err != nil {
 		return err
+	}
+	if k.Priority != "" && a.DryRun {
+		return a.rehearseVM(vm, fmt.Sprintf("set the restart priority of %s to %s", k.VM, k.Priority), capability.HighAvailability, "")
 	}
 	if k.Priority != "" {
 		return only(a, vm.SetRestartPriority(a.ctx, hypervisor.RestartPriority(k.Priority)))

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type snapshotCmd struct {
@@ -21,6 +22,9 @@ func (k *snapshotCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if a.DryRun && k.Op != "list" {
+		return k.rehearse(a, vm)
+	}
 	switch k.Op {
 	case "list":
 		all, err := vm.Snapshots(a.ctx)
@@ -28,12 +32,12 @@ func (k *snapshotCmd) Run(a *app) error {
 			return err
 		}
 		var rows [][]any
-		for _, s := range all {
-			mark := ""
+		for _, b := range forest(all, func(s hypervisor.SnapshotInfo) (id, parent hypervisor.SnapshotID) { return s.ID, s.Parent }) {
+			s, mark := b.item, ""
 			if s.Current {
 				mark = "*"
 			}
-			rows = append(rows, []any{fmt.Sprintf("%*s%s", 2*s.Depth, "", s.Name) + mark, s.State, s.Memory, s.CreatedAt.Format(time.DateTime), "id:" + s.ID})
+			rows = append(rows, []any{indent(b.depth, s.Name) + mark, s.State, s.Memory, s.CreatedAt.Format(time.DateTime), "id:" + s.ID})
 		}
 		return a.print(all, "NAME STATE MEMORY MADE ID", rows)
 	case "create":
@@ -51,6 +55,24 @@ func (k *snapshotCmd) Run(a *app) error {
 		return only(a, s.Revert(a.ctx, nil))
 	}
 	return only(a, s.Delete(a.ctx, &hypervisor.DeleteSnapshotOptions{Children: k.Children}))
+}
+
+// rehearse looks up the snapshot and asks for what the operation needs.
+func (k *snapshotCmd) rehearse(a *app, vm *hypervisor.VM) error {
+	needs := []capability.Name{capability.SnapshotDisk}
+	if k.Op != "create" {
+		if _, err := a.snapshot(vm, k.Name); err != nil {
+			return err
+		}
+		return a.rehearse(vm.Ref(), fmt.Sprintf("%s the snapshot %s of %s", k.Op, k.Name, k.VM), needs...)
+	}
+	if k.Memory {
+		needs = append(needs, capability.SnapshotMemory)
+	}
+	if k.Quiesce {
+		needs = append(needs, capability.SnapshotQuiesce)
+	}
+	return a.rehearse(vm.Ref(), fmt.Sprintf("make the snapshot %s of %s", k.Name, k.VM), needs...)
 }
 
 type cloneCmd struct {
@@ -81,6 +103,9 @@ func (k *cloneCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
+		if a.DryRun {
+			return a.rehearse(t.Ref(), fmt.Sprintf("deploy the template %s as %s", k.Source, k.Name), o.Capability())
+		}
 		return a.made(t.Deploy(a.ctx, k.Name, o))
 	}
 	vm, err := a.vm(k.Source)
@@ -93,6 +118,13 @@ func (k *cloneCmd) Run(a *app) error {
 			return err
 		}
 		o.From = s.ID()
+	}
+	if a.DryRun {
+		live := capability.CloneRunning
+		if o.Mode == hypervisor.CloneModeInstant || o.From != "" {
+			live = ""
+		}
+		return a.rehearseVM(vm, fmt.Sprintf("copy the machine %s to %s", k.Source, k.Name), o.Capability(), live)
 	}
 	return a.made(vm.Clone(a.ctx, k.Name, o))
 }
@@ -108,11 +140,18 @@ func (k *templateCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
+		if a.DryRun {
+			return a.rehearseVM(vm, "make the machine "+k.Name+" a template", capability.Templates, "")
+		}
 		return only(a, vm.MarkTemplate(a.ctx))
 	}
 	t, err := a.template(k.Name)
 	if err != nil {
 		return err
+	}
+	if a.DryRun {
+		need := map[string]capability.Name{"unmark": capability.Templates, "delete": capability.VMDelete}[k.Op]
+		return a.rehearse(t.Ref(), k.Op+" the template "+k.Name, need)
 	}
 	if k.Op == "unmark" {
 		return only(a, t.MarkVM(a.ctx, hypervisor.Placement{}))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type deviceCmd struct {
@@ -21,15 +22,42 @@ func (k *deviceCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if a.DryRun {
+		return k.rehearse(a, vm)
+	}
 	if k.Op == "detach" {
 		return only(a, vm.DetachDevice(a.ctx, hypervisor.AttachmentID(k.ID)))
 	}
-	d, err := done(a, vm.AttachDevice(a.ctx, hypervisor.DeviceRequest{ID: hypervisor.DeviceID(k.ID), Vendor: k.Vendor, Product: k.Product,
-		Profile: k.Profile, VirtualFunction: k.VF}))
+	d, err := done(a, vm.AttachDevice(a.ctx, k.request()))
 	if err == nil {
 		fmt.Fprintln(a.out, d.ID, d.Device, d.Address)
 	}
 	return err
+}
+
+// request is what attach asks for.
+func (k *deviceCmd) request() hypervisor.DeviceRequest {
+	return hypervisor.DeviceRequest{ID: hypervisor.DeviceID(k.ID), Vendor: k.Vendor, Product: k.Product, Profile: k.Profile, VirtualFunction: k.VF}
+}
+
+// rehearse looks up the device and asks for what the operation needs.
+func (k *deviceCmd) rehearse(a *app, vm *hypervisor.VM) error {
+	if k.Op == "attach" {
+		if k.ID != "" {
+			if err := a.deviceThere(hypervisor.DeviceID(k.ID)); err != nil {
+				return err
+			}
+		}
+		return a.rehearseVM(vm, "attach a host device to "+k.VM, k.request().Capability(), capability.DeviceHotplug)
+	}
+	i, err := vm.Info(a.ctx)
+	if err != nil {
+		return err
+	}
+	if err := part(ids(i.Devices, func(d hypervisor.AttachedDevice) hypervisor.AttachmentID { return d.ID }), "attached device", hypervisor.AttachmentID(k.ID)); err != nil {
+		return err
+	}
+	return a.rehearseVM(vm, "detach a host device from "+k.VM, capability.DevicePCI, capability.DeviceHotplug)
 }
 
 type prepareCmd struct {
@@ -43,6 +71,12 @@ func (k *prepareCmd) Run(a *app) error {
 	if k.VFs == nil {
 		on := !k.Release
 		p.Passthrough = &on
+	}
+	if a.DryRun {
+		if err := a.deviceThere(hypervisor.DeviceID(k.ID)); err != nil {
+			return err
+		}
+		return a.rehearse(hypervisor.DeviceID(k.ID).Ref(), "prepare the host device "+k.ID, capability.DevicePrepare)
 	}
 	return only(a, a.c.PrepareDevice(a.ctx, hypervisor.DeviceID(k.ID), p))
 }

@@ -6,7 +6,13 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
+
+// guestNeeds is the capability for each operation that may change the guest.
+var guestNeeds = map[string]capability.Name{
+	"sync": capability.GuestClock, "freeze": capability.GuestFreeze, "thaw": capability.GuestFreeze, "exec": capability.GuestExec,
+}
 
 type guestCmd struct {
 	Op   string   `arg:"" enum:"info,clock,sync,freeze,thaw,exec"`
@@ -18,6 +24,9 @@ func (k *guestCmd) Run(a *app) error {
 	vm, err := a.vm(k.VM)
 	if err != nil {
 		return err
+	}
+	if need, changes := guestNeeds[k.Op]; changes && a.DryRun {
+		return a.rehearseVM(vm, fmt.Sprintf("%s in the guest of %s", k.Op, k.VM), need, "")
 	}
 	switch k.Op {
 	case "clock":

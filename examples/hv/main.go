@@ -41,6 +41,7 @@ type globals struct {
 	Connect string           `short:"c" env:"HV_URL" help:"URL of the hypervisor, or name of a connection (${env}; by default the current connection, or else the fake)."`
 	Config  string           `env:"HV_CONFIG" type:"path" help:"File with the connections (${env}; by default hv/config.yaml in the user's folder for configurations)."`
 	Output  string           `short:"o" enum:"table,json,yaml" default:"table" help:"How to print: table, json or yaml."`
+	DryRun  bool             `help:"Say what a command would do and check what can be checked, and change nothing."`
 	Debug   bool             `help:"Log every operation."`
 	Grace   time.Duration    `default:"1m" help:"How long to wait for the true outcome after an interrupt."`
 	Version kong.VersionFlag `help:"Print hv's version."`
@@ -155,14 +156,16 @@ func run(ctx context.Context, k *kong.Context, g globals, out io.Writer) (err er
 
 // done shows progress and waits for the true outcome.
 func done[T any](a *app, t *hypervisor.Task[T]) (T, error) {
-	for p, err := range t.Progress(a.ctx) {
-		if err != nil || p.Done {
+	p := progress{w: os.Stderr, terminal: isTerminal(os.Stderr)}
+	for s, err := range t.Progress(a.ctx) {
+		if err != nil || s.Done {
 			break
 		}
-		if p.Fraction >= 0 && a.Output == "table" {
-			fmt.Fprintf(os.Stderr, "%3.0f%% %s\n", 100*p.Fraction, p.Phase)
+		if a.Output == "table" {
+			p.show(s, time.Now())
 		}
 	}
+	p.end()
 	r, err := t.Run(a.ctx, a.Grace)
 	for _, n := range t.Notes() {
 		fmt.Fprintln(os.Stderr, "note:", n)

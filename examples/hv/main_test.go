@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -20,11 +21,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestCommands runs a small story, each command as a user would type it.
-func TestCommands(t *testing.T) {
-	hv := func(line string) (string, error) {
+// hvOn returns a function that runs a command line on a URL and returns what
+// it printed.
+func hvOn(t *testing.T, url string) func(line string) (string, error) {
+	return func(line string) (string, error) {
 		var args cli
-		k, err := parser(&args).Parse(append([]string{"-c", "fake://hv-test", "--config", "testdata/empty.yaml"}, strings.Fields(line)...))
+		k, err := parser(&args).Parse(append([]string{"-c", url, "--config", "testdata/empty.yaml"}, strings.Fields(line)...))
 		if err != nil {
 			return "", err
 		}
@@ -32,6 +34,11 @@ func TestCommands(t *testing.T) {
 		err = run(t.Context(), k, args.globals, &out)
 		return out.String(), err
 	}
+}
+
+// TestCommands runs a small story, each command as a user would type it.
+func TestCommands(t *testing.T) {
+	hv := hvOn(t, "fake://hv-test")
 	for _, step := range []struct {
 		line string
 		want string // in the output, or in the error after a !
@@ -48,7 +55,10 @@ func TestCommands(t *testing.T) {
 		{"power pause web-01", ""},
 		{"power resume web-01", ""},
 		{"snapshot create web-01 before --memory", "id:"},
-		{"snapshot list web-01", "before*"},
+		{"snapshot list web-01", "\nbefore*"},
+		{"snapshot create web-01 after", "id:"},
+		{"snapshot list web-01", "\n  after*"},
+		{"snapshot delete web-01 after", ""},
 		{"snapshot revert web-01 before", ""},
 		{"set web-01 -l tier=web", ""},
 		{"set web-01 --cpus 2 --next-start", ""},
@@ -56,10 +66,12 @@ func TestCommands(t *testing.T) {
 		{"disk attach web-01 --size 64", ""},
 		{"guest exec web-01 /bin/echo hello", "hello"},
 		{"guest clock web-01", "ahead"},
-		{"migrate web-01 --host fakehost2 --check", "WHAT"},
+		{"migrate web-01 --host fakehost2 --check", "nothing stands"},
 		{"power off web-01", ""},
 		{"snapshot delete web-01 before", ""},
 		{"clone web-01 web-02 --mode linked", "id:"},
+		{"volume list", "\n  web-02"},
+		{"volume needs web-02", "\n  vol-"},
 		{"delete web-01", "!linked"},
 		{"delete web-02", ""},
 		{"template mark web-01", ""},
@@ -119,12 +131,14 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestGuide runs each command of the guide, one after the other.
+// TestGuide runs each command of the guide, one after the other, on a state
+// file as the guide says.
 func TestGuide(t *testing.T) {
 	text, err := os.ReadFile("../../docs/guides/hv.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	hv := hvOn(t, "fake:///"+strings.TrimPrefix(filepath.ToSlash(filepath.Join(t.TempDir(), "lab.json")), "/"))
 	n := 0
 	for line := range strings.Lines(string(text)) {
 		command, ok := strings.CutPrefix(strings.TrimSpace(line), "$ hv ")
@@ -132,17 +146,42 @@ func TestGuide(t *testing.T) {
 			continue
 		}
 		n++
-		var args cli
-		k, err := parser(&args).Parse(append([]string{"-c", "fake://hv-guide", "--config", "testdata/empty.yaml"}, strings.Fields(command)...))
-		if err == nil {
-			err = run(t.Context(), k, args.globals, new(bytes.Buffer))
-		}
-		if err != nil {
+		if _, err := hv(command); err != nil {
 			t.Errorf("hv %s: %v", command, err)
 		}
 	}
 	if n < 15 {
 		t.Errorf("the guide has %d commands", n)
+	}
+}
+
+// TestCommandsInPages: each command of hv that the pages mention in backquotes is one that hv accepts.
+func TestCommandsInPages(t *testing.T) {
+	command := regexp.MustCompile("`(?:go run \\./examples/)?hv ([^`]+)`")
+	n := 0
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/guides/*.md"} {
+		pages, err := filepath.Glob(pattern)
+		if err != nil || len(pages) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, page := range pages {
+			text, err := os.ReadFile(page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range command.FindAllStringSubmatch(string(text), -1) {
+				n++
+				if strings.HasPrefix(m[1], "--") { // a flag alone
+					m[1] += " vms"
+				}
+				if _, err := parser(new(cli)).Parse(strings.Fields(m[1])); err != nil {
+					t.Errorf("%s has hv %s: %v", page, m[1], err)
+				}
+			}
+		}
+	}
+	if n < 12 {
+		t.Errorf("the pages mention %d commands", n)
 	}
 }
 

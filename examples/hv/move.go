@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type migrateCmd struct {
@@ -12,7 +13,7 @@ type migrateCmd struct {
 	Host    string
 	Store   string
 	Cold    bool
-	Check   bool  `help:"Only tell what stands in the way."`
+	Check   bool  `help:"Only list what stands in the way."`
 	Limit   int64 `help:"Bandwidth in MiB/s."`
 	Timeout time.Duration
 }
@@ -34,7 +35,7 @@ func (k *migrateCmd) Run(a *app) error {
 	if k.Cold {
 		o.Mode = hypervisor.MigrateModeCold
 	}
-	if k.Check {
+	if k.Check || a.DryRun {
 		r, err := vm.CheckMigrate(a.ctx, o)
 		if err != nil {
 			return err
@@ -46,7 +47,14 @@ func (k *migrateCmd) Run(a *app) error {
 		for _, b := range r.Warnings {
 			rows = append(rows, []any{"warning", b.Reason, b.Detail})
 		}
-		return a.print(r, "WHAT REASON DETAIL", rows)
+		if len(rows) == 0 && a.Output == "table" {
+			_, err := fmt.Fprintln(a.out, "nothing stands in the way")
+			return err
+		}
+		if err := a.print(r, "WHAT REASON DETAIL", rows); err != nil || k.Check || r.OK() {
+			return err
+		}
+		return hypervisor.Errorf(hypervisor.ErrIncompatible, vm.Ref(), "%w", &hypervisor.BlockedError{Blockers: r.Blockers})
 	}
 	r, err := done(a, vm.Migrate(a.ctx, o))
 	if err == nil {
@@ -65,6 +73,9 @@ func (k *evacuateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if a.DryRun {
+		return a.rehearseEvacuation(h)
+	}
 	r, err := done(a, a.c.Host(h).Evacuate(a.ctx, &hypervisor.EvacuateOptions{Parallel: k.Parallel}))
 	for _, m := range r.Moved {
 		fmt.Fprintln(a.out, m.VM, "is on", m.Host)
@@ -82,6 +93,9 @@ func (k *maintenanceCmd) Run(a *app) error {
 	h, err := a.host(k.Host)
 	if err != nil {
 		return err
+	}
+	if a.DryRun {
+		return a.rehearse(h.Ref(), k.Op+" maintenance of "+k.Host, capability.HostMaintenance)
 	}
 	if k.Op == "exit" {
 		return only(a, a.c.Host(h).ExitMaintenance(a.ctx))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type taskCmd struct {
@@ -15,6 +16,9 @@ func (k *taskCmd) Run(a *app) error {
 	t, err := a.c.Task(a.ctx, hypervisor.TaskID(k.ID))
 	if err != nil {
 		return err
+	}
+	if k.Op == "cancel" && a.DryRun {
+		return a.rehearse(hypervisor.Ref{}, "cancel the task "+k.ID, capability.TaskCancel)
 	}
 	if k.Op == "cancel" {
 		return t.Cancel(a.ctx)

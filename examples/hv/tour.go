@@ -16,6 +16,9 @@ type tourCmd struct {
 }
 
 func (k *tourCmd) Run(a *app) error {
+	if a.DryRun {
+		return usagef("tour can't be rehearsed, since each step needs the one before: try it on the fake (-c fake://)")
+	}
 	failed := tour.Run(a.ctx, a.c, a.out, tour.Options{Keep: k.Keep, MemoryBytes: k.Memory * hypervisor.MiB, DiskBytes: k.Disk * hypervisor.MiB, Limit: k.Timeout})
 	if failed > 0 {
 		return fmt.Errorf("%d steps of the tour failed", failed)

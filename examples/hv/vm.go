@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/anyvisor/anyvisor/hypervisor"
+	"github.com/anyvisor/anyvisor/hypervisor/capability"
 )
 
 type createCmd struct {
@@ -53,6 +54,13 @@ func (k *createCmd) Run(a *app) error {
 		}
 		s.NICs = append(s.NICs, hypervisor.NICSpec{Network: id})
 	}
+	if a.DryRun {
+		var scope hypervisor.Ref
+		if h != "" {
+			scope = h.Ref()
+		}
+		return a.rehearse(scope, "make the machine "+k.Name, capability.VMCreate)
+	}
 	return a.made(a.c.CreateVM(a.ctx, s))
 }
 
@@ -76,11 +84,21 @@ func (k *deleteCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if a.DryRun {
+		return a.rehearseVM(vm, fmt.Sprintf("remove the machine %s (disks kept: %v)", k.VM, k.KeepDisks), capability.VMDelete, "")
+	}
 	p := hypervisor.DeleteDisks
 	if k.KeepDisks {
 		p = hypervisor.KeepDisks
 	}
 	return only(a, vm.Delete(a.ctx, p, &hypervisor.DeleteOptions{Force: k.Force}))
+}
+
+// powerNeeds is the capability for each power operation.
+var powerNeeds = map[string]capability.Name{
+	"start": capability.VMStart, "off": capability.VMStart, "resume": capability.VMStart,
+	"shutdown": capability.PowerShutdown, "reboot": capability.PowerShutdown,
+	"reset": capability.PowerReset, "pause": capability.PowerPause, "suspend": capability.PowerSuspend,
 }
 
 type powerCmd struct {
@@ -94,6 +112,9 @@ func (k *powerCmd) Run(a *app) error {
 	vm, err := a.vm(k.VM)
 	if err != nil {
 		return err
+	}
+	if a.DryRun {
+		return a.rehearseVM(vm, k.Op+" the machine "+k.VM, powerNeeds[k.Op], "")
 	}
 	o := &hypervisor.ShutdownOptions{Timeout: k.Timeout, Force: k.Force}
 	switch k.Op {
@@ -126,6 +147,9 @@ func (k *setCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if a.DryRun {
+		return k.rehearse(a, vm)
+	}
 	if k.Labels != nil {
 		if err := vm.SetLabels(a.ctx, k.Labels); err != nil {
 			return err
@@ -136,4 +160,28 @@ func (k *setCmd) Run(a *app) error {
 		return nil
 	}
 	return only(a, vm.Reconfigure(a.ctx, ch))
+}
+
+// rehearse asks for the capabilities that the changes need in the machine's
+// present state.
+func (k *setCmd) rehearse(a *app, vm *hypervisor.VM) error {
+	i, err := vm.Info(a.ctx)
+	if err != nil {
+		return err
+	}
+	live := (i.State == hypervisor.StateRunning || i.State == hypervisor.StatePaused) && !k.NextStart
+	var needs []capability.Name
+	if k.Labels != nil {
+		needs = append(needs, capability.Labels)
+	}
+	if k.CPUs != 0 || k.Memory != 0 || k.Name != "" {
+		needs = append(needs, capability.Reconfigure)
+	}
+	if live && k.CPUs != 0 {
+		needs = append(needs, capability.CPUHotAdd)
+	}
+	if live && k.Memory != 0 {
+		needs = append(needs, capability.MemoryHotAdd)
+	}
+	return a.rehearse(vm.Ref(), "change the machine "+k.VM, needs...)
 }

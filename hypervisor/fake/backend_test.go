@@ -159,7 +159,7 @@ func TestSeed(t *testing.T) {
 var urls int
 
 func TestURL(t *testing.T) {
-	for _, bad := range []string{"fake:///path", "fake://?hosts=0", "fake://?delay=-1s", "fake://?edition=gold", "fake://?seed=x", "fake://?unknown=1"} {
+	for _, bad := range []string{"fake://name/path", "fake://?hosts=0", "fake://?delay=-1s", "fake://?edition=gold", "fake://?seed=x", "fake://?unknown=1"} {
 		_, err := hypervisor.Open(t.Context(), bad, nil)
 		demand(t, err, hypervisor.ErrInvalidArgument, bad)
 	}

@@ -15,7 +15,10 @@
 // [Backend.ReadMemory], [Backend.Calls] and the like.
 //
 // The URL fake:// opens a backend of its own. fake://name opens one that all
-// Clients in the process with that name share. Its parameters are hosts (a
+// Clients in the process with that name share. fake:///path/of/a/file keeps the
+// backend in a file, which the last Close in the process writes, so that one
+// process after the other can work on it. A process that is killed loses its
+// changes. The file path/of/a/file.lock keeps other processes away meanwhile. The parameters are hosts (a
 // number), seed, edition, and delay (of every task, "2s"). Any user and
 // password are accepted.
 package fake
@@ -129,6 +132,7 @@ type Network struct {
 type Backend struct {
 	serial uint64 // the order of locking
 	cfg    Config
+	query  string // of the URL that made a state file
 
 	mu     sync.Mutex
 	rnd    *rand.PCG

@@ -14,6 +14,7 @@ import (
 type saved struct {
 	Format int
 	Config Config
+	Query  string `json:",omitempty"` // of the URL that made a state file
 	Rand   []byte
 	State  state
 }
@@ -26,7 +27,7 @@ const format = 1
 func (b *Backend) MarshalJSON() ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := saved{Format: format, Config: b.cfg, State: b.st}
+	s := saved{Format: format, Config: b.cfg, Query: b.query, State: b.st}
 	s.Config.Delays = b.delays
 	var err error
 	if s.Rand, err = b.rnd.MarshalBinary(); err != nil {
@@ -109,6 +110,7 @@ func Restore(data []byte, cfg Config) (*Backend, error) {
 	}
 	s.Config.Clock, s.Config.Exec = cfg.Clock, cfg.Exec
 	b := newBackend(s.Config)
+	b.query = s.Query
 	if err := b.rnd.UnmarshalBinary(s.Rand); err != nil {
 		return nil, fmt.Errorf("fake: the saved backend's generator: %w", err)
 	}

@@ -21,6 +21,7 @@ type Driver struct {
 	b      *Backend
 	closed atomic.Bool
 	done   chan struct{} // closed by Close
+	file   *stateFile    // nil unless a file keeps the backend
 }
 
 // Driver has all abilities.
@@ -62,8 +63,9 @@ type namedBackend struct {
 
 func openURL(_ context.Context, u *url.URL, _ *hypervisor.Options) (hypervisor.Driver, error) {
 	on := hypervisor.Ref{Kind: hypervisor.ObjectClient, ID: "fake://" + u.Host}
-	if u.Path != "" && u.Path != "/" {
-		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "path %q makes no sense: use fake:// or fake://name", u.Path)
+	file := u.Path != "" && u.Path != "/"
+	if file && u.Host != "" {
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "a name and the path %q exclude each other: use fake://name, or fake:///path/of/a/file", u.Path)
 	}
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -72,6 +74,9 @@ func openURL(_ context.Context, u *url.URL, _ *hypervisor.Options) (hypervisor.D
 	cfg, err := parse(q)
 	if err != nil {
 		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "%w", err)
+	}
+	if file {
+		return openStateFile(statePath(u), cfg, q.Encode())
 	}
 	if u.Host == "" {
 		return New(cfg).Driver(), nil
@@ -145,10 +150,16 @@ func (d *Driver) As(_ context.Context, on hypervisor.Ref, target any) error {
 	return nil
 }
 
-// Close ends the session. Tasks continue in the backend.
+// Close ends the session. Tasks continue in the backend. Where a file keeps
+// the backend, the last Close in the process saves it, as MarshalJSON does, and
+// returns an error if it can't.
 func (d *Driver) Close() error {
-	if !d.closed.Swap(true) {
-		close(d.done)
+	if d.closed.Swap(true) {
+		return nil
 	}
-	return nil
+	close(d.done)
+	if d.file == nil {
+		return nil
+	}
+	return d.file.close()
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Drive carries a run on until it has ended or ctx ends. It is for authors of
+// Drive continues a run until it has ended or ctx ends. It is for authors of
 // engines, who call it in one process at a time for each run. The store must
 // have been made for a plan of the same shape. The error is ctx's or the
 // store's.
@@ -113,8 +113,8 @@ func (d *drive) finish(ctx context.Context) error {
 
 // wave carries out n targets from the first one on.
 func (d *drive) wave(ctx context.Context, i, first, n int) error {
-	// Targets that an earlier worker has begun come first, and are carried on
-	// in a run that stops too.
+	// Targets that an earlier worker has begun come first, and continue in
+	// a run that stops too.
 	q, resumed := newQueue(), newQueue()
 	for k := range n {
 		t := d.targets[first+k]

@@ -8,16 +8,16 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor"
 )
 
-// Engine remembers runs and carries them on. Users call these methods; a
+// Engine remembers runs and continues them. Users call these methods; a
 // Store is what an engine is made of. Package fleettest tests engines.
 type Engine interface {
 	// Start records a run of the plan, which a worker of this engine then
-	// carries on. An ID that has a run already is a *RunExistsError, or a
+	// works on. An ID that has a run already is a *RunExistsError, or a
 	// *PlanChangedError if that run has a plan of another shape.
 	Start(ctx context.Context, p *Plan) (*Run, error)
 	// Find returns the run with this ID, or ErrNoRun.
 	Find(ctx context.Context, id string) (*Run, error)
-	// Work carries runs on until ctx ends: those that were started with
+	// Work continues runs until ctx ends: those that were started with
 	// this Engine value, and those of the given plans, whichever process
 	// started them. A given plan that has changed since its run began is a
 	// *PlanChangedError, and nothing is done then. A step that is at work
@@ -121,7 +121,7 @@ func (c *Control) Apply(s Signal) {
 }
 
 // Store is how an engine keeps one run. It is for authors of engines, who
-// make a Run of it with NewRun and carry it on with Drive. Its methods are
+// make a Run of it with NewRun and work on it with Drive. Its methods are
 // safe for concurrent use.
 type Store interface {
 	// Targets returns the recorded targets. If none were recorded, and

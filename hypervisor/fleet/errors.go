@@ -11,14 +11,14 @@ import (
 var ErrNoRun = errors.New("fleet: no such run")
 
 // RunExistsError means that a run with the plan's ID began earlier, in this
-// process or another one: find it with Engine.Find, carry it on with
+// process or another one: find it with Engine.Find, continue it with
 // Engine.Work, or give the plan another ID.
 type RunExistsError struct{ ID string }
 
 func (e *RunExistsError) Error() string { return fmt.Sprintf("fleet: a run %q exists already", e.ID) }
 
 // PlanChangedError means that the plan is not the one that the run began with.
-// Nothing was done: take the old plan to carry the run on, or another ID to
+// Nothing was done: take the old plan to continue the run, or another ID to
 // begin a new run.
 type PlanChangedError struct{ ID, Began, Now string }
 

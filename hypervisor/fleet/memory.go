@@ -69,7 +69,7 @@ func (m *Memory) Find(_ context.Context, id string) (*Run, error) {
 	return NewRun(id, r.store), nil
 }
 
-// Work carries all runs on. A run is carried on by one call of Work at a time.
+// Work continues all runs. One call of Work at a time continues a run.
 func (m *Memory) Work(ctx context.Context, plans ...*Plan) error {
 	m.mu.Lock()
 	for _, p := range plans {

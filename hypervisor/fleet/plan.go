@@ -34,7 +34,7 @@ type Plan struct {
 	Select func(hypervisor.VMInfo) bool
 	// Targets chooses the targets instead, for plans that make machines or
 	// work on hosts. Both ways are used once, when the run begins; a run
-	// that is carried on keeps its targets.
+	// that continues keeps its targets.
 	Targets func(context.Context) ([]Target, error)
 
 	// Steps are carried out in this order on each target. After a step that

@@ -86,7 +86,7 @@ func TestCleanUp(t *testing.T) {
 	}
 }
 
-// work carries a run on to its end.
+// work continues a run to its end.
 func work(t *testing.T, e fleet.Engine, r *fleet.Run) fleet.Summary {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())

@@ -44,7 +44,7 @@ func (r *Run) Ended(ctx context.Context) (Summary, bool, error) {
 	return *c.Summary, true, nil
 }
 
-// Wait waits for the end of the run. A worker must carry it on meanwhile. The
+// Wait waits for the end of the run. A worker must work on it meanwhile. The
 // error is that of waiting; Summary.Err says whether targets failed.
 func (r *Run) Wait(ctx context.Context) (Summary, error) {
 	for {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -38,5 +39,18 @@ func TestTable(t *testing.T) {
 				t.Errorf("outcome %s: the table lacks %q", c.res.Rows[0].Outcome, w)
 			}
 		}
+	}
+}
+
+// TestOperationsPage: docs/operations.md is the table of this code.
+func TestOperationsPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now strings.Builder
+	writeOperations(&now, nil)
+	if string(page) != now.String() {
+		t.Error("docs/operations.md is out of date: run make docs")
 	}
 }

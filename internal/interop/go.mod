@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/anyvisor/anyvisor v0.0.0
 	github.com/bodgit/ntlmssp v0.0.0-20240506230425-31973bb52d9b
+	github.com/google/licensecheck v0.3.1
 	github.com/vmware/govmomi v0.55.0
 	go.opentelemetry.io/otel v1.40.0
 	go.opentelemetry.io/otel/sdk v1.40.0

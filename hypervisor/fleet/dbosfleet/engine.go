@@ -46,7 +46,7 @@ type Engine struct {
 	mu     sync.Mutex
 	plans  map[string]*fleet.Plan
 	stores map[string]*store
-	root   dbos.Context // while Work carries runs on here
+	root   dbos.Context // while Work is called here
 	worker dbos.Context // the same, once runs may begin
 	failed chan error   // what ends the present worker
 }
@@ -229,7 +229,7 @@ func (e *Engine) Work(ctx context.Context, plans ...*fleet.Plan) error {
 	}
 }
 
-// work carries runs on until ctx ends or the lock is lost.
+// work continues runs until ctx ends or the lock is lost.
 func (e *Engine) work(ctx context.Context, lost <-chan struct{}) error {
 	// DBOS would cancel its workflows for good with ctx; Shutdown leaves them
 	// for the next worker.

@@ -15,8 +15,8 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor/fleet/fleettest"
 )
 
-// carryOn begins the run of a plan, or carries it on after a kill.
-func carryOn(ctx context.Context, url string, p *fleet.Plan) error {
+// resume begins the run of a plan, or continues it after a kill.
+func resume(ctx context.Context, url string, p *fleet.Plan) error {
 	e, err := dbosfleet.Open(ctx, dbosfleet.Config{URL: url})
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func ExampleOpen() {
 		stop() // the program ends here
 		return nil
 	}}, {}}}
-	fmt.Println(carryOn(ctx, "sqlite:"+filepath.Join(dir, "fleet.db"), p))
+	fmt.Println(resume(ctx, "sqlite:"+filepath.Join(dir, "fleet.db"), p))
 	// Output:
 	// 2 machines are off
 	// context canceled

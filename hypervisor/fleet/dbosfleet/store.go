@@ -32,7 +32,7 @@ type store struct {
 	changed chan struct{}
 
 	hub   *fleet.Hub
-	run   dbos.Context // of the run's workflow, while a worker of this engine carries it on
+	run   dbos.Context // of the run's workflow, while a worker of this engine works on it
 	begun map[string]bool
 	turns map[string]*turn
 	waits map[string]chan struct{} // of targets that wait for their turn
