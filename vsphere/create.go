@@ -258,8 +258,10 @@ func (d *driver) startCopy(ctx context.Context, from, to hypervisor.VolumeID) (r
 	if err != nil {
 		return ref{}, err
 	}
-	return taskOf(methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager,
-		SourceName: src, SourceDatacenter: srcDC, DestName: dst, DestDatacenter: dstDC}))
+	return d.launchDisk(ctx, to, "copyVirtualDisk", isThere, func() (ref, error) {
+		return taskOf(methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager,
+			SourceName: src, SourceDatacenter: srcDC, DestName: dst, DestDatacenter: dstDC}))
+	})
 }
 
 // deleteDisk starts the deletion of a disk that no machine has.
@@ -268,7 +270,9 @@ func (d *driver) deleteDisk(ctx context.Context, id hypervisor.VolumeID) (ref, e
 	if err != nil {
 		return ref{}, err
 	}
-	return taskOf(methods.DeleteVirtualDisk_Task(ctx, d.rt, &types.DeleteVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager, Name: file, Datacenter: dc}))
+	return d.launchDisk(ctx, id, "deleteVirtualDisk", func(v *hypervisor.VolumeInfo) bool { return v == nil }, func() (ref, error) {
+		return taskOf(methods.DeleteVirtualDisk_Task(ctx, d.rt, &types.DeleteVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager, Name: file, Datacenter: dc}))
+	})
 }
 
 // change is a reconfiguration within work that this package composes.

@@ -150,7 +150,9 @@ func (d *driver) detachAll(ctx context.Context, id hypervisor.VMID, v hypervisor
 	if v.Snapshots > 0 {
 		report(hypervisor.TaskState{Fraction: -1, Phase: "merging"})
 		merge := func(ctx context.Context) (ref, error) {
-			return taskOf(methods.RemoveAllSnapshots_Task(ctx, d.rt, &types.RemoveAllSnapshots_Task{This: vmRef(id), Consolidate: types.NewBool(true)}))
+			return d.launch(ctx, vmRef(id), "removeAllSnapshots", nil, func() (ref, error) {
+				return taskOf(methods.RemoveAllSnapshots_Task(ctx, d.rt, &types.RemoveAllSnapshots_Task{This: vmRef(id), Consolidate: types.NewBool(true)}))
+			})
 		}
 		if _, err := d.step(ctx, report, merge); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +20,8 @@ import (
 // launch starts a task. When the connection breaks before the answer arrives,
 // the server may have started the task all the same. The call is not sent
 // again; the server's list of recent tasks is searched instead. hint is the
-// end of the task's descriptionId ("clone" of "VirtualMachine.clone").
+// end of the task's descriptionId ("clone" of "VirtualMachine.clone"). An
+// empty entity means any one: that of a disk manager's task is not documented.
 func (d *driver) launch(ctx context.Context, entity ref, hint string, mine func(context.Context, types.TaskInfo) (bool, error), call func() (ref, error)) (ref, error) {
 	began := time.Now()
 	self, err := job.Call[ref]{
@@ -99,17 +101,13 @@ func lost(ctx context.Context, err error) bool {
 const rounding = 10 * time.Millisecond
 
 // search4task returns the task of the entity that was queued since the call
-// was sent, by the server's clock, if it is the only one of its kind. The
-// server's clock is read after the call, so its time less the time that has
-// passed here since then is never later than the call.
+// was sent, by the server's clock, if it is the only one of its kind.
 func (d *driver) search4task(ctx context.Context, entity ref, hint string, began time.Time, mine func(context.Context, types.TaskInfo) (bool, error)) (ref, bool, error) {
-	now, err := methods.GetCurrentTime(ctx, d.rt)
+	since, err := d.serverTime(ctx, began)
 	if err != nil {
-		if now, err = methods.GetCurrentTime(ctx, d.rt); err != nil {
-			return ref{}, false, err
-		}
+		return ref{}, false, err
 	}
-	since := now.Add(-time.Since(began)).Add(-rounding)
+	since = since.Add(-rounding)
 	list, err := d.all(ctx, hopSpec(*d.vc.ServiceContent.TaskManager, "recentTask", "Task", taskPaths))
 	if err != nil {
 		return ref{}, false, err
@@ -117,7 +115,7 @@ func (d *driver) search4task(ctx context.Context, entity ref, hint string, began
 	var found []ref
 	for _, o := range list {
 		t := get[types.TaskInfo](props(o), "info")
-		if t.Entity == nil || *t.Entity != entity || d.launched.has(o.Obj) || t.QueueTime.Before(since) || !strings.HasSuffix(strings.ToLower(t.DescriptionId), "."+strings.ToLower(hint)) {
+		if entity != (ref{}) && (t.Entity == nil || *t.Entity != entity) || d.launched.has(o.Obj) || t.QueueTime.Before(since) || !strings.HasSuffix(strings.ToLower(t.DescriptionId), "."+strings.ToLower(hint)) {
 			continue
 		}
 		if mine != nil {
@@ -138,6 +136,30 @@ func (d *driver) search4task(ctx context.Context, entity ref, hint string, began
 	return found[0], true, nil
 }
 
+// serverTime is a time of this computer by the server's clock, or a little
+// earlier: the server's clock less the time that has passed here since then.
+// A quick answer to one of three readings makes it exact.
+func (d *driver) serverTime(ctx context.Context, began time.Time) (out time.Time, err error) {
+	for range 3 {
+		sent := time.Now()
+		now, rerr := methods.GetCurrentTime(ctx, d.rt)
+		if rerr != nil {
+			err = rerr
+			continue
+		}
+		if at := now.Add(-time.Since(began)); at.After(out) {
+			out = at
+		}
+		if time.Since(sent) < rounding {
+			break
+		}
+	}
+	if out.IsZero() {
+		return out, err
+	}
+	return out, nil
+}
+
 // callKey marks the object that one call makes, so that it can be
 // distinguished from objects that others make at the same place and time.
 const callKey = "anyvisor.call"
@@ -146,16 +168,9 @@ const callKey = "anyvisor.call"
 // call. It waits for the task.
 func (d *driver) made(call string) func(context.Context, types.TaskInfo) (bool, error) {
 	return func(ctx context.Context, t types.TaskInfo) (bool, error) {
-		info, err := d.await(ctx, t.Task)
-		switch {
-		case info.State == types.TaskInfoStateError:
-			return false, nil
-		case err != nil:
+		var vm ref
+		if ok, err := d.succeeded(ctx, t.Task, &vm); err != nil || !ok || vm == (ref{}) {
 			return false, err
-		}
-		vm, ok := info.Result.(ref)
-		if !ok {
-			return false, nil
 		}
 		p, err := d.one(ctx, vm, `config.extraConfig["`+callKey+`"]`)
 		if isNotFound(err) {
@@ -184,4 +199,55 @@ func (d *driver) startReconfigure(ctx context.Context, id hypervisor.VMID, spec 
 	return d.launch(ctx, vmRef(id), "reconfigure", nil, func() (ref, error) {
 		return taskOf(methods.ReconfigVM_Task(ctx, d.rt, &types.ReconfigVM_Task{This: vmRef(id), Spec: spec}))
 	})
+}
+
+// launchDisk is launch for a task of the disk manager. Other clients may start
+// such tasks at the same time, and a task does not name its disk: this call's
+// task is one that succeeded and after which the disk is as wanted. is gets
+// nil for a disk that is not there.
+func (d *driver) launchDisk(ctx context.Context, id hypervisor.VolumeID, hint string, is func(*hypervisor.VolumeInfo) bool, call func() (ref, error)) (ref, error) {
+	mine := func(ctx context.Context, t types.TaskInfo) (bool, error) {
+		if ok, err := d.succeeded(ctx, t.Task, nil); err != nil || !ok {
+			return false, err
+		}
+		store, rel, _ := splitVolume(id)
+		all, err := d.search(ctx, store, path.Dir(rel), path.Base(rel))
+		if err != nil && !isNotFound(err) {
+			return false, err
+		}
+		if i := slices.IndexFunc(all, func(v hypervisor.VolumeInfo) bool { return v.ID == id }); i >= 0 {
+			return is(&all[i]), nil
+		}
+		return is(nil), nil
+	}
+	return d.launch(ctx, ref{}, hint, mine, call)
+}
+
+func isThere(v *hypervisor.VolumeInfo) bool { return v != nil }
+
+// launchPower is launch for a task that brings the machine into a state. A
+// task that succeeded while the machine is in another state is an older one,
+// of another client.
+func (d *driver) launchPower(ctx context.Context, id hypervisor.VMID, hint string, state types.VirtualMachinePowerState, call func() (ref, error)) (ref, error) {
+	mine := func(ctx context.Context, t types.TaskInfo) (bool, error) {
+		if ok, err := d.succeeded(ctx, t.Task, nil); err != nil || !ok {
+			return err == nil, err
+		}
+		p, err := d.one(ctx, vmRef(id), "runtime.powerState")
+		return err == nil && get[types.VirtualMachinePowerState](p, "runtime.powerState") == state, err
+	}
+	return d.launch(ctx, vmRef(id), hint, mine, call)
+}
+
+// succeeded waits for a task, and reports whether it succeeded. Its result goes
+// to made, which may be nil.
+func (d *driver) succeeded(ctx context.Context, task ref, made *ref) (bool, error) {
+	info, err := d.await(ctx, task)
+	if info.State == types.TaskInfoStateError {
+		return false, nil
+	}
+	if vm, ok := info.Result.(ref); ok && made != nil {
+		*made = vm
+	}
+	return err == nil, err
 }

@@ -1,10 +1,12 @@
 package vsphere
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -67,5 +69,30 @@ func TestLostCallActsLate(t *testing.T) {
 	}
 	if info, err := vm.Info(t.Context()); err != nil || info.Name != "late" {
 		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+// TestOlderTaskIsNotMine: the machine was started and suspended a moment ago by
+// another Client. A start that the server never received is no success.
+func TestOlderTaskIsNotMine(t *testing.T) {
+	sim, c := once(t, simConfig(vspheresim.VCenter))
+	other, err := openSim(t.Context(), sim.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	vm, err := c.CreateVM(t.Context(), spec("older")).Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []func(context.Context) *hypervisor.Task[hypervisor.None]{other.VM(vm.ID()).Start, other.VM(vm.ID()).Suspend} {
+		if _, err := f(t.Context()).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sim.DelayAnswer("GetCurrentTime", 300*time.Millisecond)
+	sim.Cut("PowerOnVM_Task", vspheresim.CutBefore)
+	if _, err := vm.Start(t.Context()).Wait(t.Context()); !errors.Is(err, hypervisor.ErrUnavailable) {
+		t.Errorf("a start that never arrived: %v", err)
 	}
 }

@@ -36,7 +36,9 @@ func (d *driver) EnterMaintenance(ctx context.Context, h hypervisor.HostID, r hy
 		return nil, d.busyWith(ctx, h.Ref(), "machines run on the host", running, "set Evacuate to move them, or shut them down first")
 	}
 	enter := func(ctx context.Context) (ref, error) {
-		return taskOf(methods.EnterMaintenanceMode_Task(ctx, d.rt, &types.EnterMaintenanceMode_Task{This: hostRef(h), EvacuatePoweredOffVms: types.NewBool(false)}))
+		return d.launch(ctx, hostRef(h), "enterMaintenanceMode", nil, func() (ref, error) {
+			return taskOf(methods.EnterMaintenanceMode_Task(ctx, d.rt, &types.EnterMaintenanceMode_Task{This: hostRef(h), EvacuatePoweredOffVms: types.NewBool(false)}))
+		})
 	}
 	if len(running) == 0 || d.automated(ctx, p.ref("parent")) {
 		return d.start(ctx, h.Ref(), enter, nil)
@@ -102,6 +104,8 @@ func (d *driver) ExitMaintenance(ctx context.Context, h hypervisor.HostID) (hype
 		return hypervisor.DoneTask(newID("maintenance"), hypervisor.TaskState{Result: h.Ref()}), nil
 	}
 	return d.start(ctx, h.Ref(), func(ctx context.Context) (ref, error) {
-		return taskOf(methods.ExitMaintenanceMode_Task(ctx, d.rt, &types.ExitMaintenanceMode_Task{This: hostRef(h)}))
+		return d.launch(ctx, hostRef(h), "exitMaintenanceMode", nil, func() (ref, error) {
+			return taskOf(methods.ExitMaintenanceMode_Task(ctx, d.rt, &types.ExitMaintenanceMode_Task{This: hostRef(h)}))
+		})
 	}, nil)
 }

@@ -60,7 +60,9 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 			return wrong("only a running one is reset")
 		}
 		begin = func(ctx context.Context, id hypervisor.VMID) (ref, error) {
-			return taskOf(methods.ResetVM_Task(ctx, d.rt, &types.ResetVM_Task{This: vmRef(id)}))
+			return d.launch(ctx, vmRef(id), "reset", nil, func() (ref, error) {
+				return taskOf(methods.ResetVM_Task(ctx, d.rt, &types.ResetVM_Task{This: vmRef(id)}))
+			})
 		}
 	case hypervisor.PowerOpSuspend:
 		switch state {
@@ -70,7 +72,9 @@ func (d *driver) Power(ctx context.Context, id hypervisor.VMID, r hypervisor.Pow
 			return wrong("only a running one is suspended")
 		}
 		begin = func(ctx context.Context, id hypervisor.VMID) (ref, error) {
-			return taskOf(methods.SuspendVM_Task(ctx, d.rt, &types.SuspendVM_Task{This: vmRef(id)}))
+			return d.launchPower(ctx, id, "suspend", types.VirtualMachinePowerStateSuspended, func() (ref, error) {
+				return taskOf(methods.SuspendVM_Task(ctx, d.rt, &types.SuspendVM_Task{This: vmRef(id)}))
+			})
 		}
 	case hypervisor.PowerOpPause:
 		return nil, hypervisor.Unsupported(id.Ref(), capability.PowerPause, hypervisor.ReasonPlatform, noPause)
@@ -109,13 +113,13 @@ func toolsGone(err error, id hypervisor.VMID) error {
 }
 
 func (d *driver) startPowerOn(ctx context.Context, id hypervisor.VMID) (ref, error) {
-	return d.launch(ctx, vmRef(id), "powerOn", nil, func() (ref, error) {
+	return d.launchPower(ctx, id, "powerOn", types.VirtualMachinePowerStatePoweredOn, func() (ref, error) {
 		return taskOf(methods.PowerOnVM_Task(ctx, d.rt, &types.PowerOnVM_Task{This: vmRef(id)}))
 	})
 }
 
 func (d *driver) startPowerOff(ctx context.Context, id hypervisor.VMID) (ref, error) {
-	return d.launch(ctx, vmRef(id), "powerOff", nil, func() (ref, error) {
+	return d.launchPower(ctx, id, "powerOff", types.VirtualMachinePowerStatePoweredOff, func() (ref, error) {
 		return taskOf(methods.PowerOffVM_Task(ctx, d.rt, &types.PowerOffVM_Task{This: vmRef(id)}))
 	})
 }

@@ -171,8 +171,10 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 			if err != nil {
 				return ref{}, err
 			}
-			return taskOf(methods.CreateVirtualDisk_Task(ctx, d.rt, &types.CreateVirtualDisk_Task{This: m, Name: file, Datacenter: dc,
-				Spec: &types.FileBackedVirtualDiskSpec{VirtualDiskSpec: adapter, CapacityKb: s.SizeBytes / hypervisor.KiB}}))
+			return d.launchDisk(ctx, to, "createVirtualDisk", isThere, func() (ref, error) {
+				return taskOf(methods.CreateVirtualDisk_Task(ctx, d.rt, &types.CreateVirtualDisk_Task{This: m, Name: file, Datacenter: dc,
+					Spec: &types.FileBackedVirtualDiskSpec{VirtualDiskSpec: adapter, CapacityKb: s.SizeBytes / hypervisor.KiB}}))
+			})
 		}, resulting(made))
 	}
 	start := func(ctx context.Context) (ref, error) { return d.startCopy(ctx, s.From, to) }
@@ -188,7 +190,10 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 			if err != nil {
 				return ref{}, err
 			}
-			return taskOf(methods.ExtendVirtualDisk_Task(ctx, d.rt, &types.ExtendVirtualDisk_Task{This: m, Name: file, Datacenter: dc, NewCapacityKb: s.SizeBytes / hypervisor.KiB}))
+			grown := func(v *hypervisor.VolumeInfo) bool { return v != nil && v.SizeBytes >= s.SizeBytes }
+			return d.launchDisk(ctx, to, "extendVirtualDisk", grown, func() (ref, error) {
+				return taskOf(methods.ExtendVirtualDisk_Task(ctx, d.rt, &types.ExtendVirtualDisk_Task{This: m, Name: file, Datacenter: dc, NewCapacityKb: s.SizeBytes / hypervisor.KiB}))
+			})
 		})
 		if err != nil { // the copy is complete, so it stays and is named
 			j.Left(made)
