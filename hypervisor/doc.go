@@ -26,4 +26,11 @@
 // fields mean the default, and an option that can't be honoured is an error.
 // Every error is an [*Error]. Its Leftover names what a half-done call left
 // behind.
+//
+// # Where to look
+//
+// Package op has a constant for each operation, and package capability one
+// for each capability. [Operations] relates the two to the methods of this
+// package. Package fake is a driver for tests. Each driver's package
+// documentation has its URLs, logins, rights, IDs and native types.
 package hypervisor
