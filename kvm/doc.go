@@ -40,6 +40,14 @@
 // and libvirt's headers. Without cgo, Open fails as Unsupported with
 // ReasonBuild.
 //
+// # Rights
+//
+// The account needs full access to libvirt's system instance on each host:
+// root, or a user in the group libvirt. libvirt has no lesser role that is
+// enough. Whoever has this access can do on the host what root can. Over SSH
+// it is the user of the URL who needs it, with a key that asks for no
+// passphrase.
+//
 // # How things are done
 //
 // A machine is a persistent domain; its ID is the domain's UUID. A datastore
@@ -64,10 +72,17 @@
 // reverted to and deleted through libvirt as long as nothing depends on their
 // image.
 //
+// A clone is composed of copied or new images and a changed copy of the
+// source's definition. The source gets overlays where its images must stay as
+// they are: for a linked clone, and while it runs. A full clone merges them
+// back. Place, PlanBalance and Host.Evacuate are composed in this program.
+// libvirt has no maintenance mode, high availability or replication, and
+// QEMU no instant clones: these are refused as Unsupported.
+//
 // While the driver works on a machine's disks, the host has a second domain
 // named "anyvisor-helper-lease-" and the machine's UUID, which no listing of
 // the driver shows. This lease keeps other programs that use this library
-// away: they wait for short work, and get ErrBusy during work that takes
+// away: they wait for short work, and return ErrBusy during work that takes
 // longer. A lease that stays because its program was killed is taken over
 // after 15 seconds.
 //

@@ -25,6 +25,18 @@
 // the password is sent: accept none from others. There is no New, because Go
 // has no common type for a session of XAPI.
 //
+// The account needs a role of the pool. root has all rights; other accounts
+// exist where the pool is joined to Active Directory and its edition has
+// role-based access:
+//
+//	Read Only         list, watch
+//	VM Operator       start, stop
+//	VM Admin          create, clone, templates, disks, adapters, labels
+//	VM Power Admin    the above, snapshots, live migration, a choice of host
+//	Pool Operator     the above, maintenance, host devices, high availability
+//
+// A call that lacks a right fails with ErrPermission.
+//
 // Machine, snapshot and template IDs are uuids of class VM. Host, datastore
 // (SR), network, disk (VBD), image (VDI), adapter (VIF) and device (PCI) IDs
 // are uuids of their classes. A task's ID is its reference. Labels and tokens
@@ -34,6 +46,13 @@
 // it. A full clone is made with VM.copy. Work that takes several messages is
 // shown in the pool as a task of its own, so that Client.Task finds it from
 // other processes.
+//
+// Composed of several messages are: creating, clones of running machines
+// (through a snapshot that is removed), attaching a copy of an image, deleting
+// with disks, and marking a template as a machine again. Deleting a snapshot
+// waits, in the phase "merging", for the storage manager, which merges in its
+// own time. Place and PlanBalance are composed where no Workload Balancing
+// server is connected. The file docs/xapi.md lists the messages of each call.
 //
 // [hypervisor.As] returns a *[Session] for the Client, and a [Ref] for a VM,
 // Template, Snapshot, Host, Datastore, Network, Volume, Disk, NIC, PCI device
@@ -67,7 +86,9 @@
 //
 // The driver needs libvirt 7.0 or newer at both ends, and a build with cgo
 // and libvirt's headers. Without cgo it fails as Unsupported with
-// ReasonBuild.
+// ReasonBuild. The account needs full access to libvirt's system instance:
+// root, or over SSH the user root with a key. libvirt has no lesser role that
+// is enough.
 //
 // A machine is a persistent domain; its ID is the domain's UUID. Domain-0 is
 // not a machine. VMSpec.Machine is "pvh" (the default with Boot), "pv" or
@@ -114,12 +135,13 @@
 //	vm.go inventory.go fetch.go record.go        reading machines and the pool's records
 //	create.go delete.go reconfigure.go power.go
 //	disk.go network.go                           disks and adapters of machines
-//	snapshot.go clone.go template.go provision.go
+//	snapshot.go merge.go                         snapshots, and how their images are merged
+//	clone.go copy.go template.go provision.go    copies of machines, disks of templates
 //	dependencies.go storage.go                   backing chains of images; datastores, networks, volumes
 //	migrate.go migrate_check.go                  moves and their blockers
-//	device.go device_attach.go                   host devices and giving them to machines
+//	device.go device_attach.go pci.go            host devices and giving them to machines
 //	host.go placement.go availability.go         hosts, Workload Balancing, HA
-//	guest.go event.go                            guest tools, changes
+//	guest.go event.go version.go unseen.go       guest tools, changes, versions, unseen machines
 //	task.go job.go token.go lost.go              tasks, composed work, tokens, lost answers
 //	libxl.go libxl_cgo.go internal/libxl         plain Xen; what it shares with KVM is in internal/libvirtx
 package xen
