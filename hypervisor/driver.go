@@ -99,7 +99,7 @@ func (BaseDriver) Supports(context.Context, capability.Name, Ref) (Support, erro
 
 // Task returns ErrNotFound.
 func (BaseDriver) Task(_ context.Context, id TaskID) (DriverTask, error) {
-	return nil, Errorf(ErrNotFound, id.Ref(), "this driver finds no tasks again")
+	return nil, Errorf(ErrNotFound, id.Ref(), "this driver does not find tasks again")
 }
 
 // ErrorKind returns ErrUnknown.

@@ -117,7 +117,7 @@ func (c *Client) place(ctx context.Context, on Ref, r PlaceRequest) ([]Recommend
 		out = append(out, Recommendation{Host: h.ID, Score: min(s, 1), Reason: fmt.Sprintf("%d MiB of memory left over", free/MiB)})
 	}
 	if len(out) == 0 {
-		return nil, Errorf(ErrExhausted, on, "none of %d hosts is up with %d CPUs and %d MiB of free memory and what else was asked for",
+		return nil, Errorf(ErrExhausted, on, "none of %d hosts is up and has %d CPUs, %d MiB of free memory and whatever else was requested",
 			len(hosts), r.CPUs, r.MemoryBytes/MiB)
 	}
 	slices.SortStableFunc(out, func(a, b Recommendation) int { return cmp.Compare(b.Score, a.Score) })
