@@ -24,8 +24,9 @@
 // Handles hold no state. Every long call returns a [Task], which is never nil
 // and keeps an early error for [Task.Wait]. Options are structs: nil and zero
 // fields mean the default, and an option that can't be honoured is an error.
-// Every error is an [*Error]. Its Leftover names what a half-done call left
-// behind.
+// Every error is an [*Error], whose Leftover names what a half-done call left
+// behind, or a [*DetachedError] where the hypervisor continues work that the
+// caller no longer watches.
 //
 // # Where to look
 //

@@ -7,7 +7,8 @@ import (
 )
 
 // Disk is an opened image. It reads what the guest sees. It is safe for
-// concurrent use. The file stays the caller's, who closes it after the Disk.
+// concurrent use. The caller closes the file, after the
+// Disk.
 type Disk struct {
 	file    *file
 	size    int64
