@@ -48,11 +48,21 @@
 // it is the user of the URL who needs it, with a key that asks for no
 // passphrase.
 //
+// # IDs
+//
+//	machine, template    UUID of the domain
+//	host                 UUID that libvirt reports; the URI of a host that has never answered
+//	datastore            UUID of the storage pool
+//	volume               UUID of its pool, a slash, and its name
+//	network              network:NAME for libvirt's, bridge:NAME for a host's, user for QEMU's NAT
+//	disk, adapter        target device ("vda"), MAC address
+//	snapshot             its name, which libvirt wants unique in its machine
+//	device               ID of its host, a slash, and libvirt's name ("pci_0000_81_00_0")
+//
 // # How things are done
 //
-// A machine is a persistent domain; its ID is the domain's UUID. A datastore
-// is a storage pool, and pools with the same UUID on several hosts are one
-// shared datastore. The names of images that the driver makes begin with
+// A machine is a persistent domain. A datastore is a storage pool, and pools
+// with the same UUID on several hosts are one shared datastore. The names of images that the driver makes begin with
 // their machine's UUID. Labels and the token are in the domain's metadata.
 //
 // A template is a domain whose definition can't start: it has an adapter on

@@ -90,8 +90,13 @@
 // root, or over SSH the user root with a key. libvirt has no lesser role that
 // is enough.
 //
-// A machine is a persistent domain; its ID is the domain's UUID. Domain-0 is
-// not a machine. VMSpec.Machine is "pvh" (the default with Boot), "pv" or
+// IDs are the UUID of the domain (machines, templates), of the storage pool
+// (datastores) and of the host, or the host's URI as long as it has never
+// answered. A volume's ID is its pool's UUID, a slash and its name. Networks
+// are network:NAME and bridge:NAME. A disk's ID is its target device ("xvda"),
+// an adapter's its MAC address.
+//
+// A machine is a persistent domain. Domain-0 is not a machine. VMSpec.Machine is "pvh" (the default with Boot), "pv" or
 // "hvm" (the default without). A PVH machine needs Boot. A PV machine without
 // Boot is started by pygrub from its disk. A datastore is a storage pool, and
 // pools with the same UUID on several hosts are one shared datastore. Labels
