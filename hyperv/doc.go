@@ -48,7 +48,7 @@
 // A host needs WinRM for WS-Management. A fresh Windows server listens on
 // HTTP, port 5985: use PlainHTTP, with which NTLM or Kerberos seal all
 // messages. HTTPS, port 5986, needs a listener with a certificate (winrm
-// quickconfig -transport:https). Open says which of the two answers.
+// quickconfig -transport:https). Open reports which of the two answers.
 //
 // The user must be in the groups "Hyper-V Administrators" and "Remote
 // Management Users", or be an administrator. Without the second group WinRM

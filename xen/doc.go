@@ -11,7 +11,8 @@
 //
 // The form of URLs is xapi://user:password@host:port/?parameters;
 // xenserver:// means the same. Any member of the pool may be named: the
-// driver finds the master. A parameter has the name of its [Config] field in
+// driver finds the coordinator (XAPI's messages call it the master), also
+// after another member has become the coordinator. A parameter has the name of its [Config] field in
 // lower case:
 //
 //	ca            file with PEM certificates of authorities, in place of the system's
@@ -47,9 +48,9 @@
 // shown in the pool as a task of its own, so that Client.Task finds it from
 // other processes.
 //
-// Composed of several messages are: creating, clones of running machines
-// (through a snapshot that is removed), attaching a copy of an image, deleting
-// with disks, and marking a template as a machine again. Deleting a snapshot
+// These calls are composed of several messages: creating, cloning a running
+// machine (through a snapshot that is removed), attaching a copy of an image,
+// deleting with disks, and marking a template as a machine again. Deleting a snapshot
 // waits, in the phase "merging", for the storage manager, which merges in its
 // own time. Place and PlanBalance are composed where no Workload Balancing
 // server is connected. The file docs/xapi.md lists the messages of each call.

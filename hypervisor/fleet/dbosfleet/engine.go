@@ -28,7 +28,7 @@ const (
 	format = 1
 )
 
-// Config says where runs are kept.
+// Config describes where runs are kept.
 type Config struct {
 	// URL is "sqlite:/path/to/file", or "postgres://user@host/database". The
 	// file is made if it is not there. Two more files beside it, with
