@@ -42,8 +42,8 @@
 //
 // # The host and its rights
 //
-// The driver supports Windows Server 2016 and later. Windows 10 and 11 work
-// too; what only servers have is refused there with ReasonEdition.
+// The driver supports Windows Server 2016 and later. On Windows 10 and 11,
+// what only servers have is refused with ReasonEdition.
 //
 // A host needs WinRM for WS-Management. A fresh Windows server listens on
 // HTTP, port 5985: use PlainHTTP, with which NTLM or Kerberos seal all
