@@ -63,7 +63,7 @@ var general = map[capability.Name]hypervisor.Support{
 	capability.GuestFacts:  yes(),
 	capability.GuestExec:   no(hypervisor.ReasonPlatform, "the WMI provider runs no programs in guests"),
 	capability.GuestClock:  no(hypervisor.ReasonPlatform, "the host does not report the guest's clock; its time synchronisation service keeps it right"),
-	capability.GuestFreeze: no(hypervisor.ReasonPlatform, "the guest is quieted inside a production checkpoint only"),
+	capability.GuestFreeze: no(hypervisor.ReasonPlatform, "Hyper-V quiesces a guest only while it makes a production checkpoint"),
 
 	capability.HostMaintenance:  no(hypervisor.ReasonPlatform, "a host has no maintenance mode; nodes of a cluster are drained with the cluster's tools"),
 	capability.PlacementNative:  no(hypervisor.ReasonPlatform, "Hyper-V has no scheduler"),

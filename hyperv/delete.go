@@ -88,7 +88,7 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 			switch now, rerr := d.read(o.ctx, m.h, m.s, m.id); {
 			case rerr != nil:
 			case now == nil:
-				err = hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "somebody else removed the machine meanwhile: %w", err)
+				err = hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "another program removed the machine at the same time: %w", err)
 			case now.idle() != nil:
 				err = now.idle()
 			}
@@ -171,7 +171,7 @@ func (m *machine) contended(ctx context.Context, err error) error {
 	if rerr != nil || now == nil || now.state != m.state {
 		return err
 	}
-	return hypervisor.Errorf(hypervisor.ErrBusy, m.id.Ref(), "the host is at work on the machine: wait until that has ended: %w", err)
+	return hypervisor.Errorf(hypervisor.ErrBusy, m.id.Ref(), "the host is working on the machine: wait until it has finished: %w", err)
 }
 
 // dropBases removes the checkpoints that were made for a linked clone, if no

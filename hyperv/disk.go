@@ -402,11 +402,11 @@ func (o *op) addResource(m *machine, tobe hypervisor.Ref, e *cim.Embedded, but .
 	}
 	job, ok := r.Job()
 	if !ok {
-		return cim.Ref{}, errors.New("hyperv: AddResourceSettings told nothing of what it added")
+		return cim.Ref{}, errors.New("hyperv: AddResourceSettings did not report what it added")
 	}
 	all, err := cim.JobResult(o.ctx, o.s, job, e.Class)
 	if err == nil && len(all) == 0 {
-		err = fmt.Errorf("hyperv: the job of AddResourceSettings told nothing of what it added")
+		err = fmt.Errorf("hyperv: the job of AddResourceSettings did not report what it added")
 	}
 	if err != nil {
 		return cim.Ref{}, err

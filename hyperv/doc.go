@@ -40,16 +40,24 @@
 // determine who logs in there. Accept none from others. A file with the wrong
 // content is refused before anything is sent.
 //
+// # The host and its rights
+//
+// The driver supports Windows Server 2016 and later. On Windows 10 and 11,
+// what only servers have is refused with ReasonEdition.
+//
 // A host needs WinRM for WS-Management. A fresh Windows server listens on
 // HTTP, port 5985: use PlainHTTP, with which NTLM or Kerberos seal all
 // messages. HTTPS, port 5986, needs a listener with a certificate (winrm
-// quickconfig -transport:https). Open says which of the two answers.
+// quickconfig -transport:https). Open reports which of the two answers.
 //
 // The user must be in the groups "Hyper-V Administrators" and "Remote
 // Management Users", or be an administrator. Without the second group WinRM
 // refuses each request; without the first one the host shows nothing of
-// Hyper-V. In both cases Open fails with ErrPermission. Removing image files
-// and assigning devices need an administrator.
+// Hyper-V. In both cases Open fails with ErrPermission. Removing image files,
+// assigning devices and some facts about the host need a local administrator.
+// Machines of a failover cluster also need full control of the cluster
+// (Grant-ClusterAccess). A login that was refused is not tried again for 15
+// minutes, so that the directory does not lock the account.
 //
 // # IDs
 //
@@ -63,6 +71,30 @@
 //
 // Labels, tokens and template marks are kept as a line of JSON at the end of
 // the machine's notes.
+//
+// # What is composed
+//
+// Many calls take several steps, some of which are jobs of the host. This
+// program starts one after the other, so it must run until the last one has
+// ended:
+//
+//	create         the machine, its images, disks and adapters. It is hidden until all exist
+//	clone          export and import of the definition, with new images. A source in use is
+//	               frozen by a checkpoint: a linked clone keeps it as its base, a full clone
+//	               removes it and waits for the merge
+//	template       a planned machine, which the host does not start, and a definition file
+//	               beside it, from which machines are deployed
+//	snapshot       a production checkpoint without RAM, a standard checkpoint with RAM
+//	delete it      waits until the host has merged the images
+//	Evacuate       a migration for each machine
+//
+// Watch compares readings of the hosts. Over COM an event of the host starts a
+// reading, over WS-Management the EventInterval does. Place ranks the hosts as
+// [hypervisor.Client.Place] describes.
+//
+// Hyper-V sets no facts inside guests and runs no programs in them, keeps no
+// events, and has no maintenance mode and no scheduler: these are refused as
+// Unsupported with ReasonPlatform.
 //
 // # Native objects
 //
@@ -86,13 +118,16 @@
 //
 //	open.go advise.go driver.go native.go      Config, URLs, the hosts, As and Session
 //	capability.go errors.go                    what is supported, classes of errors
-//	inventory.go vm.go info.go notes.go paths.go    reading machines, labels, tokens
+//	inventory.go vm.go info.go notes.go        reading machines, labels, tokens
+//	paths.go volume_id.go share.go             paths, IDs of images, files on shares
 //	create.go delete.go reconfigure.go power.go
-//	disk.go disk_attach.go network.go          images, disks and adapters of machines
+//	disk.go disk_attach.go physical.go         disks and their images, disks of the host
+//	network.go                                 adapters
 //	snapshot.go revert.go merge.go clone.go export.go template.go
 //	dependencies.go storage.go                 backing chains of images; volumes
-//	migrate.go migrate_reason.go device.go gpu.go                moves; host devices, GPU partitions
-//	host.go cluster.go availability.go replication.go
+//	migrate.go migrate_reason.go               moves and their blockers
+//	device.go gpu.go                           host devices, GPU partitions
+//	host.go cluster.go availability.go replication.go    hosts, failover clusters, Replica
 //	guest.go event.go                          guest services, changes
-//	task.go task_make.go lost.go               jobs, composed work, lost answers
+//	task.go task_make.go repeat.go lost.go     jobs, composed work, busy hosts, lost answers
 package hyperv

@@ -77,7 +77,7 @@ func (d *driver) removeExport(ctx context.Context, s cim.Session, file string) e
 		}
 		for _, x := range files {
 			if n := x.Str("Name"); !slices.Contains(exported, strings.ToLower(x.Str("Extension"))) {
-				return hypervisor.Errorf(hypervisor.ErrBusy, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: n}, "%s is in the folder of an export and is none of its files: remove it first", n)
+				return hypervisor.Errorf(hypervisor.ErrBusy, hypervisor.Ref{Kind: hypervisor.ObjectVolume, ID: n}, "%s is in the folder of an export and is not one of its files: remove it first", n)
 			}
 			if err := d.removeFile(ctx, s, x.Str("Name")); err != nil {
 				return err

@@ -216,7 +216,7 @@ func (d *driver) hostOf(ctx context.Context, on hypervisor.Ref) (*host, error) {
 		return h, err
 	case "":
 		if len(d.hosts) > 1 {
-			return nil, hypervisor.Errorf(hypervisor.ErrUnsupported, on, "this Client has %d sessions: ask for that of a Host", len(d.hosts))
+			return nil, hypervisor.Errorf(hypervisor.ErrUnsupported, on, "this Client has %d sessions: ask for the one of a Host", len(d.hosts))
 		}
 		_, err := d.hosts[0].session(ctx)
 		return d.hosts[0], err

@@ -164,7 +164,7 @@ func (d *driver) createSnapshot(ctx context.Context, id hypervisor.VMID, r hyper
 	case r.Quiesce:
 		c = capability.SnapshotQuiesce
 		if m.state != hypervisor.StateRunning {
-			return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: only a running guest can quiet its file systems", m.state)
+			return nil, hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the machine is %s: only a running guest can quiesce its file systems", m.state)
 		}
 		if err := m.hasVSS(ctx, c); err != nil {
 			return nil, err
@@ -341,7 +341,7 @@ func (o *op) snapshotOf(ctx context.Context, m *machine, res *cim.Result) (strin
 		}
 	}
 	if id == "" {
-		err = hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "the host made a snapshot and does not say which")
+		err = hypervisor.Errorf(hypervisor.ErrNotFound, m.id.Ref(), "the host made a snapshot and does not report which")
 	}
 	return id, err
 }

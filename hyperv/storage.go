@@ -185,7 +185,7 @@ func (d *driver) open(ctx context.Context, id string) (*host, cim.Session, strin
 func (d *driver) CreateVolume(ctx context.Context, v hypervisor.VolumeSpec) (hypervisor.DriverTask, error) {
 	on := hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: v.Name}
 	if why := notName(v.Name); why != "" {
-		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "Windows takes no such file name: %s", why)
+		return nil, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "Windows does not accept such a file name: %s", why)
 	}
 	h, s, _, err := d.open(ctx, string(v.Datastore))
 	if err != nil {

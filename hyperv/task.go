@@ -161,7 +161,7 @@ func (d *driver) Task(ctx context.Context, id hypervisor.TaskID) (hypervisor.Dri
 			return err
 		}
 		if !st.Cancellable {
-			return hypervisor.Errorf(hypervisor.ErrUnsupported, id.Ref(), "the host says that this job can't be cancelled")
+			return hypervisor.Errorf(hypervisor.ErrUnsupported, id.Ref(), "the host reports that this job can't be cancelled")
 		}
 		return cim.CancelJob(ctx, s, ref)
 	}}, nil

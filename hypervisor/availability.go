@@ -68,7 +68,7 @@ func (m *VM) SetRestartPriority(ctx context.Context, p RestartPriority) *Task[No
 	switch p {
 	case RestartNever, RestartBestEffort, RestartLow, RestartMedium, RestartHigh:
 	default:
-		bad = invalid(op, m.Ref(), "RestartPriority %q: say never, best-effort, low, medium or high", p)
+		bad = invalid(op, m.Ref(), "RestartPriority %q: use never, best-effort, low, medium or high", p)
 	}
 	return start(ctx, m.c, op, m.Ref(), capability.HighAvailability, bad, func(ctx context.Context, d Protector) (DriverTask, error) {
 		return d.SetRestartPriority(ctx, m.id, p)

@@ -9,9 +9,11 @@ import (
 	"github.com/anyvisor/anyvisor/hypervisor/op"
 )
 
-// Level is the extent to which a capability is supported. Unproven, the zero
-// value, means that the code exists but was never run against the real
-// platform in this configuration. It may be tried, and is not the same as No.
+// Level is the extent to which a capability is supported. LevelUnproven, the
+// zero value, means that the code exists but was never run against the real
+// platform in this configuration. It may be tried, and is not the same as
+// LevelNo. LevelPartial means that a part is missing or composed from other
+// operations, as Support.Detail describes.
 type Level uint8
 
 const (
@@ -41,8 +43,8 @@ func (l *Level) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// ReasonCode is one stable word for why a capability is not Yes, why a device
-// can't be assigned, or why a machine can't move.
+// ReasonCode is one stable word for why a capability is not LevelYes, why a
+// device can't be assigned, or why a machine can't move.
 type ReasonCode string
 
 const (
@@ -87,14 +89,14 @@ const (
 // Support is the answer of Supports for one capability in one scope.
 type Support struct {
 	Level  Level      `json:"level"`
-	Reason ReasonCode `json:"reason,omitempty"` // empty for Yes
+	Reason ReasonCode `json:"reason,omitempty"` // empty for LevelYes
 	Detail string     `json:"detail,omitempty"` // a sentence for people
 }
 
 // Supports reports on one capability for a scope: the whole Client (zero
 // Ref), a host, a machine or a device. It changes nothing. The answer for a
 // machine takes its state and configuration into account. A name that is not
-// one of Capabilities is refused with ErrInvalidArgument.
+// one of capability.All is refused with ErrInvalidArgument.
 func (c *Client) Supports(ctx context.Context, k capability.Name, scope Ref) (Support, error) {
 	ctx, sp, err := c.begin(ctx, op.ClientSupports, scope)
 	if err != nil {

@@ -76,7 +76,7 @@ func checkID(op op.Name, on Ref) *Error {
 
 func checkPolicy(op op.Name, on Ref, p DiskPolicy) *Error {
 	if p != DeleteDisks && p != KeepDisks {
-		return invalid(op, on, "DiskPolicy %d: say DeleteDisks or KeepDisks", p)
+		return invalid(op, on, "DiskPolicy %d: use DeleteDisks or KeepDisks", p)
 	}
 	return nil
 }
@@ -146,7 +146,7 @@ func checkSpec(s *VMSpec) *Error {
 	case s.MaxMemoryBytes != 0 && s.MaxMemoryBytes < s.MemoryBytes:
 		return invalid(op, on, "MaxMemoryBytes %d is below MemoryBytes %d", s.MaxMemoryBytes, s.MemoryBytes)
 	case s.Firmware != FirmwareAny && s.Firmware != FirmwareBIOS && s.Firmware != FirmwareUEFI:
-		return invalid(op, on, "Firmware %q: say %q, %q or nothing", s.Firmware, FirmwareBIOS, FirmwareUEFI)
+		return invalid(op, on, "Firmware %q: use %q or %q, or leave it empty", s.Firmware, FirmwareBIOS, FirmwareUEFI)
 	case s.SecureBoot && s.Firmware == FirmwareBIOS:
 		return invalid(op, on, "SecureBoot needs Firmware UEFI")
 	case s.Boot != nil && s.Boot.Kernel == "":
@@ -191,7 +191,7 @@ func checkDisk(op op.Name, on Ref, d DiskSpec) *Error {
 	case d.CDROM && d.Volume == "":
 		return invalid(op, on, "a CD-ROM needs Volume, an ISO image")
 	case d.Provisioning != ProvisioningAny && d.Provisioning != ProvisioningThin && d.Provisioning != ProvisioningThick:
-		return invalid(op, on, "Provisioning %q: say %q, %q or nothing", d.Provisioning, ProvisioningThin, ProvisioningThick)
+		return invalid(op, on, "Provisioning %q: use %q or %q, or leave it empty", d.Provisioning, ProvisioningThin, ProvisioningThick)
 	case d.Image == "" && d.Volume == "" || d.SizeBytes != 0:
 		return checkSize(op, on, "a disk's SizeBytes", d.SizeBytes)
 	}
@@ -257,7 +257,7 @@ func checkClone(op op.Name, on Ref, r CloneRequest) *Error {
 	}
 	switch {
 	case r.Mode > CloneModeInstant:
-		return invalid(op, on, "Mode %d: say CloneModeFull, CloneModeLinked or CloneModeInstant", r.Mode)
+		return invalid(op, on, "Mode %d: use CloneModeFull, CloneModeLinked or CloneModeInstant", r.Mode)
 	case r.Mode == CloneModeInstant && r.From != "":
 		return invalid(op, on, "an Instant clone is forked from the running machine: leave From out")
 	case r.CPUs < 0:
@@ -293,7 +293,7 @@ func checkMigrate(op op.Name, m *VM, o MigrateOptions) *Error {
 	case o.To != nil && o.Host == "":
 		return invalid(op, on, "Host is empty: name the host of the other Client")
 	case o.Mode > MigrateModeCold:
-		return invalid(op, on, "Mode %d: say MigrateModeAuto, MigrateModeLive or MigrateModeCold", o.Mode)
+		return invalid(op, on, "Mode %d: use MigrateModeAuto, MigrateModeLive or MigrateModeCold", o.Mode)
 	case o.MaxDowntime < 0 || o.BandwidthBytes < 0 || o.Timeout < 0 || o.Channels < 0:
 		return invalid(op, on, "MaxDowntime, BandwidthBytes, Timeout and Channels must not be negative")
 	case o.Mode == MigrateModeCold && (o.PostCopy || o.AutoConverge || o.Compress || o.Channels != 0 || o.MaxDowntime != 0):
@@ -325,7 +325,7 @@ func checkVolume(s VolumeSpec) *Error {
 		return e
 	}
 	if s.Datastore == "" {
-		return invalid(op, on, "Datastore is empty: say where the image goes")
+		return invalid(op, on, "Datastore is empty: name the datastore of the new image")
 	}
 	if s.From == "" || s.SizeBytes != 0 {
 		return checkSize(op, on, "SizeBytes", s.SizeBytes)

@@ -16,7 +16,7 @@ import (
 // Options are the optional settings of Open and New. The zero value is a usable default.
 type Options struct {
 	// Require makes Open and New fail unless each of these is at least
-	// Partial for the whole Client, so that a program finds out when it
+	// LevelPartial for the whole Client, so that a program finds out when it
 	// starts.
 	Require []capability.Name
 	// Credentials replace those in the URL or the driver's Config.

@@ -31,12 +31,15 @@ type CloneRequest struct {
 
 // Customization changes settings inside the guest at its first start.
 type Customization struct {
-	HostName string
+	HostName string // empty leaves the name to the platform
 	// Addresses has one address with its prefix length for each adapter, in
-	// order. The zero Prefix means DHCP.
+	// order. The zero Prefix means DHCP, and so does a missing address at the
+	// end. More addresses than adapters are ErrInvalidArgument.
 	Addresses []netip.Prefix
-	Gateway   netip.Addr
-	DNS       []netip.Addr
+	// Gateway is set on the first adapter that has an address of its family.
+	// The zero Addr sets none.
+	Gateway netip.Addr
+	DNS     []netip.Addr // servers, for all adapters
 	// Windows is required for a Windows guest (ErrInvalidArgument without it)
 	// and must be nil for every other guest.
 	Windows *WindowsCustomization
@@ -61,14 +64,17 @@ type CloneOptions struct {
 	From        SnapshotID // a snapshot of the source; not for templates
 	Description string
 	Placement   Placement
-	Start       bool
+	Start       bool              // power on once made
 	Labels      map[string]string // replace the source's labels
 	CPUs        int               // 0 means as the source
 	MemoryBytes int64             // 0 means as the source
 	Customize   *Customization
-	// Token makes the call safe to repeat. The clone carries the token, and a
-	// repeated call with the same token returns that clone instead of making
-	// a second one.
+	// Token makes the call safe to repeat: 1 to 64 letters, digits, '.', '_',
+	// ':', '/' or '-'. The clone has the token, and a repeated call with the
+	// same token returns that clone instead of making a second one. The
+	// other options of the two calls are not compared. A repeated call waits
+	// for an earlier one that is still at work, but let one process at a time
+	// use a token: only KVM and XAPI keep two apart.
 	Token string
 }
 

@@ -24,6 +24,14 @@
 // Handles hold no state. Every long call returns a [Task], which is never nil
 // and keeps an early error for [Task.Wait]. Options are structs: nil and zero
 // fields mean the default, and an option that can't be honoured is an error.
-// Every error is an [*Error]. Its Leftover names what a half-done call left
-// behind.
+// Every error is an [*Error], whose Leftover names what a half-done call left
+// behind, or a [*DetachedError] where the hypervisor continues work that the
+// caller no longer watches.
+//
+// # Where to look
+//
+// Package op has a constant for each operation, and package capability one
+// for each capability. [Operations] relates the two to the methods of this
+// package. Package fake is a driver for tests. Each driver's package
+// documentation has its URLs, logins, rights, IDs and native types.
 package hypervisor

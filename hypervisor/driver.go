@@ -57,7 +57,7 @@ type Driver interface {
 
 	// Supports reports one capability in one scope: the zero Ref for the
 	// connection, a host, a machine or a device. It changes nothing. For an
-	// unknown capability it returns No with ReasonNotImplemented.
+	// unknown capability it returns LevelNo with ReasonNotImplemented.
 	Supports(ctx context.Context, c capability.Name, scope Ref) (Support, error)
 
 	// Task finds work that was started earlier, perhaps by another process.
@@ -92,14 +92,14 @@ type Driver interface {
 // get another method: a new ability is a new interface.
 type BaseDriver struct{}
 
-// Supports returns No with ReasonNotImplemented.
+// Supports returns LevelNo with ReasonNotImplemented.
 func (BaseDriver) Supports(context.Context, capability.Name, Ref) (Support, error) {
 	return Support{Level: LevelNo, Reason: ReasonNotImplemented}, nil
 }
 
 // Task returns ErrNotFound.
 func (BaseDriver) Task(_ context.Context, id TaskID) (DriverTask, error) {
-	return nil, Errorf(ErrNotFound, id.Ref(), "this driver finds no tasks again")
+	return nil, Errorf(ErrNotFound, id.Ref(), "this driver does not find tasks again")
 }
 
 // ErrorKind returns ErrUnknown.
@@ -201,7 +201,7 @@ type Powerer interface {
 	// Power brings the machine to the state that r.Op leads to. It succeeds
 	// if the machine is already in that state. A template is ErrInvalidState.
 	// A wrong state is ErrInvalidState, which names the state. A
-	// PowerShutdown that takes longer than r.Timeout ends with ErrTimeout, or
+	// PowerOpShutdown that takes longer than r.Timeout ends with ErrTimeout, or
 	// with power off if r.Force is set.
 	Power(ctx context.Context, id VMID, r PowerRequest) (DriverTask, error)
 }

@@ -29,11 +29,12 @@ type EvacuateResult struct {
 
 var evacuation atomic.Uint64
 
-// Evacuate moves every running machine of the host to other hosts by live
-// migration. A machine that cannot be moved does not stop the others: the
+// Evacuate moves every running or paused machine of the host to other hosts
+// by live migration. Machines that are Off or Suspended stay. A machine that cannot be moved does not stop the others: the
 // error then joins every failure, Leftover names the machines that are still
-// on the host, and the result lists what was moved. This package composes the
-// work, so it ends with the Client. The platform's own way, where there is
+// on the host, and the result lists what was moved. The task's phases count
+// the machines. This package composes the work, so it ends with the Client;
+// package fleet has a way that survives a restart of the program. The platform's own way, where there is
 // one, is EnterMaintenance with Evacuate.
 func (h *Host) Evacuate(ctx context.Context, o *EvacuateOptions) *Task[EvacuateResult] {
 	const op = op.HostEvacuate

@@ -22,7 +22,7 @@ const (
 	EventTaskChanged     EventType = "task.changed"
 	EventHostChanged     EventType = "host.changed"
 	EventDeviceChanged   EventType = "device.changed"
-	// Resync reports that events may have been lost: list again.
+	// EventResync reports that events may have been lost: list again.
 	EventResync EventType = "resync"
 )
 
@@ -43,8 +43,8 @@ const PollInterval = 5 * time.Second
 
 // Watch yields changes after a token, which is empty or from an earlier
 // event, until ctx ends or the loop stops. The end of ctx is not an error.
-// Where the platform can't resume, or lost events, Watch yields a Resync:
-// list again then. Where the platform has no events at all, Watch lists every
+// Where the platform can't resume, or lost events, Watch yields an
+// EventResync: list again then. Where the platform has no events at all, Watch lists every
 // PollInterval and reports the differences.
 func (c *Client) Watch(ctx context.Context, token string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {

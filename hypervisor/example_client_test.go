@@ -222,6 +222,42 @@ func template(ctx context.Context, c *hypervisor.Client, name string) *hyperviso
 	return tpl
 }
 
+// Place ranks the hosts for a machine that exists, its present host too.
+// CheckMigrate reports whether the machine can go there.
+func ExampleClient_Place_move() {
+	ctx := context.Background()
+	c := client(ctx)
+	defer c.Close()
+	vm, err := c.CreateVM(ctx, hypervisor.VMSpec{Name: "web-01", MemoryBytes: hypervisor.GiB, Start: true, Placement: hypervisor.Placement{Host: "host-1"}}).Wait(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	hosts, err := c.Place(ctx, hypervisor.PlaceRequest{VM: vm.ID()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, h := range hosts {
+		if h.Host == "host-1" { // to be emptied
+			continue
+		}
+		to := hypervisor.MigrateOptions{Host: h.Host, Mode: hypervisor.MigrateModeLive}
+		r, err := vm.CheckMigrate(ctx, to)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if !r.OK() {
+			continue
+		}
+		moved, err := vm.Migrate(ctx, to).Wait(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("now on", moved.Host)
+		break
+	}
+	// Output: now on host-2
+}
+
 func ExampleClient_Place() {
 	ctx := context.Background()
 	c := client(ctx)

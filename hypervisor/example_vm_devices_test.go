@@ -216,6 +216,36 @@ func ExampleVM_Guest() {
 	// Output: linux web-01
 }
 
+// A guest reports its addresses some time after it has booted.
+func ExampleVM_Guest_address() {
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer stop()
+	c := client(ctx)
+	defer c.Close()
+	vm, err := c.CreateVM(ctx, hypervisor.VMSpec{Name: "web-01", MemoryBytes: hypervisor.GiB, NICs: []hypervisor.NICSpec{{}}, Start: true}).Wait(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		g, err := vm.Guest(ctx)
+		var u *hypervisor.UnsupportedError
+		switch {
+		case err == nil && len(g.Addresses) > 0:
+			fmt.Println("it has", len(g.Addresses), "address")
+			return
+		case errors.As(err, &u) && u.Support.Reason == hypervisor.ReasonToolsMissing: // not started yet
+		case err != nil:
+			log.Fatal(err)
+		}
+		select {
+		case <-ctx.Done():
+			log.Fatal(ctx.Err())
+		case <-time.After(2 * time.Second):
+		}
+	}
+	// Output: it has 1 address
+}
+
 func ExampleVM_Exec() {
 	ctx := context.Background()
 	c := client(ctx)

@@ -70,15 +70,19 @@ type ClockReading struct {
 // Drift is how far the guest's clock is ahead (negative: behind).
 func (r ClockReading) Drift() time.Duration { return r.Guest.Sub(r.Host) }
 
-// Guest queries the software in the guest. Without an agent or tools it
-// returns ErrUnsupported with ReasonToolsMissing.
+// Guest queries the software in the guest. Without an agent or tools, and
+// until they have started after a boot, it returns ErrUnsupported with
+// ReasonToolsMissing. A machine that is not Running is ErrInvalidState. The
+// guest may report its addresses later than the rest: to wait for an address,
+// repeat the call until Addresses is not empty.
 func (m *VM) Guest(ctx context.Context) (GuestInfo, error) {
 	return read(ctx, m.c, op.GuestInfo, m.Ref(), capability.GuestFacts, nil, func(ctx context.Context, d GuestAgent) (GuestInfo, error) {
 		return d.GuestInfo(ctx, m.id)
 	})
 }
 
-// Exec runs a program in the guest and waits for it.
+// Exec runs a program in the guest and waits for it. An exit code other than
+// 0 is not an error.
 func (m *VM) Exec(ctx context.Context, r ExecRequest) (ExecResult, error) {
 	var bad *Error
 	if r.Path == "" {

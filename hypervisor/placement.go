@@ -40,12 +40,15 @@ type Move struct {
 }
 
 // Place returns the hosts that can take a machine, the best first. Where
-// PlacementNative is supported, the platform's scheduler is asked. Elsewhere
-// a host must be up, have the CPUs and free memory, reach the datastore and
-// have the device, and the one with the most memory left over is best.
-// Requests that the scheduler does not accept, such as one for a machine that
-// doesn't exist yet, are ranked in the same way; Recommendation.Native
+// capability.PlacementNative is supported, the platform's scheduler is asked.
+// Elsewhere a host must be up, have the CPUs and free memory, reach the
+// datastore and have the device, and the one with the most memory left over is
+// best. Requests that the scheduler does not accept, such as one for a machine
+// that doesn't exist yet, are ranked in the same way; Recommendation.Native
 // reports which ranking was used. If no host fits, the error is ErrExhausted.
+//
+// The host on which the machine runs now may be in the list. Place does not
+// check that the machine can migrate to the others: see VM.CheckMigrate.
 func (c *Client) Place(ctx context.Context, r PlaceRequest) ([]Recommendation, error) {
 	const op = op.ClientPlace
 	on := Ref{Kind: ObjectClient}
@@ -60,7 +63,7 @@ func (c *Client) Place(ctx context.Context, r PlaceRequest) ([]Recommendation, e
 	case r.VM != "" && (r.CPUs != 0 || r.MemoryBytes != 0):
 		return nil, sp.end(invalid(op, on, "VM and CPUs or MemoryBytes contradict each other: a machine's own needs count"))
 	case r.VM == "" && (r.CPUs <= 0 || r.MemoryBytes <= 0):
-		return nil, sp.end(invalid(op, on, "say which VM, or how many CPUs and how much memory"))
+		return nil, sp.end(invalid(op, on, "give a VM, or CPUs and MemoryBytes"))
 	}
 	recs, err := retryRead(ctx, c, func() ([]Recommendation, error) { return c.place(ctx, on, r) })
 	return recs, sp.end(c.wrap(op, on, err))
@@ -114,7 +117,7 @@ func (c *Client) place(ctx context.Context, on Ref, r PlaceRequest) ([]Recommend
 		out = append(out, Recommendation{Host: h.ID, Score: min(s, 1), Reason: fmt.Sprintf("%d MiB of memory left over", free/MiB)})
 	}
 	if len(out) == 0 {
-		return nil, Errorf(ErrExhausted, on, "none of %d hosts is up with %d CPUs and %d MiB of free memory and what else was asked for",
+		return nil, Errorf(ErrExhausted, on, "none of %d hosts is up and has %d CPUs, %d MiB of free memory and whatever else was requested",
 			len(hosts), r.CPUs, r.MemoryBytes/MiB)
 	}
 	slices.SortStableFunc(out, func(a, b Recommendation) int { return cmp.Compare(b.Score, a.Score) })
@@ -176,8 +179,8 @@ type BalanceOptions struct {
 }
 
 // PlanBalance returns moves that even out the load of the hosts. It changes
-// nothing. Where PlacementNative is supported and no Spread is given, the
-// platform's scheduler is asked. Otherwise running machines move from the
+// nothing. Where capability.PlacementNative is supported and no Spread is
+// given, the platform's scheduler is asked. Otherwise running machines move from the
 // host with the highest share of memory in use to the one with the lowest, as
 // long as that narrows the gap and each move passes CheckMigrate.
 func (c *Client) PlanBalance(ctx context.Context, o *BalanceOptions) ([]Move, error) {

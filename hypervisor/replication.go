@@ -17,7 +17,7 @@ const (
 	RolePrimary     ReplicationRole = "primary" // the machine whose changes are sent
 	RoleReplica     ReplicationRole = "replica" // the copy that waits to take over
 	RoleTestReplica ReplicationRole = "test-replica"
-	// ExtendedReplica is the copy of a copy, on a third host.
+	// RoleExtendedReplica is the copy of a copy, on a third host.
 	RoleExtendedReplica ReplicationRole = "extended-replica"
 )
 

@@ -126,7 +126,7 @@ func (m *VM) CreateSnapshot(ctx context.Context, name string, o *SnapshotOptions
 		bad = checkText(op, m.Ref(), "description", r.Description)
 	}
 	if bad == nil && r.Memory && r.Quiesce {
-		bad = invalid(op, m.Ref(), "Memory and Quiesce contradict each other: a snapshot with RAM needs no quiet disks; choose one")
+		bad = invalid(op, m.Ref(), "Memory and Quiesce contradict each other: a snapshot with RAM needs no quiesced disks; choose one")
 	}
 	return start(ctx, m.c, op, m.Ref(), r.Capability(), bad, func(ctx context.Context, d Snapshotter) (DriverTask, error) {
 		return d.CreateSnapshot(ctx, m.id, r)

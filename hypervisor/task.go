@@ -152,8 +152,10 @@ func (t *Task[T]) failure(s TaskState) error {
 }
 
 // Progress yields the present state and then every change until the work
-// ends. The last one has Done set. When ctx ends first, the last pair carries
-// a *DetachedError and the work continues.
+// ends. The last state has Done set. When ctx ends first, the last pair has a
+// *DetachedError and the work continues. Wait and Run may be called at the
+// same time or afterwards, and so may Progress once more: after the end of the
+// work it yields the last state alone.
 func (t *Task[T]) Progress(ctx context.Context) iter.Seq2[TaskState, error] {
 	return func(yield func(TaskState, error) bool) {
 		if t.err != nil {

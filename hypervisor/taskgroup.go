@@ -150,7 +150,7 @@ func (g *TaskGroup) close(limit time.Duration) (running, left []Ref) {
 		case <-t.ended:
 		case <-late.Done():
 		}
-		if t.set(TaskState{Done: true, Err: Errorf(ErrClosed, Ref{}, "%w while this work went on: look at what it left", ErrClosed)}) {
+		if t.set(TaskState{Done: true, Err: Errorf(ErrClosed, Ref{}, "%w during this work: check what it left", ErrClosed)}) {
 			running = append(running, t.id.Ref())
 			continue
 		}

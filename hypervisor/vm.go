@@ -31,8 +31,8 @@ const (
 	// DetailFull fills in everything that the platform returns in whole-inventory
 	// calls. It is the default.
 	DetailFull Detail = iota
-	// DetailBrief fills in ID, Name, State, Template, Host, CPUs and MemoryBytes,
-	// in the cheapest way that the platform offers.
+	// DetailBrief fills in ID, Name, State, Template, Host, CPUs, MemoryBytes
+	// and ReadAt, in the cheapest way that the platform offers.
 	DetailBrief
 )
 
@@ -45,8 +45,9 @@ const (
 	FirmwareUEFI Firmware = "uefi"
 )
 
-// VMInfo is what was known about a machine at ReadAt. The fields below
-// Brief's are filled in by VM.Info and by listings with Full.
+// VMInfo is what was known about a machine at ReadAt. VM.Info and listings
+// with DetailFull fill in all fields; DetailBrief names those that a brief
+// listing fills in.
 type VMInfo struct {
 	ID          VMID       `json:"id"`
 	Name        string     `json:"name"`
@@ -124,9 +125,12 @@ type VMSpec struct {
 	Placement      Placement
 	Labels         map[string]string
 	Start          bool // power on once made
-	// Token makes CreateVM safe to repeat. The machine carries the token, and
-	// a repeated call with the same token returns that machine instead of
-	// making a second one.
+	// Token makes CreateVM safe to repeat: 1 to 64 letters, digits, '.', '_',
+	// ':', '/' or '-'. The machine has the token, and a repeated call with the
+	// same token returns that machine instead of making a second one. The
+	// other fields of the two calls are not compared. A repeated call waits
+	// for an earlier one that is still at work, but let one process at a time
+	// use a token: only KVM and XAPI keep two apart.
 	Token string
 }
 
@@ -151,11 +155,12 @@ type DeleteOptions struct {
 	Force bool // power a running machine off first
 }
 
-// ListOptions narrow a listing. Nil lists all machines in full.
+// ListOptions narrow a listing. Nil lists all machines with
+// DetailFull.
 type ListOptions struct {
 	Detail   Detail
 	Host     HostID            // machines on this host only
-	Labels   map[string]string // machines with all of these labels; needs Full
+	Labels   map[string]string // machines with all of these labels; not with DetailBrief
 	PageSize int               // preferred size of the pages behind the scenes
 }
 

@@ -92,7 +92,7 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 				return struct{}{}, err
 			}
 			for _, dev := range cards[1:] {
-				j.Note(fmt.Sprintf("device %s of the same card and IOMMU group goes along", dev.Address))
+				j.Note(fmt.Sprintf("device %s is attached too, since it is of the same card and IOMMU group", dev.Address))
 			}
 			return struct{}{}, nil
 		})

@@ -40,11 +40,29 @@
 // and libvirt's headers. Without cgo, Open fails as Unsupported with
 // ReasonBuild.
 //
+// # Rights
+//
+// The account needs full access to libvirt's system instance on each host:
+// root, or a user in the group libvirt. libvirt has no lesser role that is
+// enough. Whoever has this access can do on the host what root can. Over SSH
+// it is the user of the URL who needs it, with a key that asks for no
+// passphrase.
+//
+// # IDs
+//
+//	machine, template    UUID of the domain
+//	host                 UUID that libvirt reports; the URI of a host that has never answered
+//	datastore            UUID of the storage pool
+//	volume               UUID of its pool, a slash, and its name
+//	network              network:NAME for libvirt's, bridge:NAME for a host's, user for QEMU's NAT
+//	disk, adapter        target device ("vda"), MAC address
+//	snapshot             its name, which libvirt wants unique in its machine
+//	device               ID of its host, a slash, and libvirt's name ("pci_0000_81_00_0")
+//
 // # How things are done
 //
-// A machine is a persistent domain; its ID is the domain's UUID. A datastore
-// is a storage pool, and pools with the same UUID on several hosts are one
-// shared datastore. The names of images that the driver makes begin with
+// A machine is a persistent domain. A datastore is a storage pool, and pools
+// with the same UUID on several hosts are one shared datastore. The names of images that the driver makes begin with
 // their machine's UUID. Labels and the token are in the domain's metadata.
 //
 // A template is a domain whose definition can't start: it has an adapter on
@@ -64,10 +82,17 @@
 // reverted to and deleted through libvirt as long as nothing depends on their
 // image.
 //
+// A clone is composed of copied or new images and a changed copy of the
+// source's definition. The source gets overlays where its images must stay as
+// they are: for a linked clone, and while it runs. A full clone merges them
+// back. Place, PlanBalance and Host.Evacuate are composed in this program.
+// libvirt has no maintenance mode, high availability or replication, and
+// QEMU no instant clones: these are refused as Unsupported.
+//
 // While the driver works on a machine's disks, the host has a second domain
 // named "anyvisor-helper-lease-" and the machine's UUID, which no listing of
 // the driver shows. This lease keeps other programs that use this library
-// away: they wait for short work, and get ErrBusy during work that takes
+// away: they wait for short work, and return ErrBusy during work that takes
 // longer. A lease that stays because its program was killed is taken over
 // after 15 seconds.
 //

@@ -122,7 +122,7 @@ func inStep(ctx context.Context, dom *libvirt.Domain, dev string, progress func(
 			return err
 		}
 		if j.Type == 0 {
-			return hypervisor.Errorf(hypervisor.ErrUnknown, hypervisor.DiskID(dev).Ref(), "the copy of disk %s failed: QEMU's log on the host says why", dev)
+			return hypervisor.Errorf(hypervisor.ErrUnknown, hypervisor.DiskID(dev).Ref(), "the copy of disk %s failed: QEMU's log on the host has the reason", dev)
 		}
 		progress(j.Cur, j.End)
 		if j.End > 0 && j.Cur == j.End {

@@ -105,7 +105,7 @@ func (d *driver) protection(ctx context.Context, id hypervisor.VMID) (cluster re
 	}
 	host := get[types.VirtualMachineRuntimeInfo](vm, "runtime").Host
 	if host == nil {
-		err = hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the server does not say which host has the machine")
+		err = hypervisor.Errorf(hypervisor.ErrInvalidState, id.Ref(), "the server does not report which host has the machine")
 		return
 	}
 	p, err := d.one(ctx, *host, "parent")

@@ -201,7 +201,7 @@ func TestTemplateAndBack(t *testing.T) {
 	if _, err := mark.Wait(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Join(mark.Notes(), "; "); !strings.Contains(n, "no base of linked machines was made") {
+	if n := strings.Join(mark.Notes(), "; "); !strings.Contains(n, "no base of linked clones was made") {
 		t.Errorf("the notes are %q", n)
 	}
 	snaps(0, "MarkTemplate without a base")

@@ -111,7 +111,7 @@ var fixed = map[capability.Name]hypervisor.Support{
 	capability.WatchEvents:   yes, capability.WatchResume: no(hypervisor.ReasonPlatform, noWatchResume),
 	capability.GuestFacts: yes, capability.GuestExec: yes,
 	capability.GuestClock: no(hypervisor.ReasonPlatform, noGuestClock), capability.GuestFreeze: no(hypervisor.ReasonPlatform, noGuestFreeze),
-	capability.ReplicationRead: no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: ask that"),
+	capability.ReplicationRead: no(hypervisor.ReasonNotImplemented, "vSphere Replication is an appliance with an API of its own: use that API"),
 	capability.HostMaintenance: yes, capability.TaskResume: yes, capability.TaskCancel: yes, capability.VolumeManage: yes,
 }
 

@@ -57,7 +57,7 @@ func (d *driver) deployLater(ctx context.Context, id hypervisor.VMID, r hypervis
 	call string, notes []string, begin func(context.Context) (ref, error)) (hypervisor.DriverTask, error) {
 	return d.group.Go(ctx, newID("clone"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		for try := 0; ; try++ {
-			report(hypervisor.TaskState{Fraction: -1, Phase: "waiting for the base of linked machines"})
+			report(hypervisor.TaskState{Fraction: -1, Phase: "waiting for the base of linked clones"})
 			base, more, err := d.templateBase(ctx, id)
 			if err != nil {
 				return hypervisor.TaskState{Err: err}

@@ -273,7 +273,7 @@ func (d *driver) PrepareDevice(ctx context.Context, id hypervisor.DeviceID, p hy
 		}
 		now, err := find(ctx)
 		if err == nil && (p.Passthrough != nil && *p.Passthrough != (now.Driver != "") || p.VFs != nil && *p.VFs != now.VFs) {
-			j.Note("the change counts after the host's next restart")
+			j.Note("the change takes effect after the host's next restart")
 		}
 		return id.Ref(), err
 	})

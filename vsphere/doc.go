@@ -35,6 +35,34 @@
 // determine who logs in there. Accept none from others. A file with the wrong
 // content is refused before anything is sent.
 //
+// # Rights
+//
+// The account needs a role with these privileges at the datacenter, with
+// propagation, and System.Read at the top of the inventory. VM stands for
+// VirtualMachine:
+//
+//	list, watch, check      System.Read
+//	create                  VM.Inventory.Create; VM.Config.AddNewDisk, AddExistingDisk, AddRemoveDevice,
+//	                        AdvancedConfig; Resource.AssignVMToPool; Datastore.AllocateSpace; Network.Assign
+//	labels, tokens          VM.Config.AdvancedConfig
+//	change                  VM.Config.CPUCount, Memory, Resource, Rename, Annotation, Settings, EditDevice,
+//	                        DiskExtend, RemoveDisk
+//	delete                  VM.Inventory.Delete, Unregister
+//	power                   VM.Interact.PowerOn, PowerOff, Reset, Suspend
+//	snapshots               VM.State.CreateSnapshot, RemoveSnapshot, RevertToSnapshot
+//	clone, deploy           those of create; VM.Inventory.CreateFromExisting; VM.Provisioning.Clone,
+//	                        CloneTemplate, DeployTemplate, Customize
+//	templates               VM.Provisioning.MarkAsTemplate, MarkAsVM, and those of snapshots
+//	migrate                 Resource.HotMigrate, ColdMigrate, AssignVMToPool; Datastore.AllocateSpace; Network.Assign
+//	volumes                 Datastore.Browse, FileManagement
+//	programs in guests      VM.GuestOperations.Query, Execute, Modify, and a login of the guest
+//	maintenance, devices    Host.Config.Maintenance, PciPassthru
+//	restart priorities      Host.Inventory.EditCluster
+//	cancel others' tasks    Global.CancelTask
+//
+// A call that lacks a privilege fails with ErrPermission, and errors.As finds
+// vSphere's own fault in it.
+//
 // # IDs
 //
 // The ID of a machine, host, datastore, network, pool, snapshot or task is
@@ -60,6 +88,27 @@
 // older one. What a version lacks is left empty (VMInfo.CreatedAt before 6.7)
 // or refused (instant clones before 6.7).
 //
+// # What is composed
+//
+// Most calls are one task of the server, which continues without this program
+// and which Client.Task finds from other processes. The following take several
+// tasks. This program starts one after the other, so it must run until the
+// last one has ended:
+//
+//	create             a task for each copied image, and one for the start
+//	linked clone       of a machine's present state: a snapshot is made first. It stays as the
+//	                   base, and is removed with the last clone that depends on it
+//	delete             of a running machine, or with KeepDisks: power off, merge, detach, delete
+//	Host.Evacuate      a migration for each machine; EnterMaintenance is vSphere's own way
+//
+// DynamicMemory is a reservation and the configured size, between which ESXi
+// balloons. Without DRS, Place ranks the hosts as [hypervisor.Client.Place]
+// describes.
+//
+// A stand-alone ESXi host has no clones, templates and migrations: they are
+// refused as Unsupported with ReasonPlatform. vSphere has no paused state, no
+// kernel boot and no post-copy migration.
+//
 // # Templates
 //
 // A snapshot of the template is the base of its linked clones. MarkTemplate
@@ -80,7 +129,7 @@
 //	VM, Template        *object.VirtualMachine
 //	Host                *object.HostSystem
 //	Datastore           *object.Datastore
-//	Network             *object.Network, *object.DistributedVirtualPortgroup, *object.OpaqueNetwork: what it is
+//	Network             *object.Network, *object.DistributedVirtualPortgroup or *object.OpaqueNetwork, by its kind
 //	Task                *object.Task, unless this package composes the work
 //	all of them, Snapshot, Pool    *types.ManagedObjectReference
 //
@@ -92,7 +141,8 @@
 //	path.go token.go version.go                   paths for one call, tokens, what a version of the API has
 //	create.go builder.go placement.go             new machines, their devices, where they go
 //	reconfigure.go disk.go network.go power.go delete.go
-//	snapshot.go clone.go template.go customize.go
+//	snapshot.go clone.go customize.go
+//	template.go deploy.go base.go basemaker.go    templates, and the snapshots that linked clones depend on
 //	dependencies.go owner.go storage.go           backing chains of images; volumes
 //	migrate.go migrate_cross.go                   moves, also to another vCenter
 //	device.go device_attach.go                    host devices and giving them to machines

@@ -67,7 +67,7 @@ func (d *driver) Recommend(ctx context.Context, r hypervisor.PlaceRequest) ([]hy
 		})
 	}
 	if len(out) == 0 {
-		return nil, hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.Ref{Kind: hypervisor.ObjectClient}, "no host has room for %d CPUs and %d MiB and what else was asked for",
+		return nil, hypervisor.Errorf(hypervisor.ErrExhausted, hypervisor.Ref{Kind: hypervisor.ObjectClient}, "no host has room for %d CPUs and %d MiB and has whatever else was requested",
 			r.CPUs, r.MemoryBytes/hypervisor.MiB)
 	}
 	slices.SortStableFunc(out, func(a, b hypervisor.Recommendation) int { return cmp.Compare(b.Score, a.Score) })

@@ -28,7 +28,7 @@ func faultOf(err error) types.BaseMethodFault {
 // sends none.
 func taskFailure(f *types.LocalizedMethodFault) error {
 	if f == nil {
-		return errors.New("the task failed and the server does not say why")
+		return errors.New("the task failed and the server does not report the reason")
 	}
 	out := *f
 	if out.LocalizedMessage == "" {

@@ -38,7 +38,7 @@ func (d *driver) MarkTemplate(ctx context.Context, id hypervisor.VMID) (hypervis
 		}
 		made := ref{}
 		if b.base.Value == "" {
-			report(hypervisor.TaskState{Fraction: -1, Phase: "making the base of linked machines"})
+			report(hypervisor.TaskState{Fraction: -1, Phase: "making the base of linked clones"})
 			if made, result.Notes, err = d.firstBase(ctx, id); err != nil {
 				return hypervisor.TaskState{Err: err}
 			}
@@ -63,13 +63,13 @@ func (d *driver) firstBase(ctx context.Context, id hypervisor.VMID) (ref, []stri
 	switch {
 	case err == nil:
 		base, _ := info.Result.(ref)
-		return base, []string{"snapshot " + base.Value + " was made as the base of linked machines"}, nil
+		return base, []string{"snapshot " + base.Value + " was made as the base of linked clones"}, nil
 	case ctx.Err() != nil, isNotFound(err):
 		return ref{}, nil, err
 	}
 	switch k := kindOf(err); k {
 	case hypervisor.ErrUnsupported, hypervisor.ErrInvalidState, hypervisor.ErrIncompatible, hypervisor.ErrExhausted, hypervisor.ErrLicense:
-		return ref{}, []string{"no base of linked machines was made: " + err.Error()}, nil
+		return ref{}, []string{"no base of linked clones was made: " + err.Error()}, nil
 	}
 	return ref{}, nil, err
 }
@@ -109,7 +109,7 @@ func (d *driver) MarkVM(ctx context.Context, id hypervisor.TemplateID, place hyp
 	}
 	return d.group.Go(ctx, newID("template"), func(ctx context.Context, report func(hypervisor.TaskState)) hypervisor.TaskState {
 		if b.marked {
-			report(hypervisor.TaskState{Fraction: -1, Phase: "waiting for the base of linked machines"})
+			report(hypervisor.TaskState{Fraction: -1, Phase: "waiting for the base of linked clones"})
 			if _, _, err = d.templateBase(ctx, vm); err == nil {
 				bases, err = d.freeTemplate(ctx, id)
 			}

@@ -17,7 +17,7 @@ const (
 	customizeDetail   = "XAPI doesn't set facts inside guests: use cloud-init on a disk or CD"
 	postCopyDetail    = "Xen migrates by pre-copy only"
 	tuningDetail      = "VM.pool_migrate and VM.migrate_send have no limits of bandwidth or downtime, and no choice of method"
-	vfDetail          = "XAPI chooses virtual functions of network cards itself and doesn't say which: attach an adapter to a network that has SRIOV"
+	vfDetail          = "XAPI chooses virtual functions of network cards itself and doesn't report which: attach an adapter to a network that has SRIOV"
 	pciAccessDetail   = "before xapi 24.14 only GPUs can be taken from the host"
 	hotplugDetail     = "XAPI gives and takes GPUs and PCI functions only while the machine is off"
 	guestDetail       = "XAPI has no message for this: use the guest's own network access"

@@ -64,7 +64,7 @@ func (d *driver) planCreate(ctx context.Context, on hypervisor.Ref, s hypervisor
 	case s.Boot != nil:
 		return p, hypervisor.Unsupported(on, capability.BootDirect, hypervisor.ReasonPlatform, bootDetail)
 	case s.SecureBoot && s.Firmware != hypervisor.FirmwareUEFI:
-		return p, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "SecureBoot needs Firmware UEFI: a XAPI pool starts machines by BIOS unless told otherwise")
+		return p, hypervisor.Errorf(hypervisor.ErrInvalidArgument, on, "SecureBoot needs Firmware UEFI: a XAPI pool starts machines by BIOS unless the request names UEFI")
 	case s.Machine != "" && s.Machine != "hvm":
 		return p, hypervisor.Unsupported(on, capability.VMCreate, hypervisor.ReasonPlatform, fmt.Sprintf("machine type %q: machines are made as hvm", s.Machine))
 	}

@@ -75,7 +75,7 @@ func (d *driver) AttachDevice(ctx context.Context, id hypervisor.VMID, r hypervi
 			for _, rec := range inv.pcis {
 				if rec.UUID == string(p) {
 					all = append(all, rec.Address)
-					j.Note("device " + rec.Address + " goes along: it depends on " + info.Address)
+					j.Note("device " + rec.Address + " is attached too: it depends on " + info.Address)
 				}
 			}
 		}

@@ -169,7 +169,7 @@ func TestDependentFunctions(t *testing.T) {
 	}
 	id := hypervisor.DeviceID(w.text(t, "PCI", cards[0], "uuid"))
 	task := w.off.AttachDevice(ctx, hypervisor.DeviceRequest{ID: id})
-	if err := wait(ctx, task); err != nil || !strings.Contains(strings.Join(task.Notes(), " "), "0000:03:00.1 goes along") {
+	if err := wait(ctx, task); err != nil || !strings.Contains(strings.Join(task.Notes(), " "), "0000:03:00.1 is attached too") {
 		t.Fatalf("%v, notes %q", err, task.Notes())
 	}
 	a := ok[hypervisor.AttachedDevice](t)(w.off.AttachDevice(ctx, hypervisor.DeviceRequest{ID: hypervisor.DeviceID(w.text(t, "PCI", cards[2], "uuid"))}).Wait(ctx))

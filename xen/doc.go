@@ -11,7 +11,8 @@
 //
 // The form of URLs is xapi://user:password@host:port/?parameters;
 // xenserver:// means the same. Any member of the pool may be named: the
-// driver finds the master. A parameter has the name of its [Config] field in
+// driver finds the coordinator (XAPI's messages call it the master), also
+// after another member has become the coordinator. A parameter has the name of its [Config] field in
 // lower case:
 //
 //	ca            file with PEM certificates of authorities, in place of the system's
@@ -25,6 +26,18 @@
 // the password is sent: accept none from others. There is no New, because Go
 // has no common type for a session of XAPI.
 //
+// The account needs a role of the pool. root has all rights; other accounts
+// exist where the pool is joined to Active Directory and its edition has
+// role-based access:
+//
+//	Read Only         list, watch
+//	VM Operator       start, stop
+//	VM Admin          create, clone, templates, disks, adapters, labels
+//	VM Power Admin    the above, snapshots, live migration, a choice of host
+//	Pool Operator     the above, maintenance, host devices, high availability
+//
+// A call that lacks a right fails with ErrPermission.
+//
 // Machine, snapshot and template IDs are uuids of class VM. Host, datastore
 // (SR), network, disk (VBD), image (VDI), adapter (VIF) and device (PCI) IDs
 // are uuids of their classes. A task's ID is its reference. Labels and tokens
@@ -34,6 +47,13 @@
 // it. A full clone is made with VM.copy. Work that takes several messages is
 // shown in the pool as a task of its own, so that Client.Task finds it from
 // other processes.
+//
+// These calls are composed of several messages: creating, cloning a running
+// machine (through a snapshot that is removed), attaching a copy of an image,
+// deleting with disks, and marking a template as a machine again. Deleting a snapshot
+// waits, in the phase "merging", for the storage manager, which merges in its
+// own time. Place and PlanBalance are composed where no Workload Balancing
+// server is connected. The file docs/xapi.md lists the messages of each call.
 //
 // [hypervisor.As] returns a *[Session] for the Client, and a [Ref] for a VM,
 // Template, Snapshot, Host, Datastore, Network, Volume, Disk, NIC, PCI device
@@ -67,10 +87,17 @@
 //
 // The driver needs libvirt 7.0 or newer at both ends, and a build with cgo
 // and libvirt's headers. Without cgo it fails as Unsupported with
-// ReasonBuild.
+// ReasonBuild. The account needs full access to libvirt's system instance:
+// root, or over SSH the user root with a key. libvirt has no lesser role that
+// is enough.
 //
-// A machine is a persistent domain; its ID is the domain's UUID. Domain-0 is
-// not a machine. VMSpec.Machine is "pvh" (the default with Boot), "pv" or
+// IDs are the UUID of the domain (machines, templates), of the storage pool
+// (datastores) and of the host, or the host's URI as long as it has never
+// answered. A volume's ID is its pool's UUID, a slash and its name. Networks
+// are network:NAME and bridge:NAME. A disk's ID is its target device ("xvda"),
+// an adapter's its MAC address.
+//
+// A machine is a persistent domain. Domain-0 is not a machine. VMSpec.Machine is "pvh" (the default with Boot), "pv" or
 // "hvm" (the default without). A PVH machine needs Boot. A PV machine without
 // Boot is started by pygrub from its disk. A datastore is a storage pool, and
 // pools with the same UUID on several hosts are one shared datastore. Labels
@@ -114,12 +141,13 @@
 //	vm.go inventory.go fetch.go record.go        reading machines and the pool's records
 //	create.go delete.go reconfigure.go power.go
 //	disk.go network.go                           disks and adapters of machines
-//	snapshot.go clone.go template.go provision.go
+//	snapshot.go merge.go                         snapshots, and how their images are merged
+//	clone.go copy.go template.go provision.go    copies of machines, disks of templates
 //	dependencies.go storage.go                   backing chains of images; datastores, networks, volumes
 //	migrate.go migrate_check.go                  moves and their blockers
-//	device.go device_attach.go                   host devices and giving them to machines
+//	device.go device_attach.go pci.go            host devices and giving them to machines
 //	host.go placement.go availability.go         hosts, Workload Balancing, HA
-//	guest.go event.go                            guest tools, changes
+//	guest.go event.go version.go unseen.go       guest tools, changes, versions, unseen machines
 //	task.go job.go token.go lost.go              tasks, composed work, tokens, lost answers
 //	libxl.go libxl_cgo.go internal/libxl         plain Xen; what it shares with KVM is in internal/libvirtx
 package xen

@@ -6,6 +6,8 @@
 //	defer sim.Close()
 //	url := sim.Host(0).URL() // https://127.0.0.1:…/wsman, user Administrator, password sim.Password()
 //
+// The example of [github.com/anyvisor/anyvisor/hyperv.Session] opens this module's driver on it.
+//
 // It refuses what Hyper-V refuses: unknown classes, properties, methods and parameters, wrong types, wrong states. A method that
 // real hosts have and the simulator does not implement is refused with 0x80041055 (provider not capable), so that nobody mistakes
 // silence for success. Not simulated are, among others: Replica (its state can be set), boot sources, resource pools,

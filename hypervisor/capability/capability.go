@@ -15,37 +15,37 @@ const (
 	VMDelete      Name = "vm.delete"
 	VMStart       Name = "vm.start"       // power on and off
 	BootDirect    Name = "vm.direct-boot" // kernel and initrd given from outside the machine
-	Labels        Name = "vm.labels"
+	Labels        Name = "vm.labels"      // key-value labels on machines and templates
 	Reconfigure   Name = "vm.reconfigure" // CPUs, memory, name of a machine that is off
 	CPUHotAdd     Name = "cpu.hot-add"
 	MemoryHotAdd  Name = "memory.hot-add"
 	MemoryDynamic Name = "memory.dynamic" // a range in which the platform balloons
 	DiskAttach    Name = "disk.attach"
-	DiskHotplug   Name = "disk.hotplug"
+	DiskHotplug   Name = "disk.hotplug" // to and from a running machine
 	DiskGrow      Name = "disk.grow"
-	DiskGrowLive  Name = "disk.grow.live"
+	DiskGrowLive  Name = "disk.grow.live" // of a running machine
 	NICAttach     Name = "nic.attach"
-	NICHotplug    Name = "nic.hotplug"
+	NICHotplug    Name = "nic.hotplug" // to and from a running machine
 
 	PowerShutdown Name = "power.shutdown" // graceful, through the guest
-	PowerReset    Name = "power.reset"
-	PowerPause    Name = "power.pause"
-	PowerSuspend  Name = "power.suspend"
+	PowerReset    Name = "power.reset"    // hard restart
+	PowerPause    Name = "power.pause"    // vCPUs stopped, RAM kept in memory
+	PowerSuspend  Name = "power.suspend"  // RAM on disk
 
-	SnapshotDisk    Name = "snapshot.disk"   // disks only
-	SnapshotMemory  Name = "snapshot.memory" // disks and RAM
-	SnapshotQuiesce Name = "snapshot.quiesce"
+	SnapshotDisk    Name = "snapshot.disk"    // disks only
+	SnapshotMemory  Name = "snapshot.memory"  // disks and RAM
+	SnapshotQuiesce Name = "snapshot.quiesce" // disks, with the guest's file systems frozen
 
-	CloneFull         Name = "clone.full"
-	CloneLinked       Name = "clone.linked"
+	CloneFull         Name = "clone.full"    // an independent copy
+	CloneLinked       Name = "clone.linked"  // shares a frozen base with its source
 	CloneInstant      Name = "clone.instant" // forks a running machine, RAM and all
-	CloneRunning      Name = "clone.running"
+	CloneRunning      Name = "clone.running" // the source runs
 	CloneFromSnapshot Name = "clone.from-snapshot"
 	CloneCustomize    Name = "clone.customize" // host name and network set in the guest
-	Templates         Name = "template"
+	Templates         Name = "template"        // mark machines as templates and back, deploy from them
 
-	MigrateLive        Name = "migrate.live"
-	MigrateCold        Name = "migrate.cold"
+	MigrateLive        Name = "migrate.live"         // a running machine to another host
+	MigrateCold        Name = "migrate.cold"         // a machine that is off or suspended to another host
 	MigrateStorage     Name = "migrate.storage"      // disks of a machine that is off
 	MigrateLiveStorage Name = "migrate.live-storage" // disks of a running machine
 	MigrateBoth        Name = "migrate.both"         // host and disks of a running machine in one step
@@ -62,15 +62,15 @@ const (
 	WatchEvents Name = "watch"
 	WatchResume Name = "watch.resume" // events after a token
 
-	GuestFacts  Name = "guest.facts"
-	GuestExec   Name = "guest.exec"
-	GuestClock  Name = "guest.clock"
-	GuestFreeze Name = "guest.freeze"
+	GuestFacts  Name = "guest.facts"  // VM.Guest
+	GuestExec   Name = "guest.exec"   // programs in guests
+	GuestClock  Name = "guest.clock"  // read and set
+	GuestFreeze Name = "guest.freeze" // file systems, until VM.Thaw
 
 	HostList        Name = "host.list"
 	DatastoreList   Name = "datastore.list"
 	NetworkList     Name = "network.list"
-	HostMaintenance Name = "host.maintenance"
+	HostMaintenance Name = "host.maintenance" // a maintenance mode of the platform
 	PlacementNative Name = "placement.native" // uses the platform's own scheduler
 
 	HighAvailability Name = "ha"          // restart after a host's failure: priorities can be read and set

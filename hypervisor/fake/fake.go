@@ -14,13 +14,30 @@
 // Clients. Tests look behind the API with [Backend.ReadDisk],
 // [Backend.ReadMemory], [Backend.Calls] and the like.
 //
+// # The platform of the zero Config
+//
+// There are no machines and no templates: make them with the API, as on a new
+// installation. Any size fits that the hosts have room for, and disks need no
+// image.
+//
+//	hosts         host-1 (fakehost1), host-2 (fakehost2), see DefaultHosts
+//	datastores    ds-shared (shared) and ds-archive (archive) on all hosts,
+//	              ds-host-1 (local-fakehost1) and ds-host-2 (local-fakehost2)
+//	networks      net-1 (default), net-2 (storage, VLAN 20)
+//
+// A guest boots at once, with tools, and has an address for each adapter.
+// Tasks take no time, live migrations included, unless [Config.Delays] or
+// [Backend.SetDelay] set one.
+//
+// # URLs
+//
 // The URL fake:// opens a backend of its own. fake://name opens one that all
-// Clients in the process with that name share. fake:///path/of/a/file keeps the
-// backend in a file, which the last Close in the process writes, so that one
-// process after the other can work on it. A process that is killed loses its
-// changes. The file path/of/a/file.lock keeps other processes away meanwhile. The parameters are hosts (a
-// number), seed, edition, and delay (of every task, "2s"). Any user and
-// password are accepted.
+// Clients in the process with that name share. fake:///path/of/a/file keeps
+// the backend in a file, which the last Close in the process writes, so that
+// one process after the other can work on it. A process that is killed loses
+// its changes. The file path/of/a/file.lock keeps other processes away
+// meanwhile. The parameters are hosts (a number), seed, edition, and delay (of
+// every task, "2s"). Any user and password are accepted.
 package fake
 
 import (
@@ -38,25 +55,30 @@ import (
 )
 
 // Config describes a backend. The zero value is a platform of two hosts with
-// GPUs and network cards, a shared datastore, a local one on each host, and
-// no machines, where everything works and takes no time.
+// GPUs and network cards, two shared datastores, a local one on each host, and
+// no machines, where everything works and takes no time. The package
+// documentation has the IDs.
 type Config struct {
 	// Name is the endpoint that Describe returns.
 	Name string
-	// Edition is "full" (also the empty string), "standard" or "free". The
-	// table in capability.go lists what the lesser ones lack.
+	// Edition is "full" (also the empty string), "standard" or "free".
+	// "standard" lacks the scheduler, vGPU, instant clones and migration to
+	// another Client. "free" also lacks everything that moves running
+	// machines, hot-plug of CPUs and memory, maintenance mode, HA and
+	// replication. What is lacking is refused with ErrLicense.
 	Edition string
 	// Disable replaces the answer of Supports for these capabilities. Calls
-	// that need one whose level is No are refused with its reason.
+	// that need one with LevelNo are refused with its reason.
 	Disable map[capability.Name]hypervisor.Support
 
-	Hosts      []Host // nil: DefaultHosts(2)
-	Datastores []Datastore
-	Networks   []Network
+	Hosts      []Host      // nil means DefaultHosts(2)
+	Datastores []Datastore // nil means those of the zero Config
+	Networks   []Network   // nil means those of the zero Config
 
-	// Delays is the time that tasks take, by operation ("vm.clone"). "*"
-	// applies to all that are not named. Power operations, deletion and the
-	// like are tasks too. See Backend.SetDelay.
+	// Delays is the time that tasks take, by operation: op.VMClone for
+	// VM.Clone, op.TemplateDeploy for Template.Deploy. "*" applies to all that
+	// are not named. Power operations, deletion and the like are tasks too.
+	// See Backend.SetDelay.
 	Delays map[op.Name]time.Duration
 	// Latency is the time that every call takes.
 	Latency time.Duration

@@ -41,18 +41,23 @@ type Fault struct {
 	// matches no operation that reaches the platform.
 	Op op.Name
 	// Object narrows the fault to one object's ID or name; empty means any.
+	// The object is the one that the call is made on: the source of a clone,
+	// the template of a deployment. For op.VMCreate it is the name of the new
+	// machine.
 	Object string
 	Nth    int // the first matching call that it strikes; 0 means 1
 	Count  int // number of calls in a row that it strikes; 0 means 1, negative means all that follow
 	// Err is the error of the call or task. A *NativeError represents the
-	// platform's own error.
+	// platform's own error. A fault with none of Err, Leftover, Lost and
+	// Expire has no effect.
 	Err error
 	// After is the fraction of the task at which it fails. 0 refuses the
 	// call, unless Leftover is set.
 	After float64
-	// Leftover makes the task crash: what it had made stays and is named.
+	// Leftover makes the task crash: what it had made stays and is named. An
+	// Err is not needed.
 	Leftover bool
-	Lost     Loss
+	Lost     Loss // where the connection breaks; 0 means that it does not
 	// Expire ends the session. The driver logs in again, once, by itself.
 	Expire bool
 }
@@ -120,11 +125,12 @@ func (b *Backend) nameOf(on hypervisor.Ref) string {
 	return ""
 }
 
-// Call is one call that reached the platform or should have reached it.
+// Call is one call that reached the platform or should have reached it. A
+// call that was sent again is in the log twice.
 type Call struct {
 	Op     op.Name
 	Object hypervisor.Ref
-	Args   any // the request: a hypervisor.CloneRequest, VMSpec, …; nil if none
+	Args   any // the driver's request: a hypervisor.CloneRequest, hypervisor.VMSpec, …; nil if there is none
 	At     time.Time
 }
 

@@ -35,8 +35,10 @@ type DeployOptions struct {
 }
 
 // DeployN makes a plan that deploys N machines from a template. Each carries
-// the token of its step, so no name is deployed twice by one run. The IDs are
-// in Result.Values under ValueVM. The caller may change the plan.
+// the token of its step, so no name is deployed twice by one run. clone's
+// Token and Start must be empty: the plan sets the token, and
+// DeployOptions.Start starts the machines. The IDs are in Result.Values under
+// ValueVM. Limits are those of LimitsFor. The caller may change the plan.
 func DeployN(id string, c *hypervisor.Client, t hypervisor.TemplateID, clone hypervisor.CloneOptions, o DeployOptions) *Plan {
 	// The number is found again by the name, since targets are kept and
 	// functions are not.

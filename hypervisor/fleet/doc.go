@@ -11,14 +11,15 @@
 //	}
 //	summary, err := fleet.Do(ctx, p)
 //
-// A Plan says what is done, an Engine remembers how far it is. Memory is an
-// engine for scripts and tests; package fleet/dbosfleet, in a module of its
-// own, keeps runs in an SQLite file or in PostgreSQL.
+// A Plan describes the work, an Engine remembers how much of it is done.
+// Memory is an engine for scripts and tests; package fleet/dbosfleet, in a
+// module of its own, keeps runs in an SQLite file or in PostgreSQL. DeployN,
+// MoveN, Rolling, RestartHosts and CleanUp make plans for common work.
 //
 // # Exactly once
 //
 // An engine runs each step at least once: a step that was at work when its
-// worker was killed runs again. Attempt.Token is the same then, and
+// worker was killed runs again. Attempt.Token is then the same, and
 // Attempt.Task is the task that the step began before. A step that passes the
 // token on, or uses Await, has its effect once.
 //

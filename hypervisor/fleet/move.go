@@ -12,8 +12,9 @@ type MoveOptions struct {
 	// Labels and Select choose the machines, as in Plan.
 	Labels map[string]string
 	Select func(hypervisor.VMInfo) bool
-	// From are the hosts to leave, all at the same time; empty means that
-	// To alone decides. Machines elsewhere are not touched.
+	// From are the hosts to leave, all at the same time. Machines elsewhere
+	// are not moved, and machines that are off stay. Empty means the selected
+	// machines of all hosts, off or not; To alone then decides.
 	From []hypervisor.HostID
 	// To are the allowed destinations; empty means all hosts but those in
 	// From.
@@ -25,8 +26,9 @@ type MoveOptions struct {
 // MoveN makes a plan that moves machines to other hosts: a selection, or
 // everything that runs on some hosts. Client.Place chooses each destination
 // when the turn of the machine comes, among those that CheckMigrate accepts. A
-// machine that is at a destination already is done. The caller may change the
-// plan.
+// machine that is at a destination already is done. Give From, To or both:
+// with neither, each machine moves to any other host. Limits are those of
+// LimitsFor. The caller may change the plan.
 func MoveN(id string, c *hypervisor.Client, o MoveOptions) *Plan {
 	work := WorkMove
 	if o.Migrate.Storage != "" {

@@ -45,7 +45,7 @@ func (r *Run) Ended(ctx context.Context) (Summary, bool, error) {
 }
 
 // Wait waits for the end of the run. A worker must work on it meanwhile. The
-// error is that of waiting; Summary.Err says whether targets failed.
+// error is that of waiting; Summary.Err reports whether targets failed.
 func (r *Run) Wait(ctx context.Context) (Summary, error) {
 	for {
 		c, changed, err := r.s.Control(ctx)

@@ -13,7 +13,7 @@
 // independently of other rows: "go test -run
 // TestConformance/clones/linked-is-independent" runs one.
 //
-// Every capability that the driver declares (Yes or Partial) is exercised.
+// Every capability that the driver declares (LevelYes or LevelPartial) is exercised.
 // One that no row could prove is a failure, unless the Harness explains it.
 // Every capability that the driver denies must be refused, with the same
 // reason, as Unsupported. [Check] runs the same rows without package

@@ -38,7 +38,8 @@ func (c Compression) String() string {
 }
 
 // DetectCompression returns the compression of a file that begins with head,
-// of which 6 bytes are enough. What it says of [Detect] counts here too.
+// of which 6 bytes are enough. The warning at [Detect] applies here
+// too: a guest may have written the file.
 func DetectCompression(head []byte) Compression {
 	switch s := string(head); {
 	case strings.HasPrefix(s, "\x1f\x8b\x08"):

@@ -7,7 +7,8 @@ import (
 )
 
 // Disk is an opened image. It reads what the guest sees. It is safe for
-// concurrent use. The file stays the caller's, who closes it after the Disk.
+// concurrent use. The caller closes the file, after the
+// Disk.
 type Disk struct {
 	file    *file
 	size    int64
@@ -131,7 +132,7 @@ func (d *Disk) unpacked(part []byte, c piece, off int64) error {
 	return nil
 }
 
-// Extents walks over the disk as [Source] says. It reads tables alone, no
+// Extents walks over the disk as [Source] describes. It reads tables alone, no
 // data. It refuses parts of the file that belong to two parts of the disk, so
 // data extents are never longer than the file justifies.
 func (d *Disk) Extents() iter.Seq2[Extent, error] {

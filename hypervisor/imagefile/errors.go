@@ -23,10 +23,10 @@ var (
 	ErrUnsupported = fmt.Errorf("image feature is not supported: %w", errors.ErrUnsupported)
 )
 
-// Error says what is wrong with an image, where, and what helps.
+// Error describes what is wrong with an image, at which place, and the remedy.
 type Error struct {
 	Format Format // as given to Open or Write; 0 if it isn't about one
-	Name   string // of the file, as the caller named it; "" if he didn't
+	Name   string // of the file, as the caller named it; may be empty
 	Offset int64  // in the file, in bytes, where the fault is; -1 if it has no place
 	Kind   error  // one of this package's errors
 	Detail string // what was found, with numbers

@@ -47,7 +47,7 @@ func ParseFormat(name string) (Format, error) {
 // Extent is a range of a disk, in bytes of what the guest sees.
 type Extent struct {
 	Offset, Length int64
-	// Zero says that the range reads as zeros and takes no room in the image.
+	// Zero means that the range reads as zeros and takes no room in the image.
 	// A range without Zero may consist of zeros too.
 	Zero bool
 }
@@ -139,7 +139,7 @@ type WriteOptions struct {
 	// Fixed writes a VHD or VHDX with room for each block, also for zeros. The
 	// default is a dynamic one. Other formats refuse it.
 	Fixed bool
-	// Holes says that the io.Writer is a file (it has Seek and Truncate) without
+	// Holes means that the io.Writer is a file (it has Seek and Truncate) without
 	// content beyond its position. Zeros in a raw image or a fixed VHD are
 	// skipped then, and the file becomes sparse. Other formats have no use for
 	// it.

@@ -221,7 +221,7 @@ func (a *Archive) Descriptor() []byte { return slices.Clone(a.ovf) }
 func (a *Archive) Disks() []OVADisk { return slices.Clone(a.disks) }
 
 // OpenDisk opens the disk with an index in Disks. Its format comes from its
-// file's name, VMDK if that says nothing else.
+// file's name, and is VMDK if the name has no other.
 func (a *Archive) OpenDisk(i int) (*Disk, error) {
 	if i < 0 || i >= len(a.disks) {
 		return nil, a.file.fail(ErrSource, -1, "", "there is no disk %d of %d", i, len(a.disks))

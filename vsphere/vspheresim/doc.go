@@ -4,6 +4,9 @@
 //	defer sim.Close()
 //	c, err := govmomi.NewClient(ctx, sim.URL(), true)
 //
+// The example of [github.com/anyvisor/anyvisor/vsphere.Open] opens this
+// module's driver on it.
+//
 // govmomi's simulator (package simulator of github.com/vmware/govmomi) accepts much that a real system refuses, and
 // leaves out much that a real system does. This package runs it unchanged, in the process of the test, and answers the
 // calls below itself, over the same objects. A test can also simulate a bad network ([Sim.Fault], [Sim.Cut], [Sim.Delay],

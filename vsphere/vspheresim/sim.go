@@ -153,7 +153,7 @@ func (s *Sim) URL() *url.URL {
 	return &u
 }
 
-// Client is Sim.URL's thumbprint in SHA-1 when Config.TLS is set, and empty when it is not.
+// Thumbprint returns the SHA-1 thumbprint of the server's certificate, or the empty string if Config.TLS is not set.
 func (s *Sim) Thumbprint() string {
 	if !s.cfg.TLS {
 		return ""

@@ -46,10 +46,10 @@ type Config struct {
 	// LateCopies lets the sub-task of a copy that is cancelled end with success all the same, when CopyCleanup has passed. Its image stays.
 	LateCopies bool
 	// EventLog is the number of deletions that event.from remembers of each class, up to twice as many for a while; 256 by default. Older
-	// ones are not told, and no error says so (recorded from a xapi 24.11).
+	// ones are not reported, and there is no error for it (recorded from a xapi 24.11).
 	EventLog int
 
-	// Build is the version of xapi, host.software_version:xapi_build, "26.17.0" by default. Later additions are missing (versions.go).
+	// Build is the version of xapi, host.software_version:xapi_build, "26.17.0" by default. What was added to XAPI later is missing.
 	// "none" is a server that doesn't report its version, and lacks all of them.
 	Build string
 	// Lacks names further parameters that this server is too old for ("VM.snapshot.ignore_vdis"): calls with them have too many.

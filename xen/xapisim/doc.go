@@ -7,5 +7,7 @@
 //	defer sim.Close()
 //	// connect to sim.URL() as sim.User() with sim.Password(), trusting sim.Thumbprint() or sim.CertPool()
 //
+// The example of [github.com/anyvisor/anyvisor/xen.Open] opens this module's driver on it.
+//
 // Each behaviour names its source in a comment beside it. What no source states is marked as believed.
 package xapisim

@@ -2,7 +2,7 @@ package xapisim
 
 import "fmt"
 
-// GPU is a graphics card to give to each host. Model is one of GPUModels.
+// GPU is a graphics card to give to each host. Model is TeslaM60, H100, TeslaT4, S7150 or IntegratedGPU.
 type GPU struct {
 	Model      string
 	Migratable bool // NVIDIA's driver reports compatibility metadata: machines with vGPUs on it can be suspended and migrated

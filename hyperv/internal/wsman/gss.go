@@ -164,7 +164,7 @@ func openToken(token []byte) (kind, body []byte, err error) {
 	}
 	rest, ok := bytes.CutPrefix(raw.Bytes, mechanism)
 	if raw.Class != asn1.ClassApplication || raw.Tag != 0 || !ok || len(rest) < 2 {
-		return nil, nil, errors.New("the host's token is none of Kerberos")
+		return nil, nil, errors.New("the host's token is not a Kerberos token")
 	}
 	return rest[:2], rest[2:], nil
 }

@@ -10,11 +10,11 @@
 // plan. Each target is a DBOS workflow and each step a DBOS step, so DBOS's
 // own tools show them.
 //
-// Any number of programs may call Work on one store. One of them carries the
-// runs on, and the others wait: when it ends, is killed or loses the store,
-// the next one takes over. So the limits of a plan hold for all of them
-// together. A worker leaves runs alone whose plan it was not given: give all
-// workers of a store the same plans.
+// Any number of programs may call Work on one store. One of them works on the
+// runs, and the others wait: when it ends, is killed or loses the store, the
+// next one takes over. So the limits of a plan hold for all of them together.
+// A worker does not touch a run whose plan it was not given: give all workers
+// of a store the same plans.
 //
 // All workers register DBOS's application version "anyvisor-fleet-1", whatever
 // program they are, so that they recover each other's work; the shape of the

@@ -28,7 +28,7 @@ const (
 	format = 1
 )
 
-// Config says where runs are kept.
+// Config describes where runs are kept.
 type Config struct {
 	// URL is "sqlite:/path/to/file", or "postgres://user@host/database". The
 	// file is made if it is not there. Two more files beside it, with
@@ -186,8 +186,8 @@ func decode(v, into any) error {
 	return json.Unmarshal([]byte(text), into)
 }
 
-// Work waits until no other process works on this store, and then carries the
-// runs on until ctx ends. If it loses the store, its steps see it in their
+// Work waits until no other process works on this store, and then works on
+// the runs until ctx ends. If it loses the store, its steps see it in their
 // contexts, and it waits again.
 func (e *Engine) Work(ctx context.Context, plans ...*fleet.Plan) error {
 	for _, v := range []string{"DBOS__APPVERSION", "DBOS__VMID"} {

@@ -66,7 +66,7 @@ func Detach(dom *libvirt.Domain, id hypervisor.VMID, doc string, there func(*lib
 				break
 			}
 			if time.Now().After(end) {
-				return hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the guest did not let go of the device within %v: it may not support hot unplug; it still has the device", unplugLimit)
+				return hypervisor.Errorf(hypervisor.ErrTimeout, id.Ref(), "the guest did not release the device within %v: it may not support hot unplug; it still has the device", unplugLimit)
 			}
 		}
 	}

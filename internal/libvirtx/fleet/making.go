@@ -193,7 +193,7 @@ func (f *Fleet) findMaking(ctx context.Context, tid hypervisor.TaskID, id hyperv
 			m, err := f.readMark(ctx, id)
 			switch {
 			case err != nil && libvirtx.KindOf(err) == hypervisor.ErrNotFound:
-				return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.ErrCanceled, id.Ref(), "the machine was not finished: its maker failed and took it away")
+				return hypervisor.Ref{}, hypervisor.Errorf(hypervisor.ErrCanceled, id.Ref(), "the machine was not finished: the process that made it failed and removed it")
 			case err != nil && libvirtx.KindOf(err) != hypervisor.ErrUnavailable:
 				return hypervisor.Ref{}, err
 			case err != nil: // a libvirtd that is restarting

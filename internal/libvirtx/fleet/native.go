@@ -63,7 +63,7 @@ func (f *Fleet) connection(ctx context.Context, on hypervisor.Ref) (*libvirt.Con
 	case on != (hypervisor.Ref{}):
 		return nil, hypervisor.NoNative(on, new(*libvirt.Connect))
 	case len(f.Members) > 1:
-		return nil, hypervisor.Errorf(hypervisor.ErrUnsupported, on, "this Client has %d connections: ask for that of a Host", len(f.Members))
+		return nil, hypervisor.Errorf(hypervisor.ErrUnsupported, on, "this Client has %d connections: ask for the one of a Host", len(f.Members))
 	}
 	if _, err := h.Identify(ctx); err != nil {
 		return nil, err

@@ -229,7 +229,7 @@ func (c *Client) login(ctx context.Context) (loggedIn, error) {
 					return loggedIn{}, &TransportError{Method: loginMethod, Unsent: true, Err: fmt.Errorf("%s names another master, which is none of the pool's hosts as they were when this Client was opened: nothing was sent there", base)}
 				}
 				base = withHost(base, e.Params[0])
-				lost = &TransportError{Method: loginMethod, Unsent: true, Err: errors.New("no member of the pool says that it is the master")}
+				lost = &TransportError{Method: loginMethod, Unsent: true, Err: errors.New("no member of the pool reports that it is the master")}
 				continue
 			}
 			if Unsent(err) { // this host is down, but another one may know the new master
