@@ -23,13 +23,19 @@ import (
 // end of the task's descriptionId ("clone" of "VirtualMachine.clone"). An
 // empty entity means any one: that of a disk manager's task is not documented.
 func (d *driver) launch(ctx context.Context, entity ref, hint string, mine func(context.Context, types.TaskInfo) (bool, error), call func() (ref, error)) (ref, error) {
-	began := time.Now()
+	began, since := time.Now(), time.Time{}
 	self, err := job.Call[ref]{
 		Send: func(context.Context) (ref, error) { return call() },
 		Lost: func(err error) bool { return lost(ctx, err) },
 		Goal: func(ctx context.Context) (ref, bool, error) {
 			for wait := 100 * time.Millisecond; ; wait *= 2 {
-				self, found, err := d.search4task(ctx, entity, hint, began, mine)
+				self, found, err := ref{}, false, error(nil)
+				if since.IsZero() {
+					since, err = d.serverTime(ctx, began)
+				}
+				if err == nil {
+					self, found, err = d.search4task(ctx, entity, hint, since, mine)
+				}
 				if kindOf(err) != hypervisor.ErrUnavailable || wait > searchLimit {
 					return self, found, err
 				}
@@ -98,16 +104,11 @@ func lost(ctx context.Context, err error) bool {
 // the call and that of the task, which comes from their number of digits. It
 // must be short: a longer one would accept the task of the previous call for
 // this one.
-const rounding = 10 * time.Millisecond
+const rounding = 2 * time.Millisecond
 
-// search4task returns the task of the entity that was queued since the call
-// was sent, by the server's clock, if it is the only one of its kind.
-func (d *driver) search4task(ctx context.Context, entity ref, hint string, began time.Time, mine func(context.Context, types.TaskInfo) (bool, error)) (ref, bool, error) {
-	since, err := d.serverTime(ctx, began)
-	if err != nil {
-		return ref{}, false, err
-	}
-	since = since.Add(-rounding)
+// search4task returns the task of the entity that was queued since a time of
+// the server's clock, if it is the only one of its kind.
+func (d *driver) search4task(ctx context.Context, entity ref, hint string, since time.Time, mine func(context.Context, types.TaskInfo) (bool, error)) (ref, bool, error) {
 	list, err := d.all(ctx, hopSpec(*d.vc.ServiceContent.TaskManager, "recentTask", "Task", taskPaths))
 	if err != nil {
 		return ref{}, false, err
@@ -138,13 +139,16 @@ func (d *driver) search4task(ctx context.Context, entity ref, hint string, began
 
 // serverTime is a time of this computer by the server's clock, or a little
 // earlier: the server's clock less the time that has passed here since then.
-// A quick answer to one of three readings makes it exact.
+// The quickest of ten answers makes it exact, since an earlier time might be
+// that of an older task.
 func (d *driver) serverTime(ctx context.Context, began time.Time) (out time.Time, err error) {
-	for range 3 {
+	for n := range 10 {
 		sent := time.Now()
 		now, rerr := methods.GetCurrentTime(ctx, d.rt)
 		if rerr != nil {
-			err = rerr
+			if err = rerr; n > 0 {
+				break
+			}
 			continue
 		}
 		if at := now.Add(-time.Since(began)); at.After(out) {
@@ -157,7 +161,7 @@ func (d *driver) serverTime(ctx context.Context, began time.Time) (out time.Time
 	if out.IsZero() {
 		return out, err
 	}
-	return out, nil
+	return out.Add(-rounding), nil
 }
 
 // callKey marks the object that one call makes, so that it can be

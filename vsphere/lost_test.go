@@ -90,7 +90,7 @@ func TestOlderTaskIsNotMine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sim.DelayAnswer("GetCurrentTime", 300*time.Millisecond)
+	sim.DelayAnswer("GetCurrentTime", 100*time.Millisecond)
 	sim.Cut("PowerOnVM_Task", vspheresim.CutBefore)
 	if _, err := vm.Start(t.Context()).Wait(t.Context()); !errors.Is(err, hypervisor.ErrUnavailable) {
 		t.Errorf("a start that never arrived: %v", err)
