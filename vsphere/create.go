@@ -258,7 +258,7 @@ func (d *driver) startCopy(ctx context.Context, from, to hypervisor.VolumeID) (r
 	if err != nil {
 		return ref{}, err
 	}
-	return d.launchDisk(ctx, to, "copyVirtualDisk", isThere, func() (ref, error) {
+	return d.launchNewDisk(ctx, to, "copyVirtualDisk", func() (ref, error) {
 		return taskOf(methods.CopyVirtualDisk_Task(ctx, d.rt, &types.CopyVirtualDisk_Task{This: *d.vc.ServiceContent.VirtualDiskManager,
 			SourceName: src, SourceDatacenter: srcDC, DestName: dst, DestDatacenter: dstDC}))
 	})

@@ -80,18 +80,29 @@ const searchLimit = 2 * time.Second
 // If nobody can say whether the task was started, the error names the machine.
 func (d *driver) launchMachine(ctx context.Context, entity ref, hint, call, name string, send func() (ref, error)) (ref, error) {
 	self, err := d.launch(ctx, entity, hint, d.made(call), send)
-	if err == nil || !errors.Is(err, job.ErrNotKnown) && ctx.Err() == nil {
+	if !unsure(ctx, err) {
 		return self, err
 	}
-	named := hypervisor.Error{Kind: kindOf(err)}
+	left := d.leftBy(ctx, call, name)
+	if len(left) == 0 {
+		left = []hypervisor.Ref{{Kind: hypervisor.ObjectVM, Name: name}}
+	}
+	return self, leaving(err, left...)
+}
+
+// unsure reports whether an error leaves open if a task was started.
+func unsure(ctx context.Context, err error) bool {
+	return err != nil && (errors.Is(err, job.ErrNotKnown) || ctx.Err() != nil)
+}
+
+// leaving adds to an error what the call may have left behind.
+func leaving(err error, left ...hypervisor.Ref) error {
+	out := hypervisor.Error{Kind: kindOf(err)}
 	if e := (*hypervisor.Error)(nil); errors.As(err, &e) {
-		named = *e
+		out = *e
 	}
-	named.Err, named.Leftover = err, d.leftBy(ctx, call, name)
-	if len(named.Leftover) == 0 {
-		named.Leftover = []hypervisor.Ref{{Kind: hypervisor.ObjectVM, Name: name}}
-	}
-	return self, &named
+	out.Err, out.Leftover = err, left
+	return &out
 }
 
 // lost reports whether an error says that a call's answer was lost.
@@ -227,7 +238,16 @@ func (d *driver) launchDisk(ctx context.Context, id hypervisor.VolumeID, hint st
 	return d.launch(ctx, ref{}, hint, mine, call)
 }
 
-func isThere(v *hypervisor.VolumeInfo) bool { return v != nil }
+// launchNewDisk is launchDisk for a task that makes a disk. If nobody can say
+// whether it was started, the error names the disk without its ID, since it may
+// be another one's.
+func (d *driver) launchNewDisk(ctx context.Context, id hypervisor.VolumeID, hint string, call func() (ref, error)) (ref, error) {
+	self, err := d.launchDisk(ctx, id, hint, func(v *hypervisor.VolumeInfo) bool { return v != nil }, call)
+	if unsure(ctx, err) {
+		err = leaving(err, hypervisor.Ref{Kind: hypervisor.ObjectVolume, Name: strings.TrimSuffix(path.Base(string(id)), ".vmdk")})
+	}
+	return self, err
+}
 
 // launchPower is launch for a task that brings the machine into a state. A
 // task that succeeded while the machine is in another state is an older one,

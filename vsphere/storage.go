@@ -171,7 +171,7 @@ func (d *driver) CreateVolume(ctx context.Context, s hypervisor.VolumeSpec) (hyp
 			if err != nil {
 				return ref{}, err
 			}
-			return d.launchDisk(ctx, to, "createVirtualDisk", isThere, func() (ref, error) {
+			return d.launchNewDisk(ctx, to, "createVirtualDisk", func() (ref, error) {
 				return taskOf(methods.CreateVirtualDisk_Task(ctx, d.rt, &types.CreateVirtualDisk_Task{This: m, Name: file, Datacenter: dc,
 					Spec: &types.FileBackedVirtualDiskSpec{VirtualDiskSpec: adapter, CapacityKb: s.SizeBytes / hypervisor.KiB}}))
 			})
