@@ -63,7 +63,7 @@ func (c *Client) Place(ctx context.Context, r PlaceRequest) ([]Recommendation, e
 	case r.VM != "" && (r.CPUs != 0 || r.MemoryBytes != 0):
 		return nil, sp.end(invalid(op, on, "VM and CPUs or MemoryBytes contradict each other: a machine's own needs count"))
 	case r.VM == "" && (r.CPUs <= 0 || r.MemoryBytes <= 0):
-		return nil, sp.end(invalid(op, on, "give a VM, or CPUs and MemoryBytes"))
+		return nil, sp.end(invalid(op, on, "give a VM, or how many CPUs and how much memory"))
 	}
 	recs, err := retryRead(ctx, c, func() ([]Recommendation, error) { return c.place(ctx, on, r) })
 	return recs, sp.end(c.wrap(op, on, err))
