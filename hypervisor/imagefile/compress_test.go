@@ -75,7 +75,7 @@ func TestCompress(t *testing.T) {
 			if got, err := unpack(v, c, int64(len(content))); err != nil || !bytes.Equal(got, content) {
 				t.Errorf("%d bytes, %v", len(got), err)
 			}
-			if v, err = Verify(bytes.NewReader(p), sum+"00"); !errors.Is(err, ErrUnsupported) {
+			if _, err = Verify(bytes.NewReader(p), sum+"00"); !errors.Is(err, ErrUnsupported) {
 				t.Errorf("a sum that is too long: %v", err)
 			}
 			if c != Uncompressed {
