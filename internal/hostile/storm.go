@@ -410,7 +410,20 @@ func (s *storm) images(ctx context.Context, w World, c *hypervisor.Client, vms [
 			continue
 		}
 		if perhaps--; perhaps < 0 {
-			s.t.Errorf("image %s is left, and nothing names it", id)
+			s.t.Errorf("image %s is left, and nothing names it: %s", id, about(ctx, c, id))
 		}
 	}
+}
+
+// about is what a listing reports of an image.
+func about(ctx context.Context, c *hypervisor.Client, id string) string {
+	for v, err := range c.Volumes(ctx, "") {
+		if err != nil {
+			return err.Error()
+		}
+		if string(v.ID) == id {
+			return fmt.Sprintf("%+v", v)
+		}
+	}
+	return "it is not listed"
 }

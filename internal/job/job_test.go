@@ -301,11 +301,11 @@ func TestCall(t *testing.T) {
 		{name: "answered", answers: []error{nil}, want: "sent 1"},
 		{name: "refused", answers: []error{errNative}, again: true, text: "native failure"},
 		{name: "lost and done", answers: []error{errLost}, goal: []any{"found"}, want: "found"},
-		{name: "lost, no trace", answers: []error{errLost}, goal: []any{nil, nil, nil, nil}, text: "shows no trace"},
+		{name: "lost, no trace", answers: []error{errLost}, goal: make([]any, 6), text: "shows no trace"},
 		{name: "lost and done late", answers: []error{errLost}, goal: []any{nil, nil, "found"}, want: "found"},
 		{name: "sent again", answers: []error{errLost, nil}, goal: []any{nil}, again: true, want: "sent 2"},
 		{name: "lost twice", answers: []error{errLost, errLost}, goal: []any{nil, "found"}, again: true, want: "found"},
-		{name: "not thrice", answers: []error{errLost, errLost}, goal: []any{nil, nil, nil, nil, nil}, again: true, text: "shows no trace"},
+		{name: "not thrice", answers: []error{errLost, errLost}, goal: make([]any, 7), again: true, text: "shows no trace"},
 		{name: "nobody knows", answers: []error{errLost}, goal: []any{errGone}, again: true, text: "not known"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -51,12 +51,12 @@ func (c Call[T]) After(ctx context.Context, r T, err error) (T, error) {
 }
 
 // lookLimit bounds the pauses between looks at the goal.
-const lookLimit = 400 * time.Millisecond
+const lookLimit = 1600 * time.Millisecond
 
 // look checks the goal. A platform that is busy may read a call only after its
 // connection broke, so a call that is not sent again is looked for repeatedly.
 func (c Call[T]) look(ctx context.Context, repeatedly bool) (T, bool, error) {
-	for wait := lookLimit / 4; ; wait *= 2 {
+	for wait := lookLimit / 16; ; wait *= 2 {
 		found, reached, err := c.Goal(ctx)
 		if err != nil || reached || !repeatedly || wait > lookLimit {
 			return found, reached, err
