@@ -38,7 +38,7 @@ var golden = map[string]string{
 	"checkpoint":          "Async.VM.checkpoint VM.get_by_uuid VM.get_record×2 VM.set_name_description VM_metrics.get_uuid pool.get_all_records task.add_to_other_config task.create task.destroy task.set_progress task.set_status",
 	"revert":              "Async.VM.resume Async.VM.revert VBD.get_record×2 VDI.get_record×2 VM.get_by_uuid×2 VM.get_record×2 VM_metrics.get_uuid task.add_to_other_config task.create task.destroy×2 task.set_progress task.set_status",
 	"delete snapshot":     "VBD.get_record VDI.destroy VDI.get_all_records VDI.get_record VM.destroy VM.get_by_uuid×2 VM.get_record×3 VM_metrics.get_uuid task.add_to_other_config task.create task.set_progress task.set_status",
-	"delete":              "VBD.get_record×2 VDI.destroy×2 VDI.get_record×2 VM.destroy×2 VM.get_by_uuid VM.get_record×3 VM_metrics.get_uuid task.add_to_other_config task.create task.set_progress task.set_status",
+	"delete":              "VBD.get_record×2 VDI.destroy×2 VDI.get_record×2 VM.destroy×2 VM.get_by_uuid VM.get_record×3 VM.get_snapshots×2 VM_metrics.get_uuid task.add_to_other_config task.create task.set_progress task.set_status",
 	"start":               "Async.VM.start VM.get_by_uuid VM.get_record VM_metrics.get_uuid",
 	"power off":           "Async.VM.hard_shutdown VM.get_by_uuid VM.get_record VM_metrics.get_uuid",
 	"shutdown":            "Async.VM.clean_shutdown VM.get_by_uuid VM.get_record VM_guest_metrics.get_record VM_metrics.get_uuid task.add_to_other_config task.create task.destroy task.set_progress task.set_status",

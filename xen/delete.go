@@ -37,20 +37,19 @@ func (d *driver) DeleteVM(ctx context.Context, id hypervisor.VMID, r hypervisor.
 				return on, err
 			}
 		}
-		gone := map[xapi.Ref]vdiRec{}
-		for _, s := range v.Snapshots {
-			went, err := d.destroyWith(ctx, s)
-			if err != nil {
+		if r.Disks == hypervisor.KeepDisks {
+			gone := destroyed{images: map[xapi.Ref]vdiRec{}}
+			if err := d.destroySnapshots(ctx, vm, &gone); err != nil {
 				return on, err
 			}
-			maps.Copy(gone, went.images)
-		}
-		if r.Disks == hypervisor.KeepDisks {
 			if err := d.destroy(ctx, "VM", vm); err != nil {
 				return on, err
 			}
-			j.merged(ctx, gone, 0.5)
+			j.merged(ctx, gone.images, 0.5)
 			return on, nil
+		}
+		if err := d.destroySnapshots(ctx, vm, &destroyed{images: map[xapi.Ref]vdiRec{}}); err != nil {
+			return on, err
 		}
 		went, err := d.destroyWith(ctx, vm)
 		for _, n := range went.kept {
@@ -112,6 +111,27 @@ func (d *driver) attachedImages(ctx context.Context, vbds map[xapi.Ref]vbdRec) (
 		out = append(out, a)
 	}
 	return out, nil
+}
+
+// destroySnapshots destroys the snapshots of a machine, and adds their images
+// to out. It looks until there are none: one that was being made may appear
+// meanwhile, and would outlive the machine unseen.
+func (d *driver) destroySnapshots(ctx context.Context, vm xapi.Ref, out *destroyed) error {
+	for {
+		var snaps []xapi.Ref
+		if err := d.c.Call(ctx, &snaps, "VM.get_snapshots", vm); kindOf(err) == hypervisor.ErrNotFound || err == nil && len(snaps) == 0 {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for _, s := range snaps {
+			went, err := d.destroyWith(ctx, s)
+			if err != nil {
+				return err
+			}
+			maps.Copy(out.images, went.images)
+		}
+	}
 }
 
 func (d *driver) destroyWithDisks(ctx context.Context, vm xapi.Ref) error {

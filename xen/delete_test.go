@@ -72,3 +72,21 @@ func TestDeleteLeavesOthersAlone(t *testing.T) {
 		t.Errorf("reverting to another machine's snapshot: %v", err)
 	}
 }
+
+// TestDeleteTakesLateSnapshots: another Client's snapshot is complete after the
+// deletion has read the machine, and goes with it.
+func TestDeleteTakesLateSnapshots(t *testing.T) {
+	w := newWorld(t, xapisim.Config{})
+	ctx := t.Context()
+	w.sim.Fault(xapisim.Fault{Method: "task.create", Late: func() {
+		if _, err := w.off.CreateSnapshot(ctx, "late", nil).Wait(ctx); err != nil {
+			t.Error(err)
+		}
+	}})
+	if err := wait(ctx, w.off.Delete(ctx, hypervisor.DeleteDisks, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.truth(t); got.snapshots != 0 || len(got.loose) != 0 {
+		t.Errorf("there is %+v", got)
+	}
+}
