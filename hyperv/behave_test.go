@@ -90,7 +90,7 @@ func TestClusteredMachineMovesThroughTheCluster(t *testing.T) {
 }
 
 // TestClusterMovesLive: a role of low priority is saved for a move unless the
-// cluster is told how to move it.
+// cluster gets the type of the move with the request.
 func TestClusterMovesLive(t *testing.T) {
 	s := startSite(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {}}, Cluster: &hvsim.ClusterConfig{Volumes: []string{"Volume1"}}})
 	c := openSite(t, s)

@@ -59,7 +59,7 @@ func TestMigrationNeedsDelegation(t *testing.T) {
 	}
 }
 
-// TestMigrationNamesAddresses: the source host is told which addresses of the
+// TestMigrationNamesAddresses: the request to the source host names the addresses of the
 // target take migrations, as os-win and Microsoft's sample do.
 func TestMigrationNamesAddresses(t *testing.T) {
 	s, vm, o := mover(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {MigrationAddr: "192.0.2.7"}}})

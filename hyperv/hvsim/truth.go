@@ -46,7 +46,7 @@ type Fact struct {
 	Settings []string
 }
 
-// told are the properties in Fact.Settings: those that a client sets or requests.
+// told lists the properties in Fact.Settings: those that a client sets or requests.
 var told = []string{"ElementName", "Notes", "UserSnapshotType", "AutomaticSnapshotsEnabled", "AutomaticShutdownAction", "LowMmioGapSize", "HighMmioGapSize", "IsSaved",
 	"VirtualQuantity", "Reservation", "Limit", "DynamicMemoryEnabled", "ResourceSubType", "AddressOnParent", "HostResource", "StaticMacAddress", "IOVOffloadWeight"}
 
@@ -158,7 +158,7 @@ func (s *Sim) Compressed(id string) (bool, error) {
 	return set.Bool("EnableCompression"), nil
 }
 
-// MovedThrough returns the addresses of the destination that a machine's last migration was told to use [D:
+// MovedThrough returns the addresses of the destination that a machine's last migration was requested to use [D:
 // Msvm_VirtualSystemMigrationSettingData.DestinationIPAddressList].
 func (s *Sim) MovedThrough(id string) []string {
 	s.mu.Lock()

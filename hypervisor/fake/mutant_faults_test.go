@@ -101,7 +101,7 @@ func faultMutants() []mutant {
 				if r.Op == hypervisor.PowerOpPause && err != nil {
 					must(l.Driver.Power(bg, id, hypervisor.PowerRequest{Op: hypervisor.PowerOpReset}))
 				}
-				if r.Op == hypervisor.PowerOpPause && err == nil { // it is told so, and runs
+				if r.Op == hypervisor.PowerOpPause && err == nil { // reported as paused, and it runs
 					must(l.Driver.Power(bg, id, hypervisor.PowerRequest{Op: hypervisor.PowerOpResume}))
 				}
 				return t, err
