@@ -59,8 +59,9 @@ func TestMigrationNeedsDelegation(t *testing.T) {
 	}
 }
 
-// TestMigrationNamesAddresses: the request to the source host names the addresses of the
-// target take migrations, as os-win and Microsoft's sample do.
+// TestMigrationNamesAddresses: the request to the source host names the
+// addresses at which the target takes migrations, as the requests of os-win and
+// Microsoft's sample do.
 func TestMigrationNamesAddresses(t *testing.T) {
 	s, vm, o := mover(t, hvsim.Config{Hosts: []hvsim.HostConfig{{}, {MigrationAddr: "192.0.2.7"}}})
 	if _, err := vm.Migrate(t.Context(), o).Wait(t.Context()); err != nil {
